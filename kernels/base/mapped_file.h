@@ -1,0 +1,34 @@
+// A read-only memory map of a whole file.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "kernels/base/status.h"
+
+namespace lift {
+
+// Thread-safe after construction (immutable). Errors: NOT_FOUND, PERMISSION_DENIED, INVALID_ARGUMENT (a directory, empty).
+class MappedFile {
+ public:
+  static absl::StatusOr<std::shared_ptr<const MappedFile>> Open(const std::string& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  const std::string& path() const { return path_; }
+
+ private:
+  MappedFile(std::string path, const std::byte* data, size_t size) : path_(std::move(path)), data_(data), size_(size) {}
+  std::string path_;
+  const std::byte* data_;
+  size_t size_;
+};
+
+// Lower-case hex SHA-256 of the bytes.
+std::string Sha256Hex(std::span<const std::byte> bytes);
+
+}  // namespace lift

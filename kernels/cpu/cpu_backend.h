@@ -1,0 +1,21 @@
+// The CPU backend: ISA chosen at run time, loops on a thread pool.
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "kernels/backend.h"
+#include "kernels/base/thread_pool.h"
+
+namespace lift {
+
+enum class CpuIsa { kAuto, kPortable, kAvx2, kAvx512Vnni };
+
+std::string_view CpuIsaName(CpuIsa isa);
+bool CpuIsaSupported(CpuIsa isa);
+CpuIsa BestCpuIsa();
+
+// `pool` must outlive the backend. One step at a time (the ops share the pool). isa must be supported (CHECK).
+std::unique_ptr<Backend> MakeCpuBackend(ThreadPool& pool, CpuIsa isa = CpuIsa::kAuto);
+
+}  // namespace lift

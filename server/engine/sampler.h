@@ -1,0 +1,52 @@
+// Sampling of the next token from logits. Pure and seeded: same logits, parameters, history and seed give the same token.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <vector>
+
+#include "kernels/base/status.h"
+
+namespace lift {
+
+struct SamplingParams {
+  double temperature = 0;            // 0 = greedy (ties: lowest id)
+  int64_t top_k = 0;                 // 0 = off
+  double top_p = 1, min_p = 0;
+  double repetition_penalty = 1, presence_penalty = 0, frequency_penalty = 0;
+  uint64_t seed = 0;
+  std::map<int32_t, float> logit_bias;
+  int top_logprobs = -1;             // -1 = no logprobs; else the chosen token's and this many best ones
+  // INVALID_ARGUMENT naming the field and its allowed range.
+  absl::Status Validate(int64_t vocab_size) const;
+};
+
+struct TokenLogprob {
+  int32_t id = 0;
+  float logprob = 0;
+};
+
+struct SampledToken {
+  int32_t id = 0;
+  float logprob = 0;                 // of the model's own distribution (before temperature and filters)
+  std::vector<TokenLogprob> top;
+};
+
+// Counts for the penalties: prompt tokens count for repetition only.
+class TokenHistory {
+ public:
+  void AddPrompt(std::span<const int32_t> ids);
+  void AddGenerated(int32_t id);
+  struct Count { int32_t prompt = 0, generated = 0; };
+  const std::map<int32_t, Count>& counts() const { return counts_; }
+
+ private:
+  std::map<int32_t, Count> counts_;
+};
+
+// step: index of the generated token; the random number is a counter-based function of (seed, step), so a token does not depend on
+// batch, preemption or what was sampled elsewhere. NaN logits are treated as -inf.
+SampledToken Sample(std::span<const float> logits, const SamplingParams& params, const TokenHistory& history, int64_t step);
+
+}  // namespace lift

@@ -1,0 +1,47 @@
+// Everything a tokenizer needs, in one serializable struct; stored in the lifted file as JSON.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/base/status.h"
+#include "server/model/checkpoint/checkpoint.h"
+
+namespace lift {
+
+struct AddedToken {
+  int32_t id = 0;
+  std::string content;
+  bool special = false, lstrip = false, rstrip = false, single_word = false, normalized = false;
+};
+
+struct TokenizerSpec {
+  std::string type;                        // "byte_level_bpe"
+  std::vector<std::string> tokens;         // [vocab], in byte-level alphabet
+  std::vector<std::pair<std::string, std::string>> merges;  // by rank
+  // Pre-tokenizer: applied in order; each splits the pieces of the one before.
+  struct Split {
+    std::string pattern;                   // PCRE2 (UTF, UCP)
+    std::string behavior = "isolated";     // isolated | removed | merged_with_previous | merged_with_next | contiguous
+    bool invert = false;
+  };
+  std::vector<Split> splits;
+  bool add_prefix_space = false;
+  bool ignore_merges = false;              // whole piece in vocabulary wins before merging (Llama 3)
+  std::string normalizer;                  // "" | "nfc" | "nfkc" | "nfd" | "nfkd"
+  std::vector<AddedToken> added_tokens;
+  int32_t bos_id = -1, eos_id = -1, unk_id = -1, pad_id = -1;
+  std::vector<int32_t> eos_ids;            // every id that ends generation
+  bool add_bos = false, add_eos = false;
+  std::string chat_template;               // Jinja; empty = none
+  std::string bos_token, eos_token;        // text, for templates
+
+  std::string ToJson() const;
+  static absl::StatusOr<TokenizerSpec> FromJson(const std::string& json);
+};
+
+// Reads the tokenizer of a GGUF file or a Hugging Face folder. Unsupported kinds are refused by name.
+absl::StatusOr<TokenizerSpec> LoadTokenizerSpec(const Checkpoint& checkpoint);
+
+}  // namespace lift
