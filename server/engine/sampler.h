@@ -10,6 +10,8 @@
 
 namespace lift {
 
+inline constexpr int kMaxTopLogprobs = 100;
+
 struct SamplingParams {
   double temperature = 0;            // 0 = greedy (ties: lowest id)
   int64_t top_k = 0;                 // 0 = off
@@ -45,8 +47,13 @@ class TokenHistory {
   std::map<int32_t, Count> counts_;
 };
 
+// Order: repetition penalty (over prompt + generated; a positive logit is divided by it, a negative one multiplied, as in Hugging
+// Face), presence and frequency penalties (over generated, subtracted, as in OpenAI), logit_bias, `banned` ids removed,
+// temperature, top-k, top-p (of what top-k left), min-p (of the best probability). Ties are kept and broken by lowest id.
 // step: index of the generated token; the random number is a counter-based function of (seed, step), so a token does not depend on
-// batch, preemption or what was sampled elsewhere. NaN logits are treated as -inf.
-SampledToken Sample(std::span<const float> logits, const SamplingParams& params, const TokenHistory& history, int64_t step);
+// batch, preemption or what was sampled elsewhere. NaN logits are treated as -inf. The id is -1 when no token has a logit
+// above -inf. Logprobs are computed only if params.top_logprobs >= 0.
+SampledToken Sample(std::span<const float> logits, const SamplingParams& params, const TokenHistory& history, int64_t step,
+                    std::span<const int32_t> banned = {});
 
 }  // namespace lift
