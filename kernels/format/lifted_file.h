@@ -100,6 +100,8 @@ class LiftedFile {
   // INVALID_ARGUMENT with one sentence for anything wrong: magic, version, truncated, checksum, overlap, overflow, bad code.
   static absl::StatusOr<std::shared_ptr<const LiftedFile>> Open(const std::string& path, OpenOptions options);
   static absl::StatusOr<std::shared_ptr<const LiftedFile>> Open(const std::string& path) { return Open(path, OpenOptions{}); }
+  // The same from memory (copied), for tests and fuzzing.
+  static absl::StatusOr<std::shared_ptr<const LiftedFile>> FromBytes(std::span<const std::byte> bytes, OpenOptions options);
   ~LiftedFile();
 
   const std::string& path() const;
@@ -120,14 +122,23 @@ class LiftedFile {
   // rows of `tensor` for which stage j is inside a prefix of plane_bytes: [stages], non-increasing multiples of 16 capped at
   // rows (the cut unit is partial).
   std::vector<int64_t> StageRows(int tensor, uint64_t plane_bytes) const;
+  // plane_bytes rounded down to a whole row tile of the unit it falls into, at most the whole section.
+  uint64_t CutPlanes(uint64_t plane_bytes) const;
+  // Checks the checksums of the units that begin inside the prefix: for files opened without verify_planes.
+  absl::Status VerifyPlanes(uint64_t prefix_bytes) const;
 
  private:
   struct Impl;
+  static absl::StatusOr<std::shared_ptr<const LiftedFile>> Load(std::unique_ptr<Impl> impl, const OpenOptions& options);
   explicit LiftedFile(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 
-// Builds a lifted file. Not thread-safe. Usage: set metadata, AddVector/AddTensor, then Finish with the plane order.
+// True if these first bytes of a file are a lifted file's magic.
+bool LooksLikeLiftedFile(std::span<const std::byte> beginning);
+
+// Builds a lifted file. Not thread-safe. Usage: set metadata, AddVector/AddTensor, SetPlaneOrder, SetVariants, then Finish.
+// Anything that a reader would refuse (shapes, sizes, order, names) is refused by Finish with INVALID_ARGUMENT.
 class LiftedFileWriter {
  public:
   LiftedFileWriter();
@@ -146,7 +157,8 @@ class LiftedFileWriter {
   // Returns the tensor's index. `source` is copied when given.
   int AddTensor(std::string name, int64_t rows, int64_t cols, RotationSpec rotation, std::vector<uint16_t> row_scale,
                 std::vector<StageData> stages, std::optional<DenseMatrixView> source = std::nullopt);
-  // Order must name each stage once, stage j of a tensor after stage j - 1. `variants`' bytes are filled in by the writer.
+  // Order must name each stage once, stage j of a tensor after stage j - 1. Of a variant the caller sets name, full, plane_bytes (cut
+  // to a row tile by the writer), budget_bytes, wide_stages, kl and perplexity; the writer derives lambda, bits_per_weight and bytes.
   void SetPlaneOrder(std::vector<PlaneUnit> order);
   void SetVariants(std::vector<LiftedVariant> variants);
   // Writes path + ".tmp", syncs and renames. INTERNAL / RESOURCE_EXHAUSTED on I/O errors, naming the path.
