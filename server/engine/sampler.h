@@ -18,7 +18,7 @@ struct SamplingParams {
   double top_p = 1, min_p = 0;
   double repetition_penalty = 1, presence_penalty = 0, frequency_penalty = 0;
   uint64_t seed = 0;
-  std::map<int32_t, float> logit_bias;
+  std::map<int32_t, float> logit_bias = {};
   int top_logprobs = -1;             // -1 = no logprobs; else the chosen token's and this many best ones
   // INVALID_ARGUMENT naming the field and its allowed range.
   absl::Status Validate(int64_t vocab_size) const;
