@@ -1,0 +1,61 @@
+// The beam search proper, written once over a set of vector primitives (beam_search_impl.h) and compiled per ISA.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/format/lifted_file.h"
+
+namespace lift {
+
+// A code prepared for searching. History words hold the last steps' signs, stored and derived, newest step in the low bits.
+struct SearchCode {
+  int stored, streams, branches;       // branches = 2^stored
+  uint32_t history_mask;
+  int chunks;                          // 5-bit look-up chunks that cover the history
+  std::vector<float> table;            // [chunks][32]: FIR of the older steps
+  std::vector<float> newest;           // [2^streams]: FIR of the newest step's signs
+  std::vector<uint32_t> old_masks;     // [derived]: parity over the history before the step
+  std::vector<uint32_t> derived_of;    // [branches]: parity of the new stored bits under each mask, bit k = derived k
+  SearchCode(const LiftCode& code, float gain);
+};
+
+// The survivors after the last column: what a search that continues the row needs of them.
+struct SearchEnd {
+  int lanes = 0, best = 0;
+  int32_t history[256];
+  float cost[256];                     // relative to the best
+};
+
+// One row's search. All pointers are borrowed.
+struct SearchProblem {
+  const SearchCode* code;
+  int64_t n;                           // columns
+  const float* target;                 // [n]
+  const float* diagonal;               // [n]
+  const float* upper;                  // U: row s at upper + s * stride
+  int64_t stride;
+  const float* band;                   // [n * 64], see EncoderMetric
+  const SearchEnd* start;              // paths to continue (null: start from many pseudo-random histories)
+  int64_t forced_from;                 // columns >= this take forced[t] (n = none)
+  const uint8_t* forced;
+  int beam, block, lag;
+};
+
+// Reusable memory of one search; keeps its trace until the next one.
+struct SearchScratch {
+  std::vector<float> floats;
+  std::vector<uint16_t> trace;
+  std::vector<float> correction;
+  SearchEnd end;
+};
+
+// Follows the path that ends in `lane` back through the scratch's trace: bits [n]. Returns the lane it started in.
+int TraceBack(const SearchScratch& scratch, int64_t n, int beam, int lane, uint8_t* bits);
+
+void BeamSearchPortable(const SearchProblem& problem, SearchScratch& scratch);
+#if defined(LIFT_HAVE_AVX512_ENCODER)
+void BeamSearchAvx512(const SearchProblem& problem, SearchScratch& scratch);
+#endif
+
+}  // namespace lift

@@ -1,0 +1,233 @@
+// Included once per ISA with `Ops` defined. Every primitive works on arrays of `beam` lanes (a multiple of 16) in memory.
+//
+// A candidate is one 32-bit key: the bits of its (non-negative) cost with the low bits replaced by branch * beam + parent, so that
+// selecting keys selects candidates. Errors not yet committed live in a window of columns [lo, t): the columns of the current group of
+// four in today's path order (`recent`), the older ones in the order of the group's start (`old`), with `map` leading from one to the other.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include "calibration/beam_search.h"
+#include "kernels/base/check.h"
+
+namespace lift::beam_internal {
+
+inline constexpr int kWindow = 64;     // uncommitted columns at most
+inline constexpr int kGroup = 4;
+inline constexpr int kMaxBeam = 256;
+inline constexpr int32_t kInvalidKey = 0x7F000000;
+
+template <class Ops>
+class Search {
+ public:
+  Search(const SearchProblem& p, SearchScratch& scratch) : p_(p), code_(*p.code), m_(p.beam), scratch_(scratch) {
+    LIFT_CHECK(m_ >= 16 && m_ <= kMaxBeam && std::has_single_bit(static_cast<unsigned>(m_)));
+    LIFT_CHECK(p.block % kGroup == 0 && p.lag % kGroup == 0 && p.block + p.lag <= kWindow);
+    const size_t lanes = static_cast<size_t>(m_);
+    const size_t floats = lanes * (kWindow + 3 * kGroup + 12 + static_cast<size_t>(code_.branches)) + 64;
+    if (scratch.floats.size() < floats) scratch.floats.resize(floats);
+    float* next = scratch.floats.data();
+    next += (64 - reinterpret_cast<uintptr_t>(next) % 64) % 64 / sizeof(float);
+    const auto take = [&](size_t n) { float* q = next; next += n; return q; };
+    old_ = take(lanes * kWindow);
+    recent_ = take(lanes * kGroup);
+    partial_ = take(lanes * kGroup);
+    for (float** q : {&cost_, &target_, &base_, &spare_, &spare2_}) *q = take(lanes);
+    for (int32_t** q : {&map_, &history_, &parity_, &parent_, &branch_, &order_}) *q = reinterpret_cast<int32_t*>(take(lanes));
+    keys_ = reinterpret_cast<int32_t*>(take(lanes * static_cast<size_t>(code_.branches)));
+    const size_t steps = static_cast<size_t>(p.n) * lanes;
+    if (scratch.trace.size() < steps) scratch.trace.resize(steps);
+    trace_ = scratch.trace.data();
+    scratch.correction.assign(static_cast<size_t>(p.n), 0.0f);
+    correction_ = scratch.correction.data();
+    index_bits_ = std::countr_zero(static_cast<unsigned>(m_ * code_.branches));
+  }
+
+  void Run() {
+    Start();
+    for (int64_t t = 0; t < p_.n; ++t) {
+      if (t % kGroup == 0) BeginGroup(t);
+      Step(t);
+      if ((t + 1) % kGroup == 0) EndGroup(t);
+      if ((t + 1) % p_.block == 0 && t + 1 < p_.n) Commit(t);
+    }
+    KeepEnd();
+  }
+
+ private:
+  float* old_slot(int64_t column) { return old_ + (column % kWindow) * m_; }
+
+  void Start() {
+    live_ = p_.start != nullptr ? p_.start->lanes : m_;
+    LIFT_CHECK(live_ <= m_);
+    uint32_t state = 0x9E3779B9u;
+    for (int i = 0; i < m_; ++i) {
+      state = state * 1664525u + 1013904223u;
+      const bool given = p_.start != nullptr && i < live_;
+      history_[i] = given ? p_.start->history[i] : static_cast<int32_t>((state ^ state >> 15) & code_.history_mask);
+      cost_[i] = given ? p_.start->cost[i] : 0;
+      map_[i] = i;
+    }
+  }
+
+  // Feedback of the uncommitted older columns on each of the group's four columns, in the group's starting order.
+  void BeginGroup(int64_t t) {
+    for (int i = 0; i < m_; ++i) map_[i] = i;
+    float weights[kWindow * kGroup];
+    const float* slots[kWindow];
+    int count = 0;
+    for (int64_t s = lo_; s < t; ++s, ++count) {
+      slots[count] = old_slot(s);
+      for (int c = 0; c < kGroup; ++c) {
+        const int64_t k = std::min(t + c, p_.n - 1);
+        weights[count * kGroup + c] = p_.band[k * kWindow + (k - 1 - s)];
+      }
+    }
+    Ops::PartialSums(m_, count, slots, weights, partial_);
+    group_ = t;
+  }
+
+  void Step(int64_t t) {
+    const int c = static_cast<int>(t - group_);
+    Ops::Permute(m_, partial_ + c * m_, map_, target_);
+    for (int64_t s = group_; s < t; ++s) {
+      Ops::MultiplyAdd(m_, recent_ + (s - group_) * m_, p_.band[t * kWindow + (t - 1 - s)], target_);
+    }
+    const float aim = p_.target[t] + correction_[t];
+    Ops::Predict(m_, code_, history_, base_, parity_);
+    const int only = t >= p_.forced_from ? p_.forced[t] : -1;
+    Ops::Candidates(m_, live_, code_, only, aim, p_.diagonal[t], index_bits_, cost_, target_, base_, parity_, keys_);
+    const int candidates = m_ * code_.branches;
+    int32_t bound = kInvalidKey;
+    const int valid = only >= 0 ? live_ : live_ * code_.branches;
+    if (valid > m_) bound = SelectBound(candidates);
+    // Survivors in key-array order: order_ holds their keys.
+    const int count = Ops::Compress(candidates, keys_, bound, order_);
+    LIFT_CHECK(count >= 1 && count <= m_);
+    const int32_t index_mask = (1 << index_bits_) - 1;
+    Ops::Finish(m_, count, order_, index_mask, parent_, branch_, cost_);
+    live_ = count;
+    for (int i = 0; i < count; ++i) {
+      trace_[t * m_ + i] = static_cast<uint16_t>(order_[i] & index_mask);
+    }
+    Advance(t, c);
+  }
+
+  // Moves the survivors' state to their new lanes and appends this column's signs and errors.
+  void Advance(int64_t t, int c) {
+    Ops::Permute(m_, base_, parent_, spare_);
+    Ops::PermuteInt(m_, parity_, parent_, reinterpret_cast<int32_t*>(spare2_));
+    std::swap(base_, spare_);
+    { int32_t* q = parity_; parity_ = reinterpret_cast<int32_t*>(spare2_); spare2_ = reinterpret_cast<float*>(q); }
+    Ops::PermuteInt(m_, history_, parent_, reinterpret_cast<int32_t*>(spare_));
+    { int32_t* q = history_; history_ = reinterpret_cast<int32_t*>(spare_); spare_ = reinterpret_cast<float*>(q); }
+    Ops::PermuteInt(m_, map_, parent_, reinterpret_cast<int32_t*>(spare_));
+    { int32_t* q = map_; map_ = reinterpret_cast<int32_t*>(spare_); spare_ = reinterpret_cast<float*>(q); }
+    for (int s = 0; s < c; ++s) {
+      Ops::Permute(m_, recent_ + s * m_, parent_, spare_);
+      std::memcpy(recent_ + s * m_, spare_, sizeof(float) * m_);
+    }
+    // Raw error (without feedback) and the new history.
+    Ops::Append(m_, code_, p_.target[t], base_, parity_, branch_, history_, recent_ + c * m_);
+  }
+
+  // A key such that nearly `m_` (never more) candidates are below it. Bisection on the integer keys, which order like costs.
+  int32_t SelectBound(int candidates) {
+    int32_t low = 0, high = kInvalidKey;             // count(low) < wanted; count(high) > m_
+    const int least = m_ - m_ / 8;
+    int32_t probe = threshold_ > 0 ? threshold_ : kInvalidKey / 2;
+    for (int i = 0; i < 40 && high - low > 1; ++i) {
+      const int count = Ops::CountBelow(candidates, keys_, probe);
+      if (count > m_) {
+        high = probe;
+      } else if (count < least) {
+        low = probe;
+      } else {
+        threshold_ = probe;
+        return probe;
+      }
+      // The previous step's bound is a good guess: widen around it before falling back to plain bisection.
+      if (i < 4) {
+        const int32_t step = (1 << 20) << (2 * i);
+        if (count > m_) probe = std::max(low + 1, probe - step);
+        else probe = std::min(high - 1, probe + step);
+        if (probe <= low || probe >= high) probe = low + (high - low) / 2;
+        if (low != 0 && high != kInvalidKey) probe = low + (high - low) / 2;
+      } else {
+        probe = low + (high - low) / 2;
+      }
+    }
+    threshold_ = low > 0 ? low : probe;
+    return low > 0 ? low : 1;
+  }
+
+  void EndGroup(int64_t t) {
+    for (int64_t s = lo_; s < group_; ++s) {
+      float* slot = old_slot(s);
+      Ops::Permute(m_, slot, map_, spare_);
+      std::memcpy(slot, spare_, sizeof(float) * m_);
+    }
+    for (int64_t s = group_; s <= t; ++s) std::memcpy(old_slot(s), recent_ + (s - group_) * m_, sizeof(float) * m_);
+  }
+
+  int Ancestor(int64_t t, int lane, int64_t column) const {
+    for (int64_t s = t; s > column; --s) lane = trace_[s * m_ + lane] & (m_ - 1);
+    return lane;
+  }
+
+  // Fixes the columns at least `lag` behind on the best path's choice, drops paths that disagree, pushes their errors forward.
+  void Commit(int64_t t) {
+    const int64_t upto = t + 1 - p_.lag;
+    if (upto <= lo_) return;
+    const int best = static_cast<int>(std::min_element(cost_, cost_ + live_) - cost_);
+    const int keep = Ancestor(t, best, upto - 1);
+    for (int64_t s = lo_; s < upto; ++s) {
+      const float e = old_slot(s)[best];
+      const float* u = p_.upper + s * p_.stride;
+      for (int64_t k = t + 1; k < p_.n; ++k) correction_[k] += e * u[k];
+    }
+    int kept = 0;
+    for (int i = 0; i < live_; ++i) {
+      if (Ancestor(t, i, upto - 1) == keep) order_[kept++] = i;
+    }
+    for (int i = kept; i < m_; ++i) order_[i] = order_[0];
+    const auto gather = [&](float* values) {
+      Ops::Permute(m_, values, order_, spare_);
+      std::memcpy(values, spare_, sizeof(float) * m_);
+    };
+    gather(cost_);
+    Ops::PermuteInt(m_, history_, order_, reinterpret_cast<int32_t*>(spare_));
+    std::memcpy(history_, spare_, sizeof(float) * m_);
+    for (int64_t s = upto; s <= t; ++s) gather(old_slot(s));
+    for (int i = 0; i < kept; ++i) trace_[t * m_ + i] = trace_[t * m_ + order_[i]];
+    live_ = kept;
+    lo_ = upto;
+  }
+
+  void KeepEnd() {
+    SearchEnd& end = scratch_.end;
+    end.lanes = live_;
+    end.best = static_cast<int>(std::min_element(cost_, cost_ + live_) - cost_);
+    for (int i = 0; i < live_; ++i) {
+      end.history[i] = history_[i];
+      end.cost[i] = cost_[i] - cost_[end.best];
+    }
+  }
+
+  const SearchProblem& p_;
+  const SearchCode& code_;
+  const int m_;
+  SearchScratch& scratch_;
+  float *old_, *recent_, *partial_, *cost_, *target_, *base_, *spare_, *spare2_;
+  int32_t *map_, *history_, *parity_, *parent_, *branch_, *order_, *keys_;
+  uint16_t* trace_;
+  float* correction_;
+  int index_bits_ = 0, live_ = 0;
+  int64_t lo_ = 0, group_ = 0;
+  int32_t threshold_ = 0;
+};
+
+}  // namespace lift::beam_internal

@@ -1,0 +1,204 @@
+#include "calibration/encoder.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "calibration/beam_search.h"
+#include "kernels/base/check.h"
+
+namespace lift {
+namespace {
+
+constexpr int64_t kBand = 64;
+
+std::vector<float> MakeBand(const LdlFactor& factor) {
+  std::vector<float> band(static_cast<size_t>(factor.n * kBand), 0.0f);
+  for (int64_t k = 0; k < factor.n; ++k) {
+    for (int64_t j = 0; j < std::min(k, kBand); ++j) band[k * kBand + j] = factor.upper[(k - 1 - j) * factor.n + k];
+  }
+  return band;
+}
+
+// The last history steps' signs of a circular row, newest in the low bits.
+uint32_t HistoryBefore(const LiftCode& code, const SearchCode& search, const uint8_t* bits, int64_t n, int64_t column) {
+  const int streams = code.streams(), steps = static_cast<int>(std::bit_width(search.history_mask)) / streams;
+  uint32_t history = 0;
+  for (int s = steps; s >= 1; --s) {
+    const int64_t t = column - s + n;
+    uint32_t signs = bits[t % n];
+    for (int k = 0; k < code.derived; ++k) {
+      int parity = 0;
+      for (uint64_t mask = code.masks[static_cast<size_t>(k)]; mask != 0; mask &= mask - 1) {
+        const int index = std::countr_zero(mask);
+        parity ^= bits[(t - index / streams + n) % n] >> (index % streams) & 1;
+      }
+      signs |= static_cast<uint32_t>(parity) << (code.stored + k);
+    }
+    history = history << streams | signs;
+  }
+  return history & search.history_mask;
+}
+
+void ReconstructOne(const LiftCode& code, const SearchCode& search, const uint8_t* bits, int64_t n, float* out) {
+  uint32_t history = HistoryBefore(code, search, bits, n, n);
+  for (int64_t t = 0; t < n; ++t) {
+    float sum = 0;
+    for (int c = 0; c < search.chunks; ++c) sum += search.table[static_cast<size_t>(c) * 32 + (history >> (5 * c) & 31)];
+    uint32_t signs = bits[t] | search.derived_of[bits[t]] << code.stored;
+    for (size_t k = 0; k < search.old_masks.size(); ++k) {
+      signs ^= static_cast<uint32_t>(std::popcount(history & search.old_masks[k]) & 1) << (static_cast<size_t>(code.stored) + k);
+    }
+    out[t] = sum + search.newest[signs];
+    history = (history << code.streams() | signs) & search.history_mask;
+  }
+}
+
+using SearchFunction = void (*)(const SearchProblem&, SearchScratch&);
+
+SearchFunction ChooseSearch(EncoderOptions::Isa isa) {
+#if defined(LIFT_HAVE_AVX512_ENCODER)
+  const bool supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                         __builtin_cpu_supports("avx512vpopcntdq");
+  if (isa != EncoderOptions::Isa::kPortable && supported) return BeamSearchAvx512;
+#endif
+  LIFT_CHECK(isa != EncoderOptions::Isa::kAvx512);
+  return BeamSearchPortable;
+}
+
+}  // namespace
+
+SearchCode::SearchCode(const LiftCode& code, float gain)
+    : stored(code.stored), streams(code.streams()), branches(1 << code.stored) {
+  int steps = code.steps - 1;
+  for (uint64_t mask : code.masks) steps = std::max(steps, static_cast<int>(std::bit_width(mask) - 1) / streams);
+  const int bits = steps * streams;
+  LIFT_CHECK(streams <= 5 && stored <= 4 && bits <= 32);
+  history_mask = bits == 32 ? 0xFFFFFFFFu : (1u << bits) - 1;
+  chunks = std::max(1, (bits + 4) / 5);
+  table.assign(static_cast<size_t>(chunks) * 32, 0.0f);
+  const auto tap = [&](int bit) {  // of history bit `bit`: one step older than in the code's own window
+    const size_t index = static_cast<size_t>(bit + streams);
+    return index < code.taps.size() && bit < bits ? gain * code.taps[index] : 0.0f;
+  };
+  for (int c = 0; c < chunks; ++c) {
+    for (int v = 0; v < 32; ++v) {
+      float sum = 0;
+      for (int j = 0; j < 5; ++j) sum += (v >> j & 1) ? tap(5 * c + j) : -tap(5 * c + j);
+      table[static_cast<size_t>(c) * 32 + static_cast<size_t>(v)] = sum;
+    }
+  }
+  newest.assign(32, 0.0f);
+  for (int v = 0; v < 1 << streams; ++v) {
+    float sum = 0;
+    for (int r = 0; r < streams; ++r) sum += (v >> r & 1) ? gain * code.taps[static_cast<size_t>(r)] : -gain * code.taps[static_cast<size_t>(r)];
+    newest[static_cast<size_t>(v)] = sum;
+  }
+  derived_of.assign(16, 0);
+  for (int k = 0; k < code.derived; ++k) {
+    const uint64_t mask = code.masks[static_cast<size_t>(k)];
+    old_masks.push_back(static_cast<uint32_t>(mask >> streams));
+    for (int b = 0; b < branches; ++b) {
+      derived_of[static_cast<size_t>(b)] |= static_cast<uint32_t>(std::popcount(mask & static_cast<uint64_t>(b)) & 1) << k;
+    }
+  }
+}
+
+int TraceBack(const SearchScratch& scratch, int64_t n, int beam, int lane, uint8_t* bits) {
+  const int beam_bits = std::countr_zero(static_cast<unsigned>(beam));
+  for (int64_t t = n - 1; t >= 0; --t) {
+    const int index = scratch.trace[static_cast<size_t>(t * beam + lane)];
+    bits[t] = static_cast<uint8_t>(index >> beam_bits);
+    lane = index & (beam - 1);
+  }
+  return lane;
+}
+
+EncoderMetric::EncoderMetric(const std::vector<float>& hessian, int64_t n, int64_t live, double damping, int64_t seam)
+    : live_(live), factor_(LdlFactor::Compute(hessian.data(), n, n, live, damping)) {
+  LIFT_CHECK(n % kTileColumns == 0 && static_cast<int64_t>(hessian.size()) == n * n);
+  band_ = MakeBand(factor_);
+  const int64_t region = seam + kSeamForced;
+  if (seam == 0 || live < region + kTileColumns) return;
+  seam_factor_ = LdlFactor::Compute(hessian.data(), n, region, region, damping);
+  seam_band_ = MakeBand(seam_factor_);
+  // G = H_AA^-1 H_AB with H_AA = (I + U) D (I + U)^T, all columns b at once.
+  const int64_t width = n - region;
+  const float* u = seam_factor_.upper.data();
+  std::vector<float>& g = seam_gain_;
+  g.resize(static_cast<size_t>(region * width));
+  for (int64_t a = 0; a < region; ++a) std::copy_n(&hessian[static_cast<size_t>(a * n + region)], width, &g[static_cast<size_t>(a * width)]);
+  const auto subtract = [&](int64_t to, int64_t from, float weight) {
+    float* x = &g[static_cast<size_t>(to * width)];
+    const float* y = &g[static_cast<size_t>(from * width)];
+    for (int64_t b = 0; b < width; ++b) x[b] -= weight * y[b];
+  };
+  for (int64_t k = region - 1; k >= 0; --k) {
+    for (int64_t j = k + 1; j < region; ++j) subtract(k, j, u[k * region + j]);
+  }
+  for (int64_t k = 0; k < region; ++k) {
+    const float inverse = 1.0f / seam_factor_.diagonal[static_cast<size_t>(k)];
+    for (int64_t b = 0; b < width; ++b) g[static_cast<size_t>(k * width + b)] *= inverse;
+  }
+  for (int64_t k = 0; k < region; ++k) {
+    for (int64_t s = 0; s < k; ++s) subtract(k, s, u[s * region + k]);
+  }
+}
+
+void EncoderMetric::AddSeamShift(const float* e, float* shift) const {
+  const int64_t region = seam_n(), width = n() - region;
+  for (int64_t a = 0; a < region; ++a) {
+    const float* row = &seam_gain_[static_cast<size_t>(a * width)];
+    float lane[16] = {};
+    for (int64_t b = 0; b + 16 <= width; b += 16) {
+      for (int j = 0; j < 16; ++j) lane[j] += row[b + j] * e[region + b + j];
+    }
+    float sum = 0;
+    for (int64_t b = width / 16 * 16; b < width; ++b) sum += row[b] * e[region + b];
+    for (float x : lane) sum += x;
+    shift[a] += sum;
+  }
+}
+
+void ReconstructRows(const LiftCode& code, float gain, const uint8_t* bits, int64_t rows, int64_t n, ThreadPool& pool, float* out) {
+  const SearchCode search(code, gain);
+  pool.ParallelFor(rows, 8, [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; ++r) ReconstructOne(code, search, bits + r * n, n, out + r * n);
+  });
+}
+
+void EncodeRows(const LiftCode& code, float gain, const EncoderMetric& metric, const float* targets, int64_t rows,
+                const EncoderOptions& options, ThreadPool& pool, uint8_t* bits) {
+  const SearchCode search(code, gain);
+  const SearchFunction run = ChooseSearch(options.isa);
+  const int64_t n = metric.n(), region = metric.seam_n(), live = metric.live();
+  std::vector<SearchScratch> whole(static_cast<size_t>(pool.threads())), seam(static_cast<size_t>(pool.threads()));
+  pool.ParallelFor(rows, 4, [&](int64_t begin, int64_t end, int thread) {
+    std::vector<float> work(static_cast<size_t>(n)), shifted(static_cast<size_t>(region));
+    std::vector<uint8_t> head(static_cast<size_t>(region));
+    for (int64_t r = begin; r < end; ++r) {
+      uint8_t* row = bits + r * n;
+      const float* target = targets + r * n;
+      run({&search, n, target, metric.factor().diagonal.data(), metric.factor().upper.data(), n, metric.band().data(), nullptr, n,
+           nullptr, options.beam, options.block, options.lag},
+          whole[static_cast<size_t>(thread)]);
+      SearchScratch& mine = whole[static_cast<size_t>(thread)];
+      TraceBack(mine, n, options.beam, mine.end.best, row);
+      if (region == 0) continue;
+      // The first columns again: their real history is the row's end, of which every surviving path is a candidate.
+      ReconstructOne(code, search, row, n, work.data());
+      for (int64_t t = 0; t < n; ++t) work[static_cast<size_t>(t)] = t < live ? target[t] - work[static_cast<size_t>(t)] : 0.0f;
+      std::copy_n(target, region, shifted.data());
+      metric.AddSeamShift(work.data(), shifted.data());
+      run({&search, region, shifted.data(), metric.seam_factor().diagonal.data(), metric.seam_factor().upper.data(), region,
+           metric.seam_band().data(), &mine.end, region - kSeamForced, row, options.beam, options.block, options.lag},
+          seam[static_cast<size_t>(thread)]);
+      SearchScratch& again = seam[static_cast<size_t>(thread)];
+      const int lane = TraceBack(again, region, options.beam, again.end.best, head.data());
+      TraceBack(mine, n, options.beam, lane, row);
+      std::copy_n(head.data(), region - kSeamForced, row);
+    }
+  });
+}
+
+}  // namespace lift
