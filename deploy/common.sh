@@ -25,7 +25,7 @@ step() {
   say "== ${STEP_NUMBER}. $*"
 }
 seconds_since() { awk -v a="$1" -v b="$(date +%s.%N)" 'BEGIN { printf "%.1f", b - a }'; }
-step_done() { say "   done in $(seconds_since "$STEP_STARTED") s${1:+ ($1)}"; }
+step_done() { say "   done in $(seconds_since "$STEP_STARTED") s"; }
 
 # build_jobs: parallel compile jobs; a gRPC compile unit needs up to about 1.2 GiB.
 build_jobs() {

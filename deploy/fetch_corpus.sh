@@ -38,14 +38,19 @@ use_private_lists() {
   apt_options+=(-o "Dir::State::Lists=$scratch/apt/lists" -o "Dir::Cache=$scratch/apt/cache")
   apt-get "${apt_options[@]}" update >&2 || say "warning: apt-get update reported errors; going on with what it has"
 }
-# Known and with a download address, not only installed. (grep -c reads to the end: -q would end apt-cache by a signal.)
-available() { apt-cache "${apt_options[@]}" show --no-all-versions "$1" 2>/dev/null | grep -c '^Filename:' >/dev/null; }
+# The names among the arguments that can be downloaded, not only are installed.
+available() {
+  apt-cache "${apt_options[@]}" show --no-all-versions "$@" 2>/dev/null |
+    awk '/^Package:/ { name = $2 } /^Filename:/ { print name }' || true
+}
 
 download_all() {
-  local choice name chosen=()
+  local known choice name chosen=()
+  # shellcheck disable=SC2048,SC2086  # the alternatives become separate words
+  known=" $(available ${PACKAGES[*]//|/ } | tr '\n' ' ') "
   for choice in "${PACKAGES[@]}"; do
     for name in ${choice//|/ }; do
-      if available "$name"; then
+      if [ "${known#* "$name" }" != "$known" ]; then
         chosen+=("$name")
         break
       fi
