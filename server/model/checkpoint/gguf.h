@@ -1,4 +1,5 @@
-// GGUF v2 and v3, little-endian: metadata and tensors of one mapped file. Byte diagram in README.md.
+// GGUF v2 and v3, little-endian: metadata and tensors of one mapped file. Byte diagram in
+// README.md.
 #pragma once
 
 #include <cstddef>
@@ -37,12 +38,13 @@ std::string_view GgufTypeName(GgufType type);  // "uint32", "string", ...
 struct GgufTensor {
   std::string_view name;
   DType type = DType::kF32;
-  std::vector<int64_t> dims;         // as stored: dims[0] runs fastest, i.e. [cols, rows] of a matrix
+  std::vector<int64_t> dims;  // as stored: dims[0] runs fastest, i.e. [cols, rows] of a matrix
   std::span<const std::byte> bytes;  // borrowed
 };
 
-// Everything is validated by Open/Parse; afterwards immutable and thread-safe. All views borrow from the file's bytes.
-// The getters return NOT_FOUND for an absent key and INVALID_ARGUMENT for one of another type, naming key and file.
+// Everything is validated by Open/Parse; afterwards immutable and thread-safe. All views borrow
+// from the file's bytes. The getters return NOT_FOUND for an absent key and INVALID_ARGUMENT for
+// one of another type, naming key and file.
 class GgufFile {
  public:
   static absl::StatusOr<std::unique_ptr<GgufFile>> Open(const std::string& path);
@@ -62,8 +64,8 @@ class GgufFile {
   absl::StatusOr<double> GetFloat(std::string_view key) const;  // any number
   absl::StatusOr<bool> GetBool(std::string_view key) const;
   absl::StatusOr<std::vector<std::string_view>> GetStrings(std::string_view key) const;
-  absl::StatusOr<std::vector<int64_t>> GetInts(std::string_view key) const;   // any integer type
-  absl::StatusOr<std::vector<float>> GetFloats(std::string_view key) const;   // f32 or f64
+  absl::StatusOr<std::vector<int64_t>> GetInts(std::string_view key) const;  // any integer type
+  absl::StatusOr<std::vector<float>> GetFloats(std::string_view key) const;  // f32 or f64
   // As above, with a value for absent keys; a key of another type is still an error.
   absl::StatusOr<std::string_view> GetString(std::string_view key, std::string_view absent) const;
   absl::StatusOr<int64_t> GetInt(std::string_view key, int64_t absent) const;
@@ -75,7 +77,8 @@ class GgufFile {
 
  private:
   friend class GgufParser;
-  // A value still in its stored form: `raw` holds `count` elements of `element` (count 1 for a scalar).
+  // A value still in its stored form: `raw` holds `count` elements of `element` (count 1 for a
+  // scalar).
   struct Value {
     GgufType type = GgufType::kUint8;     // kArray for arrays
     GgufType element = GgufType::kUint8;  // = type for scalars

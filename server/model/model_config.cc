@@ -1,0 +1,218 @@
+#include "server/model/model_config.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "server/model/checkpoint/json_fields.h"
+#include "server/model/checkpoint/quoted.h"
+
+namespace lift {
+namespace {
+
+using nlohmann::json;
+
+constexpr const char* kScalingNames[] = {"none", "linear", "llama3"};
+
+absl::Status InRange(const char* field, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("model config: ", field, " is ", value, "; ", low,
+                                                 " to ", high, " is supported"));
+}
+
+absl::Status InRange(const char* field, double value, double low, double high) {
+  if (value >= low && value <= high) return absl::OkStatus();  // false for NaN
+  return absl::InvalidArgumentError(absl::StrCat("model config: ", field, " is ", value, "; ", low,
+                                                 " to ", high, " is supported"));
+}
+
+absl::Status ValidateRope(const RopeConfig& rope, int64_t head_dim) {
+  LIFT_RETURN_IF_ERROR(InRange("rope.theta", rope.theta, 1.0, 1e15));
+  if (rope.dimension != head_dim) {
+    return absl::UnimplementedError(absl::StrCat("model config: rope.dimension is ", rope.dimension,
+                                                 " of a head of ", head_dim,
+                                                 "; partial rotation is not supported"));
+  }
+  LIFT_RETURN_IF_ERROR(InRange("rope.factor", rope.factor, 1e-6, 1e6));
+  if (rope.scaling == RopeConfig::Scaling::kLlama3) {
+    LIFT_RETURN_IF_ERROR(InRange("rope.low_freq_factor", rope.low_freq_factor, 1e-6, 1e6));
+    LIFT_RETURN_IF_ERROR(InRange("rope.high_freq_factor", rope.high_freq_factor, 1e-6, 1e6));
+    LIFT_RETURN_IF_ERROR(
+        InRange("rope.original_context", rope.original_context, 1, int64_t{1} << 24));
+    if (rope.low_freq_factor >= rope.high_freq_factor) {
+      return absl::InvalidArgumentError(
+          "model config: rope.low_freq_factor must be below rope.high_freq_factor");
+    }
+  }
+  if (rope.frequency_factors.empty()) return absl::OkStatus();
+  if (static_cast<int64_t>(rope.frequency_factors.size()) != rope.dimension / 2) {
+    return absl::InvalidArgumentError(absl::StrCat("model config: rope.frequency_factors has ",
+                                                   rope.frequency_factors.size(), " values; ",
+                                                   rope.dimension / 2, " are expected"));
+  }
+  for (const float factor : rope.frequency_factors) {
+    LIFT_RETURN_IF_ERROR(InRange("rope.frequency_factors", static_cast<double>(factor), 1e-6, 1e6));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateTokens(const ModelConfig& config) {
+  LIFT_RETURN_IF_ERROR(InRange("bos_token_id", config.bos_token_id, -1, config.vocab_size - 1));
+  if (config.eos_token_ids.size() > 1024) {
+    return absl::InvalidArgumentError("model config: eos_token_ids has more than 1024 ids");
+  }
+  for (const int64_t id : config.eos_token_ids) {
+    LIFT_RETURN_IF_ERROR(InRange("eos_token_ids", id, 0, config.vocab_size - 1));
+  }
+  if (config.add_bos && config.bos_token_id < 0) {
+    return absl::InvalidArgumentError("model config: add_bos is set but there is no bos_token_id");
+  }
+  return absl::OkStatus();
+}
+
+json RopeToJson(const RopeConfig& rope) {
+  return {
+      {"theta", rope.theta},
+      {"scaling", kScalingNames[static_cast<int>(rope.scaling)]},
+      {"factor", rope.factor},
+      {"low_freq_factor", rope.low_freq_factor},
+      {"high_freq_factor", rope.high_freq_factor},
+      {"original_context", rope.original_context},
+      {"dimension", rope.dimension},
+      {"interleaved", rope.interleaved},
+      {"frequency_factors", rope.frequency_factors},
+  };
+}
+
+absl::StatusOr<RopeConfig> RopeFromJson(const JsonFields& fields) {
+  RopeConfig rope;
+  LIFT_ASSIGN_OR_RETURN(rope.theta, fields.Number("theta"));
+  LIFT_ASSIGN_OR_RETURN(const std::string scaling, fields.String("scaling"));
+  int index = 0;
+  while (index < 3 && scaling != kScalingNames[index]) ++index;
+  if (index == 3) return fields.Wrong("scaling", "none, linear or llama3");
+  rope.scaling = static_cast<RopeConfig::Scaling>(index);
+  LIFT_ASSIGN_OR_RETURN(rope.factor, fields.Number("factor"));
+  LIFT_ASSIGN_OR_RETURN(rope.low_freq_factor, fields.Number("low_freq_factor"));
+  LIFT_ASSIGN_OR_RETURN(rope.high_freq_factor, fields.Number("high_freq_factor"));
+  LIFT_ASSIGN_OR_RETURN(rope.original_context, fields.Int("original_context"));
+  LIFT_ASSIGN_OR_RETURN(rope.dimension, fields.Int("dimension"));
+  LIFT_ASSIGN_OR_RETURN(rope.interleaved, fields.Bool("interleaved"));
+  if (!fields.Has("frequency_factors") || !fields.at("frequency_factors").is_array()) {
+    return fields.Wrong("frequency_factors", "a list of numbers");
+  }
+  for (const json& factor : fields.at("frequency_factors")) {
+    if (!factor.is_number()) return fields.Wrong("frequency_factors", "a list of numbers");
+    rope.frequency_factors.push_back(factor.get<float>());
+  }
+  return rope;
+}
+
+// A field we do not know may change what the others mean, so a file of a newer version is refused.
+absl::Status RefuseUnknown(const json& value, const json& known, const std::string& source) {
+  for (const auto& [key, field] : value.items()) {
+    if (!known.contains(key)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          source, ": field ", Quoted(key), " is unknown; the file may be of a newer version"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+json ToJsonValue(const ModelConfig& config) {
+  return {
+      {"architecture", config.architecture},
+      {"name", config.name},
+      {"vocab_size", config.vocab_size},
+      {"hidden_size", config.hidden_size},
+      {"intermediate_size", config.intermediate_size},
+      {"num_layers", config.num_layers},
+      {"num_heads", config.num_heads},
+      {"num_kv_heads", config.num_kv_heads},
+      {"head_dim", config.head_dim},
+      {"max_context", config.max_context},
+      {"rms_norm_eps", config.rms_norm_eps},
+      {"rope", RopeToJson(config.rope)},
+      {"tie_embeddings", config.tie_embeddings},
+      {"attention_bias", config.attention_bias},
+      {"output_bias", config.output_bias},
+      {"mlp_bias", config.mlp_bias},
+      {"bos_token_id", config.bos_token_id},
+      {"eos_token_ids", config.eos_token_ids},
+      {"add_bos", config.add_bos},
+  };
+}
+
+}  // namespace
+
+std::string ModelConfig::ToJson() const {
+  // A GGUF may name its model in any bytes: invalid UTF-8 becomes U+FFFD.
+  return ToJsonValue(*this).dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+absl::StatusOr<ModelConfig> ModelConfig::FromJson(const std::string& text) {
+  const std::string source = "model config";
+  LIFT_ASSIGN_OR_RETURN(const json value, ParseJsonObject(text, source));
+  const json known = ToJsonValue(ModelConfig());
+  LIFT_RETURN_IF_ERROR(RefuseUnknown(value, known, source));
+  const JsonFields fields(value, source);
+  ModelConfig config;
+  LIFT_ASSIGN_OR_RETURN(config.architecture, fields.String("architecture"));
+  LIFT_ASSIGN_OR_RETURN(config.name, fields.String("name"));
+  LIFT_ASSIGN_OR_RETURN(config.vocab_size, fields.Int("vocab_size"));
+  LIFT_ASSIGN_OR_RETURN(config.hidden_size, fields.Int("hidden_size"));
+  LIFT_ASSIGN_OR_RETURN(config.intermediate_size, fields.Int("intermediate_size"));
+  LIFT_ASSIGN_OR_RETURN(config.num_layers, fields.Int("num_layers"));
+  LIFT_ASSIGN_OR_RETURN(config.num_heads, fields.Int("num_heads"));
+  LIFT_ASSIGN_OR_RETURN(config.num_kv_heads, fields.Int("num_kv_heads"));
+  LIFT_ASSIGN_OR_RETURN(config.head_dim, fields.Int("head_dim"));
+  LIFT_ASSIGN_OR_RETURN(config.max_context, fields.Int("max_context"));
+  LIFT_ASSIGN_OR_RETURN(const double eps, fields.Number("rms_norm_eps"));
+  config.rms_norm_eps = static_cast<float>(eps);
+  LIFT_ASSIGN_OR_RETURN(const JsonFields rope, fields.Object("rope"));
+  LIFT_RETURN_IF_ERROR(RefuseUnknown(value.at("rope"), known.at("rope"), rope.source()));
+  LIFT_ASSIGN_OR_RETURN(config.rope, RopeFromJson(rope));
+  LIFT_ASSIGN_OR_RETURN(config.tie_embeddings, fields.Bool("tie_embeddings"));
+  LIFT_ASSIGN_OR_RETURN(config.attention_bias, fields.Bool("attention_bias"));
+  LIFT_ASSIGN_OR_RETURN(config.output_bias, fields.Bool("output_bias"));
+  LIFT_ASSIGN_OR_RETURN(config.mlp_bias, fields.Bool("mlp_bias"));
+  LIFT_ASSIGN_OR_RETURN(config.bos_token_id, fields.Int("bos_token_id"));
+  LIFT_ASSIGN_OR_RETURN(config.eos_token_ids, fields.IntOrInts("eos_token_ids"));
+  LIFT_ASSIGN_OR_RETURN(config.add_bos, fields.Bool("add_bos"));
+  LIFT_RETURN_IF_ERROR(config.Validate());
+  return config;
+}
+
+absl::Status ModelConfig::Validate() const {
+  static const std::set<std::string> kArchitectures = {"llama", "qwen2"};
+  if (!kArchitectures.contains(architecture)) {
+    return absl::UnimplementedError(
+        absl::StrCat("model config: architecture ", Quoted(architecture),
+                     " is not supported; supported are llama and qwen2"));
+  }
+  constexpr int64_t kMaxDim = int64_t{1} << 20;
+  LIFT_RETURN_IF_ERROR(InRange("vocab_size", vocab_size, 1, int64_t{1} << 24));
+  LIFT_RETURN_IF_ERROR(InRange("hidden_size", hidden_size, 1, kMaxDim));
+  LIFT_RETURN_IF_ERROR(InRange("intermediate_size", intermediate_size, 1, kMaxDim));
+  LIFT_RETURN_IF_ERROR(InRange("num_layers", num_layers, 1, 1024));
+  LIFT_RETURN_IF_ERROR(InRange("num_heads", num_heads, 1, 4096));
+  LIFT_RETURN_IF_ERROR(InRange("num_kv_heads", num_kv_heads, 1, num_heads));
+  LIFT_RETURN_IF_ERROR(InRange("head_dim", head_dim, 2, 4096));
+  LIFT_RETURN_IF_ERROR(InRange("num_heads * head_dim", num_heads * head_dim, 1, kMaxDim));
+  LIFT_RETURN_IF_ERROR(InRange("max_context", max_context, 1, int64_t{1} << 24));
+  LIFT_RETURN_IF_ERROR(InRange("rms_norm_eps", static_cast<double>(rms_norm_eps), 1e-12, 0.1));
+  if (num_heads % num_kv_heads != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("model config: num_heads ", num_heads,
+                                                   " is not a multiple of num_kv_heads ",
+                                                   num_kv_heads));
+  }
+  if (head_dim % 2 != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("model config: head_dim ", head_dim, " is odd; rotation needs pairs"));
+  }
+  LIFT_RETURN_IF_ERROR(ValidateRope(rope, head_dim));
+  return ValidateTokens(*this);
+}
+
+}  // namespace lift
