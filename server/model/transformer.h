@@ -21,18 +21,13 @@ class ActivationObserver {
   virtual void OnInput(const std::string& site, const float* x, int64_t tokens, int64_t dim) = 0;
 };
 
-// A batch of rows moving through the layers: which sequence and position each row is.
-struct StepRows {
-  std::span<const SequenceChunk> chunks;
-  int64_t tokens = 0;
-};
-
 // Runs the graph over a paged f32 cache it owns. Not thread-safe: one step at a time.
 class Transformer : public StepModel {
  public:
   struct Options {
     int64_t block_tokens = 16;
     int64_t num_blocks = 0;          // 0 = enough for one sequence of max_context (capped at 8192 tokens)
+    int64_t reserve_tokens = 0;      // workspace for steps of this many tokens is allocated at once; larger steps grow it
     ActivationObserver* observer = nullptr;
   };
   // Checks every weight's presence and shape against the config. `weights` and `backend` must outlive the model.

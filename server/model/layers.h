@@ -1,0 +1,79 @@
+// What a decoder layer is made of: linear layers over one shared input, rotary tables, scratch
+// memory. Internal to server/model.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "server/model/llama.h"
+#include "server/model/transformer.h"
+#include "server/model/weights.h"
+
+namespace lift {
+
+// The variant of every row of a step, and the longest runs of rows that are all full or all lifted.
+struct RowVariants {
+  struct Run {
+    int64_t begin = 0, end = 0;
+    bool full = false;
+  };
+  std::vector<uint8_t> variants;  // [rows]
+  std::vector<Run> runs;
+  void Assign(std::span<const uint8_t> row_variants, std::span<const LiftedVariant> known);
+};
+
+// One linear layer; `bias` is empty or [rows].
+struct Linear {
+  const Matrix* weight = nullptr;
+  std::span<const float> bias;
+};
+
+// Linear layers that read the same input: it is rotated and lifted once for all of them.
+struct LinearSite {
+  std::string name;
+  const LiftSite* lift = nullptr;  // null for checkpoints
+  std::vector<Linear> linears;
+};
+
+absl::StatusOr<LinearSite> BindSite(const Weights& weights, const llama::SiteSpec& spec);
+
+// outputs[i] [rows, linears[i].weight->rows] = linears[i](x). Rows of full variants use the dense
+// weights, the others the planes.
+void ApplySite(const LinearSite& site, const float* x, const RowVariants& rows, Backend& backend,
+               LiftedActivations& scratch, std::span<float* const> outputs);
+
+// Cosines and sines of rotary positions, computed in double and kept for every position seen.
+class RopeTable {
+ public:
+  explicit RopeTable(const RopeConfig& config);
+  int64_t row_floats() const { return static_cast<int64_t>(frequencies_.size()) * 2; }
+  // Copies the rows of `count` positions from `position` on: [count][cosines, sines].
+  void CopyRows(int64_t position, int64_t count, float* out);
+
+ private:
+  std::vector<double> frequencies_;  // [dimension / 2], scaling applied
+  std::vector<float> rows_;          // positions 0 to rows_.size() / row_floats() - 1
+};
+
+// Activations of one step, kept between steps and grown on demand.
+class Workspace {
+ public:
+  enum Slot { kNormed, kQuery, kKey, kValue, kAttended, kGate, kUp, kProjected, kCosSin, kSlots };
+  explicit Workspace(Backend& backend) : backend_(backend) {}
+  // At least `floats` floats; contents are lost when it grows. Running out of memory here is fatal:
+  // servers size their steps at start-up by Transformer::Options::reserve_tokens.
+  float* Get(Slot slot, int64_t floats);
+  absl::Status Reserve(Slot slot, int64_t floats);
+  uint64_t bytes() const;
+
+ private:
+  Backend& backend_;
+  std::array<std::unique_ptr<Buffer>, kSlots> buffers_;
+};
+
+}  // namespace lift

@@ -1,0 +1,400 @@
+#include "server/model/transformer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
+#include "server/model/layers.h"
+#include "server/model/llama.h"
+
+namespace lift {
+namespace {
+
+constexpr int64_t kDefaultContextTokens = 8192;
+constexpr int64_t kMaxBlocks = int64_t{1} << 31;
+
+struct Layer {
+  std::span<const float> input_norm, post_norm;  // [hidden]
+  LinearSite qkv, o, gate_up, down;
+};
+
+int64_t CountTokens(std::span<const SequenceChunk> chunks) {
+  int64_t tokens = 0;
+  for (const SequenceChunk& chunk : chunks) tokens += static_cast<int64_t>(chunk.tokens.size());
+  return tokens;
+}
+
+int64_t LogitRows(const SequenceChunk& chunk) {
+  switch (chunk.logits) {
+    case SequenceChunk::Logits::kNone:
+      return 0;
+    case SequenceChunk::Logits::kLast:
+      return 1;
+    case SequenceChunk::Logits::kAll:
+      return static_cast<int64_t>(chunk.tokens.size());
+  }
+  return 0;
+}
+
+absl::StatusOr<Layer> BindLayer(const Weights& weights, int64_t index) {
+  const llama::LayerNames names(index);
+  Layer layer;
+  layer.input_norm = weights.GetVector(names.input_norm);
+  layer.post_norm = weights.GetVector(names.post_norm);
+  LIFT_ASSIGN_OR_RETURN(layer.qkv, BindSite(weights, names.qkv));
+  LIFT_ASSIGN_OR_RETURN(layer.o, BindSite(weights, names.o));
+  LIFT_ASSIGN_OR_RETURN(layer.gate_up, BindSite(weights, names.gate_up));
+  LIFT_ASSIGN_OR_RETURN(layer.down, BindSite(weights, names.down));
+  return layer;
+}
+
+}  // namespace
+
+struct Transformer::Impl {
+  Impl(std::shared_ptr<const Weights> w, Backend& b, const Options& o)
+      : weights(std::move(w)),
+        backend(b),
+        options(o),
+        config(weights->config()),
+        rope(config.rope),
+        workspace(b) {}
+
+  std::shared_ptr<const Weights> weights;
+  Backend& backend;
+  Options options;
+  const ModelConfig& config;
+  AttentionShape attention;
+  const Matrix* embedding = nullptr;
+  std::vector<Layer> layers;
+  std::span<const float> final_norm;
+  LinearSite head;
+  RopeTable rope;
+  std::vector<std::unique_ptr<Buffer>> caches;  // [layers], see Backend::WriteKv
+  Workspace workspace;
+  std::unique_ptr<LiftedActivations> lifted;
+  // Of the step in progress; members only to keep their memory.
+  RowVariants rows, head_rows;
+  std::vector<AttentionSequence> sequences;
+  std::vector<float> hidden, head_input, head_output;
+
+  absl::Status Bind();
+  absl::Status AllocateCache();
+  absl::Status ReserveWorkspace();
+  void Begin(std::span<const SequenceChunk> chunks);
+  void CheckChunk(const SequenceChunk& chunk) const;
+  void Observe(const LinearSite& site, const float* x, int64_t tokens, int64_t dim) const {
+    if (options.observer) options.observer->OnInput(site.name, x, tokens, dim);
+  }
+  void Attend(const Layer& layer, float* cache, std::span<const SequenceChunk> chunks, float* x,
+              int64_t tokens);
+  void FeedForward(const Layer& layer, float* x, int64_t tokens);
+  void EmbedRows(std::span<const SequenceChunk> chunks, std::vector<float>& out);
+  void RunLayer(int64_t layer, std::span<const SequenceChunk> chunks, float* x);
+  void RunHead(const float* x, int64_t count, std::span<const uint8_t> variants,
+               std::vector<float>& logits);
+  void LogitsOf(std::span<const SequenceChunk> chunks, std::span<const size_t> order,
+                std::vector<float>& logits);
+  uint64_t BytesRead(std::span<const SequenceChunk> chunks) const;
+};
+
+// --- creation ---
+
+absl::Status Transformer::Impl::Bind() {
+  LIFT_RETURN_IF_ERROR(config.Validate());
+  LIFT_ASSIGN_OR_RETURN(embedding, weights->GetMatrix(llama::kEmbedding));
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    LIFT_ASSIGN_OR_RETURN(layers.emplace_back(), BindLayer(*weights, i));
+  }
+  final_norm = weights->GetVector(llama::kFinalNorm);
+  LIFT_ASSIGN_OR_RETURN(head, BindSite(*weights, {"lm_head", {llama::HeadName(config)}}));
+  attention = {config.num_heads, config.num_kv_heads, config.head_dim, options.block_tokens,
+               static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim)))};
+  lifted = backend.MakeLiftedActivations();
+  return absl::OkStatus();
+}
+
+absl::Status Transformer::Impl::AllocateCache() {
+  if (options.block_tokens < 1 || options.block_tokens > 4096 || options.num_blocks < 0 ||
+      options.num_blocks > kMaxBlocks) {
+    return absl::InvalidArgumentError(
+        "the state pool needs 1 to 4096 tokens a block and at most 2^31 blocks");
+  }
+  if (options.num_blocks == 0) {
+    const int64_t tokens = std::min(config.max_context, kDefaultContextTokens);
+    options.num_blocks = (tokens + options.block_tokens - 1) / options.block_tokens;
+  }
+  const int64_t block_bytes = 2 * config.num_kv_heads * options.block_tokens * config.head_dim *
+                              static_cast<int64_t>(sizeof(float));
+  int64_t bytes = 0;
+  if (__builtin_mul_overflow(block_bytes, options.num_blocks, &bytes)) {
+    return absl::ResourceExhaustedError(
+        "the state pool is larger than memory; ask for fewer blocks");
+  }
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    LIFT_ASSIGN_OR_RETURN(caches.emplace_back(),
+                          backend.Allocate(static_cast<size_t>(bytes), MemoryKind::kState));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Transformer::Impl::ReserveWorkspace() {
+  const int64_t t = options.reserve_tokens, q = config.num_heads * config.head_dim,
+                kv = config.num_kv_heads * config.head_dim;
+  if (t <= 0) return absl::OkStatus();
+  const std::pair<Workspace::Slot, int64_t> wanted[] = {
+      {Workspace::kNormed, config.hidden_size},
+      {Workspace::kQuery, q},
+      {Workspace::kKey, kv},
+      {Workspace::kValue, kv},
+      {Workspace::kAttended, q},
+      {Workspace::kGate, config.intermediate_size},
+      {Workspace::kUp, config.intermediate_size},
+      {Workspace::kProjected, config.hidden_size},
+      {Workspace::kCosSin, rope.row_floats()}};
+  for (const auto& [slot, floats] : wanted)
+    LIFT_RETURN_IF_ERROR(workspace.Reserve(slot, t * floats));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(
+    std::shared_ptr<const Weights> weights, Backend& backend, Options options) {
+  auto impl = std::make_unique<Impl>(std::move(weights), backend, options);
+  LIFT_RETURN_IF_ERROR(impl->Bind());
+  LIFT_RETURN_IF_ERROR(impl->AllocateCache());
+  LIFT_RETURN_IF_ERROR(impl->ReserveWorkspace());
+  return std::unique_ptr<Transformer>(new Transformer(std::move(impl)));
+}
+
+// --- one step ---
+
+void Transformer::Impl::CheckChunk(const SequenceChunk& chunk) const {
+  const auto tokens = static_cast<int64_t>(chunk.tokens.size());
+  LIFT_CHECK(tokens > 0 && chunk.position >= 0);
+  LIFT_CHECK(chunk.variant >= 0 && static_cast<size_t>(chunk.variant) < weights->variants().size());
+  LIFT_CHECK(static_cast<int64_t>(chunk.blocks.size()) * options.block_tokens >=
+             chunk.position + tokens);
+  for (int32_t block : chunk.blocks) LIFT_CHECK(block >= 0 && block < options.num_blocks);
+  for (int32_t token : chunk.tokens) LIFT_CHECK(token >= 0 && token < config.vocab_size);
+}
+
+// Fills `rows`, `sequences` and the rotary table for these chunks.
+void Transformer::Impl::Begin(std::span<const SequenceChunk> chunks) {
+  std::vector<uint8_t> variants;
+  sequences.clear();
+  float* cos_sin = workspace.Get(Workspace::kCosSin, CountTokens(chunks) * rope.row_floats());
+  int64_t row = 0;
+  for (const SequenceChunk& chunk : chunks) {
+    CheckChunk(chunk);
+    const auto tokens = static_cast<int64_t>(chunk.tokens.size());
+    variants.insert(variants.end(), chunk.tokens.size(), static_cast<uint8_t>(chunk.variant));
+    sequences.push_back({row, tokens, chunk.position, chunk.blocks});
+    rope.CopyRows(chunk.position, tokens, cos_sin + row * rope.row_floats());
+    row += tokens;
+  }
+  rows.Assign(variants, weights->variants());
+}
+
+void Transformer::Impl::EmbedRows(std::span<const SequenceChunk> chunks, std::vector<float>& out) {
+  const auto dim = static_cast<size_t>(config.hidden_size);
+  out.resize(static_cast<size_t>(CountTokens(chunks)) * dim);
+  float* row = out.data();
+  for (const SequenceChunk& chunk : chunks) {
+    const bool dense =
+        !embedding->lifted || weights->variants()[static_cast<size_t>(chunk.variant)].full;
+    for (int32_t token : chunk.tokens) {
+      if (dense) {
+        backend.DenseRow(*embedding->dense, token, row);
+      } else {
+        backend.LiftedRow(*embedding->lifted, token, chunk.variant, row);
+      }
+      row += dim;
+    }
+  }
+}
+
+// x += o_proj(attention(rope(q), rope(k), v)) with q, k, v from the normed x.
+void Transformer::Impl::Attend(const Layer& layer, float* cache,
+                               std::span<const SequenceChunk> chunks, float* x, int64_t tokens) {
+  const int64_t dim = config.hidden_size, q_dim = config.num_heads * config.head_dim,
+                kv_dim = config.num_kv_heads * config.head_dim;
+  float* normed = workspace.Get(Workspace::kNormed, tokens * dim);
+  float* q = workspace.Get(Workspace::kQuery, tokens * q_dim);
+  float* k = workspace.Get(Workspace::kKey, tokens * kv_dim);
+  float* v = workspace.Get(Workspace::kValue, tokens * kv_dim);
+  float* attended = workspace.Get(Workspace::kAttended, tokens * q_dim);
+  float* projected = workspace.Get(Workspace::kProjected, tokens * dim);
+  const float* cos_sin = workspace.Get(Workspace::kCosSin, tokens * rope.row_floats());
+  LIFT_CHECK(sequences.size() == chunks.size());
+
+  backend.RmsNorm(x, layer.input_norm.data(), config.rms_norm_eps, tokens, dim, normed);
+  Observe(layer.qkv, normed, tokens, dim);
+  float* const qkv[] = {q, k, v};
+  ApplySite(layer.qkv, normed, rows, backend, *lifted, qkv);
+  const int64_t rotary = rope.row_floats();
+  backend.Rope(q, tokens, config.num_heads, config.head_dim, rotary, cos_sin,
+               config.rope.interleaved);
+  backend.Rope(k, tokens, config.num_kv_heads, config.head_dim, rotary, cos_sin,
+               config.rope.interleaved);
+  backend.WriteKv(cache, attention, sequences, k, v);
+  backend.Attention(cache, attention, sequences, q, attended);
+  Observe(layer.o, attended, tokens, q_dim);
+  float* const out[] = {projected};
+  ApplySite(layer.o, attended, rows, backend, *lifted, out);
+  backend.Add(x, projected, tokens * dim);
+}
+
+// x += down(silu(gate) * up).
+void Transformer::Impl::FeedForward(const Layer& layer, float* x, int64_t tokens) {
+  const int64_t dim = config.hidden_size, inner = config.intermediate_size;
+  float* normed = workspace.Get(Workspace::kNormed, tokens * dim);
+  float* gate = workspace.Get(Workspace::kGate, tokens * inner);
+  float* up = workspace.Get(Workspace::kUp, tokens * inner);
+  float* projected = workspace.Get(Workspace::kProjected, tokens * dim);
+  backend.RmsNorm(x, layer.post_norm.data(), config.rms_norm_eps, tokens, dim, normed);
+  Observe(layer.gate_up, normed, tokens, dim);
+  float* const gate_up[] = {gate, up};
+  ApplySite(layer.gate_up, normed, rows, backend, *lifted, gate_up);
+  backend.SwiGlu(gate, up, tokens * inner, gate);
+  Observe(layer.down, gate, tokens, inner);
+  float* const out[] = {projected};
+  ApplySite(layer.down, gate, rows, backend, *lifted, out);
+  backend.Add(x, projected, tokens * dim);
+}
+
+void Transformer::Impl::RunLayer(int64_t index, std::span<const SequenceChunk> chunks, float* x) {
+  const Layer& layer = layers[static_cast<size_t>(index)];
+  const int64_t tokens = CountTokens(chunks);
+  Attend(layer, caches[static_cast<size_t>(index)]->as<float>(), chunks, x, tokens);
+  FeedForward(layer, x, tokens);
+}
+
+void Transformer::Impl::RunHead(const float* x, int64_t count, std::span<const uint8_t> variants,
+                                std::vector<float>& logits) {
+  LIFT_CHECK(static_cast<int64_t>(variants.size()) == count);
+  logits.resize(static_cast<size_t>(count * config.vocab_size));
+  if (count == 0) return;
+  head_rows.Assign(variants, weights->variants());
+  float* normed = workspace.Get(Workspace::kNormed, count * config.hidden_size);
+  backend.RmsNorm(x, final_norm.data(), config.rms_norm_eps, count, config.hidden_size, normed);
+  Observe(head, normed, count, config.hidden_size);
+  float* const out[] = {logits.data()};
+  ApplySite(head, normed, head_rows, backend, *lifted, out);
+}
+
+// Runs the head over the rows that want logits. order[i] is the caller's index of chunks[i]; logits
+// come in the caller's order.
+void Transformer::Impl::LogitsOf(std::span<const SequenceChunk> chunks,
+                                 std::span<const size_t> order, std::vector<float>& logits) {
+  const int64_t dim = config.hidden_size;
+  std::vector<uint8_t> variants;
+  std::vector<std::pair<int64_t, int64_t>> extents(
+      chunks.size());  // by the caller's index: first row in head_input, rows
+  head_input.clear();
+  int64_t end = 0;
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    end += static_cast<int64_t>(chunks[i].tokens.size());
+    const int64_t count = LogitRows(chunks[i]);
+    extents[order[i]] = {static_cast<int64_t>(variants.size()), count};
+    head_input.insert(head_input.end(), hidden.begin() + (end - count) * dim,
+                      hidden.begin() + end * dim);
+    variants.insert(variants.end(), static_cast<size_t>(count),
+                    static_cast<uint8_t>(chunks[i].variant));
+  }
+  const auto count = static_cast<int64_t>(variants.size());
+  if (std::is_sorted(order.begin(), order.end()))
+    return RunHead(head_input.data(), count, variants, logits);
+  RunHead(head_input.data(), count, variants, head_output);
+  logits.clear();
+  for (const auto& [first, rows_wanted] : extents) {
+    const auto begin = head_output.begin() + first * config.vocab_size;
+    logits.insert(logits.end(), begin, begin + rows_wanted * config.vocab_size);
+  }
+}
+
+uint64_t Transformer::Impl::BytesRead(std::span<const SequenceChunk> chunks) const {
+  uint64_t planes = 0, full = 0;
+  for (const SequenceChunk& chunk : chunks) {
+    const uint64_t bytes = weights->VariantBytes(chunk.variant);
+    uint64_t& kind = weights->variants()[static_cast<size_t>(chunk.variant)].full ? full : planes;
+    kind = std::max(kind, bytes);
+  }
+  return planes + full;
+}
+
+// Chunks of full variants run first, so that a mixed step passes over the planes and over the
+// source tensors once each.
+StepStats Transformer::Step(std::span<const SequenceChunk> chunks, std::vector<float>& logits) {
+  Impl& m = *impl_;
+  const auto start = std::chrono::steady_clock::now();
+  logits.clear();
+  if (chunks.empty()) return {};
+  const auto is_full = [&](size_t i) {
+    return m.weights->variants()[static_cast<size_t>(chunks[i].variant)].full;
+  };
+  std::vector<size_t> order(chunks.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  for (const SequenceChunk& chunk : chunks) m.CheckChunk(chunk);
+  std::stable_partition(order.begin(), order.end(), is_full);
+  std::vector<SequenceChunk> sorted;
+  for (size_t i : order) sorted.push_back(chunks[i]);
+
+  m.Begin(sorted);
+  m.EmbedRows(sorted, m.hidden);
+  for (size_t i = 0; i < m.layers.size(); ++i)
+    m.RunLayer(static_cast<int64_t>(i), sorted, m.hidden.data());
+  m.LogitsOf(sorted, order, logits);
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  return {m.BytesRead(chunks), elapsed.count()};
+}
+
+// --- the pieces, for calibration and evaluation ---
+
+void Transformer::Embed(std::span<const SequenceChunk> chunks, std::vector<float>& hidden) {
+  for (const SequenceChunk& chunk : chunks) impl_->CheckChunk(chunk);
+  impl_->EmbedRows(chunks, hidden);
+}
+
+void Transformer::RunLayer(int64_t layer, std::span<const SequenceChunk> chunks,
+                           std::vector<float>& hidden) {
+  LIFT_CHECK(layer >= 0 && layer < impl_->config.num_layers);
+  LIFT_CHECK(hidden.size() == static_cast<size_t>(CountTokens(chunks) * impl_->config.hidden_size));
+  impl_->Begin(chunks);
+  impl_->RunLayer(layer, chunks, hidden.data());
+}
+
+void Transformer::Head(const float* hidden, int64_t rows, std::span<const uint8_t> variants,
+                       std::vector<float>& logits) {
+  impl_->RunHead(hidden, rows, variants, logits);
+}
+
+// --- facts ---
+
+Transformer::Transformer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Transformer::~Transformer() = default;
+
+int64_t Transformer::vocab_size() const { return impl_->config.vocab_size; }
+int64_t Transformer::max_context() const { return impl_->config.max_context; }
+std::span<const LiftedVariant> Transformer::variants() const { return impl_->weights->variants(); }
+int64_t Transformer::block_tokens() const { return impl_->options.block_tokens; }
+int64_t Transformer::num_blocks() const { return impl_->options.num_blocks; }
+int64_t Transformer::bytes_per_block() const {
+  return static_cast<int64_t>(state_bytes()) / std::max<int64_t>(impl_->options.num_blocks, 1);
+}
+uint64_t Transformer::state_bytes() const {
+  uint64_t bytes = 0;
+  for (const auto& cache : impl_->caches) bytes += cache->size();
+  return bytes;
+}
+uint64_t Transformer::workspace_bytes() const {
+  return impl_->workspace.bytes() +
+         sizeof(float) * (impl_->hidden.capacity() + impl_->head_input.capacity() +
+                          impl_->head_output.capacity());
+}
+const Weights& Transformer::weights() const { return *impl_->weights; }
+void Transformer::set_observer(ActivationObserver* observer) { impl_->options.observer = observer; }
+
+}  // namespace lift

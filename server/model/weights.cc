@@ -1,0 +1,256 @@
+#include "server/model/weights.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
+#include "server/model/llama.h"
+
+namespace lift {
+namespace {
+
+absl::Status Missing(const std::string& name) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("the model lacks the tensor '", name, "' that its configuration asks for"));
+}
+
+absl::Status WrongShape(const std::string& name, int64_t rows, int64_t cols, int64_t want_rows,
+                        int64_t want_cols) {
+  return absl::InvalidArgumentError(absl::StrCat("tensor '", name, "' is ", rows, " x ", cols,
+                                                 ", the configuration asks for ", want_rows, " x ",
+                                                 want_cols));
+}
+
+}  // namespace
+
+struct Weights::Impl {
+  ModelConfig config;
+  std::vector<LiftedVariant> variants;
+  std::shared_ptr<const LiftedFile> file;
+  std::shared_ptr<const Checkpoint> checkpoint;
+  std::map<std::string, Matrix> matrices;
+  std::map<std::string, Matrix>
+      overridden;  // stored forms of the matrices that OverrideDense replaced
+  std::map<std::string, std::vector<float>> vectors;
+  std::map<std::string, LiftedMatrix> lifted;
+  std::map<std::pair<uint64_t, int64_t>, std::unique_ptr<Rotation>> rotations;
+  std::map<std::string, LiftSite> sites;
+
+  const Rotation* FindRotation(RotationSpec spec, int64_t dimension);
+  absl::Status BindLifted(const llama::MatrixSpec& spec);
+  absl::Status BindSite(const llama::SiteSpec& spec);
+  LiftedVariant DenseVariant() const;
+};
+
+// --- from a lifted file ---
+
+const Rotation* Weights::Impl::FindRotation(RotationSpec spec, int64_t dimension) {
+  // A disabled rotation is kept under the negative dimension, so that it never meets an enabled one
+  // of the same seed.
+  auto& slot = rotations[{spec.seed, spec.enabled ? dimension : -dimension}];
+  if (!slot) slot = std::make_unique<Rotation>(spec, dimension);
+  return slot.get();
+}
+
+absl::Status Weights::Impl::BindLifted(const llama::MatrixSpec& spec) {
+  const LiftedTensor* tensor = file->FindTensor(spec.name);
+  if (!tensor) return Missing(spec.name);
+  if (tensor->rows != spec.rows || tensor->cols != spec.cols) {
+    return WrongShape(spec.name, tensor->rows, tensor->cols, spec.rows, spec.cols);
+  }
+  LiftedMatrix& matrix = lifted[spec.name];
+  matrix.rows = tensor->rows, matrix.cols = tensor->cols;
+  matrix.row_scale = tensor->row_scale.data();
+  matrix.rotation = FindRotation(tensor->rotation, tensor->cols);
+  for (const LiftStage& stage : tensor->stages) {
+    matrix.stages.push_back({&file->codes()[static_cast<size_t>(stage.code)], 0, stage.gain,
+                             file->planes().data() + stage.offset});
+  }
+  const int index = static_cast<int>(tensor - file->tensors().data());
+  for (const LiftedVariant& variant : variants) {
+    for (int64_t rows : file->StageRows(index, variant.full ? 0 : variant.plane_bytes)) {
+      matrix.stage_rows.push_back(rows);
+    }
+  }
+  matrices[spec.name] = {spec.name, spec.rows, spec.cols, tensor->source, &matrix};
+  return absl::OkStatus();
+}
+
+absl::Status Weights::Impl::BindSite(const llama::SiteSpec& spec) {
+  LiftSite& site = sites[spec.name];
+  for (const std::string& name : spec.matrices) {
+    LiftedMatrix& matrix = lifted.at(name);
+    if (site.rotation && site.rotation != matrix.rotation) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the tensors that read '", spec.name, "' are rotated differently"));
+    }
+    site.rotation = matrix.rotation;
+    site.cols = matrix.cols;
+    for (LiftedMatrix::Stage& stage : matrix.stages) {
+      const auto at = std::find(site.codes.begin(), site.codes.end(), stage.code);
+      stage.slot = static_cast<int>(at - site.codes.begin());
+      if (at == site.codes.end()) site.codes.push_back(stage.code);
+    }
+  }
+  const size_t slots = site.codes.size();
+  site.wide.assign(variants.size() * slots, 0);
+  site.used.assign(variants.size() * slots, 0);
+  for (size_t v = 0; v < variants.size(); ++v) {
+    for (const std::string& name : spec.matrices) {
+      const LiftedMatrix& matrix = lifted.at(name);
+      for (size_t j = 0; j < matrix.stages.size(); ++j) {
+        if (matrix.rows_of(static_cast<int>(v))[j] == 0) continue;
+        const size_t at = v * slots + static_cast<size_t>(matrix.stages[j].slot);
+        site.used[at] = 1;
+        site.wide[at] |= static_cast<int>(j) < variants[v].wide_stages;
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<Weights>> Weights::FromLiftedFile(
+    std::shared_ptr<const LiftedFile> file) {
+  auto impl = std::make_unique<Impl>();
+  LIFT_ASSIGN_OR_RETURN(impl->config, ModelConfig::FromJson(file->model_config_json()));
+  LIFT_RETURN_IF_ERROR(impl->config.Validate());
+  impl->file = file;
+  impl->variants.assign(file->variants().begin(), file->variants().end());
+  for (const auto& spec : llama::Matrices(impl->config))
+    LIFT_RETURN_IF_ERROR(impl->BindLifted(spec));
+  for (const auto& spec : llama::Sites(impl->config)) LIFT_RETURN_IF_ERROR(impl->BindSite(spec));
+  for (const auto& spec : llama::Vectors(impl->config)) {
+    const LiftedVector* vector = file->FindVector(spec.name);
+    if (!vector) return Missing(spec.name);
+    if (vector->values.size() != static_cast<size_t>(spec.size)) {
+      return WrongShape(spec.name, 1, static_cast<int64_t>(vector->values.size()), 1, spec.size);
+    }
+    impl->vectors[spec.name].assign(vector->values.begin(), vector->values.end());
+  }
+  return std::shared_ptr<Weights>(new Weights(std::move(impl)));
+}
+
+// --- from a checkpoint ---
+
+LiftedVariant Weights::Impl::DenseVariant() const {
+  LiftedVariant variant;
+  variant.name = "full";
+  variant.full = true;
+  variant.lambda = 1;
+  double weights = 0;
+  for (const auto& [name, matrix] : matrices) {
+    variant.bytes += matrix.dense->bytes();
+    weights += static_cast<double>(matrix.rows) * static_cast<double>(matrix.cols);
+  }
+  variant.bits_per_weight = 8.0 * static_cast<double>(variant.bytes) / weights;
+  for (const auto& [name, values] : vectors) variant.bytes += values.size() * sizeof(float);
+  return variant;
+}
+
+absl::StatusOr<std::shared_ptr<Weights>> Weights::FromCheckpoint(
+    std::shared_ptr<const Checkpoint> checkpoint) {
+  auto impl = std::make_unique<Impl>();
+  impl->config = checkpoint->config();
+  impl->checkpoint = checkpoint;
+  LIFT_RETURN_IF_ERROR(impl->config.Validate());
+  for (const auto& spec : llama::Matrices(impl->config)) {
+    const auto view = checkpoint->Find(spec.name);
+    if (!view) return Missing(spec.name);
+    if (view->rows != spec.rows || view->cols != spec.cols) {
+      return WrongShape(spec.name, view->rows, view->cols, spec.rows, spec.cols);
+    }
+    impl->matrices[spec.name] = {spec.name, spec.rows, spec.cols, view, nullptr};
+  }
+  for (const auto& spec : llama::Vectors(impl->config)) {
+    const auto view = checkpoint->Find(spec.name);
+    if (!view) return Missing(spec.name);
+    if (view->rows * view->cols != spec.size)
+      return WrongShape(spec.name, view->rows, view->cols, 1, spec.size);
+    std::vector<float>& values = impl->vectors[spec.name];
+    values.resize(static_cast<size_t>(spec.size));
+    Dequantize(view->type, view->data, values);
+  }
+  impl->variants.push_back(impl->DenseVariant());
+  return std::shared_ptr<Weights>(new Weights(std::move(impl)));
+}
+
+absl::StatusOr<std::shared_ptr<Weights>> Weights::Open(const std::string& path) {
+  char magic[8] = {};
+  if (std::filesystem::is_regular_file(path))
+    std::ifstream(path, std::ios::binary).read(magic, sizeof(magic));
+  if (LooksLikeLiftedFile(std::as_bytes(std::span(magic)))) {
+    LIFT_ASSIGN_OR_RETURN(auto file, LiftedFile::Open(path));
+    return FromLiftedFile(std::move(file));
+  }
+  LIFT_ASSIGN_OR_RETURN(auto checkpoint, Checkpoint::Open(path));
+  return FromCheckpoint(std::move(checkpoint));
+}
+
+// --- access ---
+
+Weights::Weights(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Weights::~Weights() = default;
+
+const ModelConfig& Weights::config() const { return impl_->config; }
+std::span<const LiftedVariant> Weights::variants() const { return impl_->variants; }
+const LiftedFile* Weights::file() const { return impl_->file.get(); }
+const Checkpoint* Weights::checkpoint() const { return impl_->checkpoint.get(); }
+
+int Weights::FindVariant(std::string_view name) const {
+  for (size_t i = 0; i < impl_->variants.size(); ++i) {
+    if (impl_->variants[i].name == name) return static_cast<int>(i);
+  }
+  return -1;
+}
+
+absl::StatusOr<const Matrix*> Weights::GetMatrix(const std::string& name) const {
+  const auto at = impl_->matrices.find(name);
+  if (at == impl_->matrices.end()) return Missing(name);
+  return &at->second;
+}
+
+std::span<const float> Weights::GetVector(const std::string& name) const {
+  const auto at = impl_->vectors.find(name);
+  return at == impl_->vectors.end() ? std::span<const float>() : std::span<const float>(at->second);
+}
+
+const LiftSite* Weights::FindSite(const std::string& name) const {
+  const auto at = impl_->sites.find(name);
+  return at == impl_->sites.end() ? nullptr : &at->second;
+}
+
+void Weights::OverrideDense(const std::string& name, const float* values) {
+  const auto at = impl_->matrices.find(name);
+  LIFT_CHECK(at != impl_->matrices.end());
+  Matrix& matrix = at->second;
+  const Matrix& stored = impl_->overridden.try_emplace(name, matrix).first->second;
+  if (!values) {
+    matrix = stored;
+    impl_->overridden.erase(name);
+    return;
+  }
+  matrix.lifted = nullptr;
+  matrix.dense = DenseMatrixView{DType::kF32, matrix.rows, matrix.cols,
+                                 reinterpret_cast<const std::byte*>(values)};
+}
+
+uint64_t Weights::VariantBytes(int variant) const {
+  LIFT_CHECK(variant >= 0 && static_cast<size_t>(variant) < impl_->variants.size());
+  return impl_->variants[static_cast<size_t>(variant)].bytes;
+}
+
+uint64_t Weights::ResidentBytes() const {
+  if (!impl_->file) return impl_->variants.front().bytes;
+  uint64_t planes = 0, source = 0;
+  for (const LiftedVariant& variant : impl_->variants)
+    planes = std::max(planes, variant.plane_bytes);
+  if (impl_->variants.back().full) {
+    for (const LiftedTensor& tensor : impl_->file->tensors()) source += tensor.source->bytes();
+  }
+  return impl_->file->fixed_bytes() + planes + source;
+}
+
+}  // namespace lift
