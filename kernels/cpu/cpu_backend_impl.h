@@ -1,0 +1,119 @@
+// The backend's class, shared by the files that implement its ops. Not for other folders.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu/aligned_array.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/kernel_table.h"
+
+namespace lift::cpu {
+
+// Lifted activations of one site: per slot the bytes of every token, with one scale and two sums.
+class CpuLiftedActivations final : public LiftedActivations {
+ public:
+  struct Slot {
+    const LiftCode* code = nullptr;
+    int parts = 1;          // 2 if any token is wide
+    int64_t stride = 0;     // bytes from one part to the next
+    AlignedArray<int8_t> data;       // [tokens][parts][stride]
+    AlignedArray<uint8_t> wide;      // [tokens]
+    AlignedArray<float> scale;       // [tokens]
+    AlignedArray<int32_t> sums;      // [tokens][2]
+    int8_t* column(int64_t token, int part) { return data.data() + (token * parts + part) * stride; }
+    const int8_t* column(int64_t token, int part) const {
+      return data.data() + (token * parts + part) * stride;
+    }
+  };
+  int64_t tokens = 0, padded = 0;
+  std::vector<Slot> slots;
+};
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(ThreadPool& pool, const Kernels& kernels);
+
+  std::string_view device() const override { return "cpu"; }
+  std::string description() const override;
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes, MemoryKind kind) override;
+
+  void RmsNorm(const float* x, const float* gain, float eps, int64_t tokens, int64_t dim,
+               float* out) override;
+  void Add(float* x, const float* y, int64_t n) override;
+  void AddBias(float* y, const float* bias, int64_t tokens, int64_t dim) override;
+  void SwiGlu(const float* gate, const float* up, int64_t n, float* out) override;
+  void Rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim, int64_t rotary_dim,
+            const float* cos_sin, bool interleaved) override;
+  void WriteKv(float* cache, const AttentionShape& shape,
+               std::span<const AttentionSequence> sequences, const float* k,
+               const float* v) override;
+  void Attention(const float* cache, const AttentionShape& shape,
+                 std::span<const AttentionSequence> sequences, const float* q,
+                 float* out) override;
+  void DenseMatmul(const DenseMatrixView& w, const float* x, int64_t tokens, float* y) override;
+  void DenseRow(const DenseMatrixView& w, int64_t row, float* out) override;
+  std::unique_ptr<LiftedActivations> MakeLiftedActivations() override;
+  void Lift(const LiftSite& site, const float* x, int64_t tokens,
+            std::span<const uint8_t> variants, LiftedActivations& out) override;
+  void LiftedMatmul(const LiftedMatrix& w, const LiftedActivations& u,
+                    std::span<const uint8_t> variants, float* y) override;
+  void LiftedRow(const LiftedMatrix& w, int64_t row, int variant, float* out) override;
+
+ private:
+  // Tokens of one stage that read a run of rows, and where their bytes are.
+  struct Reader {
+    int32_t token = 0;
+    bool wide = false;        // two columns: high, low
+    float coefficient = 0;    // gain times the token's scale
+    int32_t sums[2] = {};
+  };
+  struct Segment {
+    int64_t row_end = 0;      // rows from the segment before up to here
+    std::vector<Reader> readers;
+    std::vector<const int8_t*> columns;
+  };
+  struct StagePlan {
+    std::vector<Segment> segments;  // ascending row_end; none if nobody reads the stage
+    ParityTables parity;
+  };
+
+  // Makes every thread's scratch at least `bytes` long; returns its bytes for one thread.
+  void ReserveScratch(size_t bytes);
+  template <typename T>
+  T* Scratch(int thread) { return reinterpret_cast<T*>(scratch_[static_cast<size_t>(thread)].data()); }
+  // Runs body over [0, count) in even ranges, in the caller if the work is small.
+  template <typename Body>
+  void For(int64_t count, int64_t work_per_item, const Body& body);
+
+  void DensePanelGroup(const DenseMatrixView& w, const float* x, int64_t first_token,
+                       int64_t tokens, int64_t row, float* y, int thread);
+  void PlanStage(const LiftedMatrix& w, size_t stage, const CpuLiftedActivations& u,
+                 std::span<const uint8_t> variants, StagePlan& plan);
+  void SignRows(const LiftedMatrix& w, int64_t padded, int64_t tokens, int64_t row, int64_t row_end,
+                float* y, int thread);
+  void SignSegment(const LiftedMatrix& w, size_t stage, const Segment& segment, int64_t padded,
+                   int64_t row, int64_t row_end, float* y, int thread);
+
+  ThreadPool& pool_;
+  const Kernels& k_;
+  std::vector<AlignedArray<std::byte>> scratch_;  // one a thread
+  std::vector<StagePlan> plans_;                  // of the matrix at hand, capacity kept
+  std::vector<AttendItem> attend_items_;
+};
+
+// Backend on one given table, for tests that compare them.
+std::unique_ptr<Backend> MakeCpuBackendOn(ThreadPool& pool, const Kernels& kernels);
+
+template <typename Body>
+void CpuBackend::For(int64_t count, int64_t work_per_item, const Body& body) {
+  constexpr int64_t kWorthSharing = 1 << 14;  // about a microsecond or more
+  const int64_t ranges = 4 * pool_.threads();
+  const int64_t grain = count * work_per_item < kWorthSharing ? count : (count + ranges - 1) / ranges;
+  pool_.ParallelFor(count, grain < 1 ? 1 : grain, body);
+}
+
+}  // namespace lift::cpu

@@ -1,0 +1,151 @@
+// The inner loops of the CPU backend, one table for each instruction set. The callers (*_ops.cc)
+// split work over threads and own all memory; a kernel sees plain pointers and allocates nothing.
+// All tables give the same bits, except that attention on the portable table rounds each product.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cpu/cpu_backend.h"
+
+namespace lift::cpu {
+
+inline constexpr int kLanes = 16;         // logical vector width of every instruction set
+inline constexpr int kPanelRows = 64;     // rows of a dense weight panel
+inline constexpr int kPanelColumns = 256; // columns of one, so that it fits the second-level cache
+inline constexpr int kKeyChunk = 64;      // keys of one step of the online softmax, from position 0
+inline constexpr int kTilePair = 32;      // rows of two plane tiles
+inline constexpr int kMaxShift = 7;       // columns a parity may look back
+
+// y[t][r] = chain over c of panel[c][r] * x[t][c], continued from y unless `first`.
+struct PanelMatmul {
+  const float* panel = nullptr;  // [cols][kPanelRows], rows past `rows` are zero
+  int64_t rows = 0, cols = 0;
+  const float* x = nullptr;      // [tokens], x_stride floats apart
+  int64_t x_stride = 0, tokens = 0;
+  float* y = nullptr;            // [tokens], y_stride floats apart
+  int64_t y_stride = 0;
+  bool first = true;
+};
+
+// Query rows [row_begin, row_end) of one sequence against one key/value head.
+struct AttendItem {
+  const float* cache = nullptr;
+  const AttentionShape* shape = nullptr;
+  const AttentionSequence* sequence = nullptr;
+  int64_t kv_head = 0, row_begin = 0, row_end = 0;
+  const float* q = nullptr;
+  float* out = nullptr;
+  float* scratch = nullptr;      // AttendScratchFloats(shape, row_end - row_begin), 64-byte aligned
+};
+int64_t AttendScratchFloats(const AttentionShape& shape, int64_t rows);
+
+// x' = R x with zeros up to `padded`, then its first `tail` values again (circular windows).
+struct RotateToken {
+  const float* x = nullptr;      // [cols]
+  const float* signs = nullptr;  // [cols], null without a rotation
+  const float* hartley = nullptr;
+  float norm = 1;                // 1 / sqrt(power)
+  int64_t cols = 0, padded = 0, tail = 0, power = 0, odd = 0;
+  float* scratch = nullptr;      // [cols]
+  float* out = nullptr;          // [padded + tail]
+};
+
+// u[t][r] = sum_m taps[m][r] * x'[t + m], quantized and stored [block][stream][32] in tile order.
+struct LiftSlot {
+  const float* x = nullptr;      // RotateToken::out
+  const float* taps = nullptr;
+  int64_t padded = 0;
+  int streams = 0, steps = 0;
+  bool wide = false;
+  float* scratch = nullptr;      // [streams][padded]
+  int8_t* high = nullptr;        // all of a narrow u
+  int8_t* low = nullptr;         // wide only: u = 128 * high + low
+  float* scale = nullptr;
+  int32_t* sums = nullptr;       // [2] of high and low
+};
+
+// How the derived signs of a code come from its stored ones, in the two forms kernels use.
+struct ParityTables {
+  struct Tap {
+    uint8_t stream, shift;
+  };
+  int derived = 0;
+  int begin[kMaxStreams + 1] = {};
+  Tap taps[kMaxStreams * kMaxStreams * (kMaxShift + 1)];
+  // A byte of derived stream k is low[k][r] * byte + high[k][r] * byte before, over GF(2), summed
+  // over r (matrices as GF2P8AFFINEQB takes them).
+  uint64_t low[kMaxStreams][kMaxStreams] = {}, high[kMaxStreams][kMaxStreams] = {};
+};
+ParityTables MakeParityTables(const LiftCode& code);
+
+struct DeriveTile {
+  const ParityTables* tables = nullptr;
+  const uint8_t* planes = nullptr;  // of the row tile, [blocks][stored][64]
+  int stored = 0;
+  int64_t blocks = 0, begin = 0, end = 0;
+  uint8_t* out = nullptr;           // [end - begin][derived][64], 64-byte aligned
+};
+
+// acc[c][16 * tile + row] += sum over the set bits of blocks [begin, end) of columns[c].
+struct SignDot {
+  const uint8_t* planes[2] = {};   // of one or two row tiles
+  const uint8_t* derived[2] = {};  // DeriveTile::out of the same blocks
+  int tiles = 0, stored = 0, derived_streams = 0;
+  int64_t begin = 0, end = 0;
+  const int8_t* const* columns = nullptr;  // each [blocks][streams][32]
+  int64_t num_columns = 0;
+  int32_t* acc = nullptr;          // [num_columns][kTilePair], 64-byte aligned
+};
+
+// y[r] += coefficient * (2 acc[r] - sum), a wide column pair counting 128 * high + low.
+struct SignCombine {
+  const int32_t* high = nullptr;
+  const int32_t* low = nullptr;    // null for a narrow column
+  int32_t high_sum = 0, low_sum = 0;
+  float coefficient = 0;
+  int64_t rows = 0;
+  float* y = nullptr;
+};
+
+// v[t] += gain * code(bits) for one row of one stage.
+struct DecodeStageRow {
+  const LiftCode* code = nullptr;
+  const uint8_t* planes = nullptr;  // of the row tile
+  int row_in_tile = 0;
+  int64_t padded = 0;
+  float gain = 0;
+  uint32_t* words = nullptr;        // scratch [streams][padded / 32]
+  float* bits = nullptr;            // scratch [streams][steps - 1 + padded]
+  float* sum = nullptr;             // scratch [padded]
+  float* v = nullptr;               // [padded]
+};
+
+struct Kernels {
+  CpuIsa isa;
+  const char* name;
+  void (*rms_norm_row)(const float* x, const float* gain, float eps, int64_t dim, float* out);
+  void (*add)(float* x, const float* y, int64_t n);
+  void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);
+  void (*rope_token)(float* x, int64_t heads, int64_t head_dim, int64_t rotary_dim,
+                     const float* cos_sin, bool interleaved);
+  // panel[c][r] = src[r * stride + c] for r < rows, zero for the others up to kPanelRows.
+  void (*pack_panel)(const float* src, int64_t stride, int64_t rows, int64_t cols, float* panel);
+  void (*panel_matmul)(const PanelMatmul& a);
+  void (*attend)(const AttendItem& a);
+  void (*rotate)(const RotateToken& a);
+  void (*lift_slot)(const LiftSlot& a);
+  void (*derive)(const DeriveTile& a);
+  void (*sign_dot)(const SignDot& a);
+  void (*combine)(const SignCombine& a);
+  void (*decode_row)(const DecodeStageRow& a);
+};
+
+const Kernels& PortableKernels();
+#if defined(LIFT_CPU_X86)
+const Kernels& Avx2Kernels();
+const Kernels& Avx512Kernels();      // shifts and ORs for parity
+const Kernels& Avx512GfniKernels();  // GF2P8AFFINEQB for parity
+#endif
+const Kernels& KernelsFor(CpuIsa isa);
+
+}  // namespace lift::cpu

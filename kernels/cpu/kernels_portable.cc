@@ -1,0 +1,54 @@
+// The table for any CPU.
+#include <cstdint>
+
+#include "kernels/cpu/kernel_table.h"
+
+namespace lift::cpu {
+namespace {
+
+#include "kernels/cpu/simd_portable.inl.h"
+// The order of these matters: each uses the ones before.
+#include "kernels/cpu/vector_ops.inl.h"
+#include "kernels/cpu/gemm.inl.h"
+#include "kernels/cpu/attention.inl.h"
+#include "kernels/cpu/lift.inl.h"
+#include "kernels/cpu/signs.inl.h"
+
+void SignDotPortable(const SignDot& a) {
+  const int streams = a.stored + a.derived_streams;
+  for (int64_t c = 0; c < a.num_columns; ++c) {
+    for (int tile = 0; tile < a.tiles; ++tile) {
+      int32_t acc[kTileRows] = {};
+      for (int64_t b = a.begin; b < a.end; ++b) {
+        for (int s = 0; s < streams; ++s) {
+          const int8_t* u = a.columns[c] + (b * streams + s) * kTileColumns;
+          const uint8_t* at =
+              s < a.stored ? a.planes[tile] + (b * a.stored + s) * kTileBytes
+                           : a.derived[tile] +
+                                 ((b - a.begin) * a.derived_streams + s - a.stored) * kTileBytes;
+          uint32_t words[kTileRows];
+          __builtin_memcpy(words, at, kTileBytes);
+          for (int t = 0; t < kTileColumns; ++t) {
+            const int32_t value = u[4 * (t % 8) + t / 8];
+            for (int r = 0; r < kTileRows; ++r) {
+              acc[r] += -static_cast<int32_t>(words[r] >> t & 1) & value;
+            }
+          }
+        }
+      }
+      for (int r = 0; r < kTileRows; ++r) a.acc[c * kTilePair + tile * kTileRows + r] += acc[r];
+    }
+  }
+}
+
+}  // namespace
+
+const Kernels& PortableKernels() {
+  static constexpr Kernels kTable = {
+      CpuIsa::kPortable, "portable",     RmsNormRow, AddInPlace,     SwiGluRange,
+      RopeToken,         PackPanel,      PanelMatmulKernel, Attend,  Rotate,
+      LiftSlotKernel,    DeriveByShifts, SignDotPortable,   Combine, DecodeRow};
+  return kTable;
+}
+
+}  // namespace lift::cpu

@@ -1,0 +1,63 @@
+// Sixteen float lanes in plain C++; the compiler vectorizes what the baseline allows.
+// Included into an anonymous namespace by one kernels_*.cc; the three simd_*.inl.h have one interface.
+
+struct V {
+  float v[kLanes];
+};
+
+#define LIFT_LANES(expr)                               \
+  V out;                                               \
+  for (int i = 0; i < kLanes; ++i) out.v[i] = (expr);  \
+  return out
+
+inline V Splat(float x) { LIFT_LANES(x); }
+inline V Load(const float* p) { LIFT_LANES(p[i]); }
+inline V LoadN(const float* p, int64_t n) { LIFT_LANES(i < n ? p[i] : 0.0f); }
+inline void Store(float* p, V a) {
+  for (int i = 0; i < kLanes; ++i) p[i] = a.v[i];
+}
+inline void StoreN(float* p, V a, int64_t n) {
+  for (int i = 0; i < kLanes && i < n; ++i) p[i] = a.v[i];
+}
+inline V Add(V a, V b) { LIFT_LANES(a.v[i] + b.v[i]); }
+inline V Sub(V a, V b) { LIFT_LANES(a.v[i] - b.v[i]); }
+inline V Mul(V a, V b) { LIFT_LANES(a.v[i] * b.v[i]); }
+inline V Div(V a, V b) { LIFT_LANES(a.v[i] / b.v[i]); }
+inline V Max(V a, V b) { LIFT_LANES(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
+// One rounding.
+inline V Fma(V a, V b, V c) { LIFT_LANES(__builtin_fmaf(a.v[i], b.v[i], c.v[i])); }
+// The fast multiply-add of the instruction set; here that is two roundings.
+inline V MulAdd(V a, V b, V c) { return Add(Mul(a, b), c); }
+inline V SelectLess(V a, V b, V yes, V no) { LIFT_LANES(a.v[i] < b.v[i] ? yes.v[i] : no.v[i]); }
+// p * 2^n for an integer n held in the low bits of t = n + 1.5 * 2^23.
+inline V ScaleByMagic(V p, V t) {
+  LIFT_LANES(__builtin_bit_cast(float, __builtin_bit_cast(uint32_t, p.v[i]) +
+                                           (__builtin_bit_cast(uint32_t, t.v[i]) << 23)));
+}
+// Butterfly of lanes i and i ^ H: (low + high, low - high).
+template <int H>
+inline V LaneButterfly(V a) {
+  LIFT_LANES((i & H) != 0 ? a.v[i ^ H] - a.v[i] : a.v[i] + a.v[i ^ H]);
+}
+inline float ReduceAdd(V a) {
+  for (int h = 8; h > 0; h /= 2) {
+    for (int i = 0; i < h; ++i) a.v[i] += a.v[i + h];
+  }
+  return a.v[0];
+}
+inline float ReduceMax(V a) {
+  for (int h = 8; h > 0; h /= 2) {
+    for (int i = 0; i < h; ++i) a.v[i] = a.v[i] > a.v[i + h] ? a.v[i] : a.v[i + h];
+  }
+  return a.v[0];
+}
+// dst[c * dst_stride + r] = src[r * src_stride + c], 16 x 16.
+inline void Transpose16(const float* src, int64_t src_stride, float* dst, int64_t dst_stride) {
+  for (int c = 0; c < 16; ++c) {
+    for (int r = 0; r < 16; ++r) dst[c * dst_stride + r] = src[r * src_stride + c];
+  }
+}
+#undef LIFT_LANES
+
+// Vectors of rows held in registers by a matmul kernel over `tokens` tokens at a time.
+constexpr int VectorsFor(int) { return 1; }
