@@ -13,7 +13,7 @@ PACKAGES=(
   nlohmann-json3-dev libcli11-dev libpcre2-dev libutf8proc-dev
   libgtest-dev libgmock-dev
   # scripts: model and corpus download, integration tests
-  python3 python3-venv python3-pip ca-certificates curl
+  python3 python3-venv python3-pip ca-certificates
 )
 
 if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then

@@ -78,7 +78,7 @@ fi
 step_done
 
 step "Configure and build (preset $preset, $jobs jobs)"
-cmake --preset "$preset" >&2
+cmake --preset "$preset" -DLIFTSERVE_TESTS=ON >&2
 cmake --build --preset "$preset" -j "$jobs" >&2
 step_done
 
