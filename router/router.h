@@ -36,7 +36,7 @@ PrefillSignals SignalsFromLogits(std::span<const float> last_logits, int64_t pro
 
 // What the router may know of a variant.
 struct VariantView {
-  std::string name;
+  std::string name = {};
   double lambda = 0, bits_per_weight = 0;
   double kl = -1;                   // calibrated, nats; -1 unknown
   uint64_t bytes = 0;
@@ -46,7 +46,7 @@ enum class Mode { kAuto, kPinned };
 
 struct PrecisionRequest {
   Mode mode = Mode::kAuto;
-  std::string variant;              // for kPinned
+  std::string variant = {};        // for kPinned
   double min_lambda = 0;            // floor; 0 = none
   double max_quality_loss = 0;      // cap on calibrated KL in nats; 0 = none
   bool allow_fallback = false;      // a floor that cannot be met may fall back to the finest instead of being refused
@@ -63,8 +63,8 @@ struct Decision {
   int variant = 0;                  // index into the variants given
   double score = 0;                 // complexity in [0, 1]
   Reason reason = Reason::kAuto;
-  std::string explanation;          // one line for people
-  std::string fallback_from;        // variant that was asked for, if reason is kFallback
+  std::string explanation = {};    // one line for people
+  std::string fallback_from = {};  // variant that was asked for, if reason is kFallback
 };
 
 inline constexpr std::string_view kRouterVersion = "heuristic-1";

@@ -1,0 +1,220 @@
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "router/complexity.h"
+#include "router/router.h"
+
+namespace lift::router {
+namespace {
+
+constexpr double kNegligibleKl =
+    1e-3;  // nats; below this more bits change nothing one could notice
+constexpr double kPressureStart = 0.5;     // the queue may be half full before precision suffers
+constexpr double kPressureStrength = 0.6;  // a saturated queue takes this part of the score
+
+bool IsSource(const VariantView& v) { return v.lambda >= 1; }
+double KnownKl(const VariantView& v) { return v.kl < 0 && IsSource(v) ? 0 : v.kl; }
+
+// Where each variant stands between the coarsest (0) and the finest worth having (1): on the
+// logarithm of calibrated KL, or on lambda if some variant was not measured. Non-decreasing.
+std::vector<double> Positions(std::span<const VariantView> variants) {
+  const bool measured = std::all_of(variants.begin(), variants.end(),
+                                    [](const VariantView& v) { return KnownKl(v) >= 0; });
+  const auto scale = [&](const VariantView& v) {
+    return measured ? -std::log(std::max(KnownKl(v), kNegligibleKl)) : v.lambda;
+  };
+  const double low = scale(variants.front()), high = scale(variants.back());
+  std::vector<double> positions;
+  double position = 0;
+  for (const VariantView& v : variants) {
+    position = std::max(position, high > low ? (scale(v) - low) / (high - low) : 1.0);
+    positions.push_back(std::min(position, 1.0));
+  }
+  return positions;
+}
+
+// The variant nearest to the score; monotone in the score.
+int NearestVariant(double score, std::span<const double> positions) {
+  for (size_t i = 0; i + 1 < positions.size(); ++i) {
+    if (positions[i] >= 1 || score < (positions[i] + positions[i + 1]) / 2)
+      return static_cast<int>(i);
+  }
+  return static_cast<int>(positions.size()) - 1;
+}
+
+bool MeetsFloor(const VariantView& v, const PrecisionRequest& request) {
+  if (v.lambda < request.min_lambda) return false;
+  const double kl = KnownKl(v);
+  return request.max_quality_loss == 0 || (kl >= 0 && kl <= request.max_quality_loss);
+}
+
+// The cheapest variant from `from` up that meets the floor, else the dearest below it that does.
+std::optional<int> NearestAllowed(int from, std::span<const VariantView> variants,
+                                  const PrecisionRequest& request) {
+  const int count = static_cast<int>(variants.size());
+  for (int i = from; i < count; ++i) {
+    if (MeetsFloor(variants[i], request)) return i;
+  }
+  for (int i = from - 1; i >= 0; --i) {
+    if (MeetsFloor(variants[i], request)) return i;
+  }
+  return std::nullopt;
+}
+
+std::string FloorText(const PrecisionRequest& request) {
+  std::string text;
+  if (request.min_lambda > 0) text = absl::StrFormat("min_lambda %.3g", request.min_lambda);
+  if (request.max_quality_loss > 0) {
+    absl::StrAppend(&text, text.empty() ? "" : " and ",
+                    absl::StrFormat("max_quality_loss %.3g", request.max_quality_loss));
+  }
+  return text;
+}
+
+// "0.73 (reasoning words, mathematics)": the score and its two strongest causes.
+std::string ScoreText(double score, std::vector<Evidence> evidence) {
+  std::stable_sort(evidence.begin(), evidence.end(), [](const Evidence& a, const Evidence& b) {
+    return a.weight * a.strength > b.weight * b.strength;
+  });
+  std::string causes;
+  for (size_t i = 0; i < 2 && evidence[i].weight * evidence[i].strength >= 0.05; ++i) {
+    absl::StrAppend(&causes, i == 0 ? "" : ", ", std::string(evidence[i].name));
+  }
+  return absl::StrFormat("%.2f (%s)", score, causes.empty() ? "nothing hard in it" : causes);
+}
+
+absl::Status Validate(const PrecisionRequest& request, std::span<const VariantView> variants) {
+  if (variants.empty()) return absl::FailedPreconditionError("no variant is resident");
+  if (!(request.min_lambda >= 0 && request.min_lambda <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat("precision.min_lambda is ", request.min_lambda,
+                                                   "; it must be between 0 (no floor) and 1"));
+  }
+  if (!(request.max_quality_loss >= 0) || std::isinf(request.max_quality_loss)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("precision.max_quality_loss is ", request.max_quality_loss,
+                     "; it must be 0 (no cap) or a positive number of nats"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FloorUnavailable(const std::string& what) {
+  return absl::FailedPreconditionError(absl::StrCat("PRECISION_FLOOR_UNAVAILABLE: ", what));
+}
+
+Decision FallBack(double score, int to, std::string from, std::span<const VariantView> variants,
+                  const PrecisionRequest& request) {
+  Decision d;
+  d.variant = to;
+  d.score = score;
+  d.reason = Reason::kFallback;
+  d.explanation = absl::StrCat(
+      from.empty() ? "No resident variant" : absl::StrCat("Pinned ", from, " does not"),
+      from.empty() ? " meets " : " meet ", FloorText(request), "; fallback is allowed, so ",
+      variants[to].name, " serves it.");
+  d.fallback_from = std::move(from);
+  return d;
+}
+
+absl::StatusOr<Decision> RoutePinned(double score, const PrecisionRequest& request,
+                                     std::span<const VariantView> variants) {
+  const auto it = std::find_if(variants.begin(), variants.end(),
+                               [&](const VariantView& v) { return v.name == request.variant; });
+  if (it == variants.end()) {
+    std::string known;
+    for (const VariantView& v : variants)
+      absl::StrAppend(&known, known.empty() ? "" : ", ", v.name);
+    return absl::NotFoundError(absl::StrCat("variant '", request.variant,
+                                            "' is not resident; resident variants: ", known));
+  }
+  const int pinned = static_cast<int>(it - variants.begin());
+  if (MeetsFloor(*it, request)) {
+    return Decision{.variant = pinned,
+                    .score = score,
+                    .reason = Reason::kPinned,
+                    .explanation = absl::StrCat("The request pinned ", it->name, "."),
+                    .fallback_from = ""};
+  }
+  if (!request.allow_fallback) {
+    return FloorUnavailable(absl::StrCat("pinned variant ", it->name, " does not meet ",
+                                         FloorText(request),
+                                         "; pin a finer variant or lower the floor"));
+  }
+  const int finest = static_cast<int>(variants.size()) - 1;
+  const int to = NearestAllowed(pinned, variants, request).value_or(finest);
+  return FallBack(score, to, it->name, variants, request);
+}
+
+absl::StatusOr<Decision> RouteAuto(double score, const std::string& score_text,
+                                   const PrecisionRequest& request,
+                                   std::span<const VariantView> variants,
+                                   const SystemState& state) {
+  const std::vector<double> positions = Positions(variants);
+  const double raw = state.queue_pressure;
+  const double pressure =
+      raw > kPressureStart ? (std::min(raw, 1.0) - kPressureStart) / (1 - kPressureStart) : 0;
+  const int wanted = NearestVariant(score, positions);
+  const int lowered = NearestVariant(score * (1 - kPressureStrength * pressure), positions);
+  const std::optional<int> calm = NearestAllowed(wanted, variants, request);
+  if (!calm) {
+    const int finest = static_cast<int>(variants.size()) - 1;
+    if (request.allow_fallback) return FallBack(score, finest, "", variants, request);
+    return FloorUnavailable(absl::StrCat("no resident variant meets ", FloorText(request),
+                                         "; the finest is ", variants[finest].name,
+                                         "; lower the floor or allow fallback"));
+  }
+  Decision d;
+  d.variant = *NearestAllowed(lowered, variants, request);
+  d.score = score;
+  const std::string& name = variants[d.variant].name;
+  d.explanation = absl::StrCat("Complexity ", score_text);
+  if (d.variant < *calm) {
+    d.reason = Reason::kLoad;
+    absl::StrAppend(&d.explanation, " asks for ", variants[*calm].name,
+                    absl::StrFormat("; the queue is %.0f %% full, so ", 100 * std::min(raw, 1.0)),
+                    name, " serves it.");
+  } else if (d.variant != wanted) {
+    d.reason = Reason::kFloor;
+    absl::StrAppend(&d.explanation, " asks for ", variants[wanted].name, "; the floor ",
+                    FloorText(request), d.variant > wanted ? " raises it to " : " allows only ",
+                    name, ".");
+  } else {
+    absl::StrAppend(&d.explanation, ": ", name, " is enough.");
+  }
+  return d;
+}
+
+}  // namespace
+
+std::string_view ReasonName(Reason reason) {
+  switch (reason) {
+    case Reason::kAuto:
+      return "AUTO";
+    case Reason::kPinned:
+      return "PINNED";
+    case Reason::kFloor:
+      return "FLOOR";
+    case Reason::kLoad:
+      return "LOAD";
+    case Reason::kEscalated:
+      return "ESCALATED";
+    case Reason::kFallback:
+      return "FALLBACK";
+  }
+  return "UNKNOWN";
+}
+
+absl::StatusOr<Decision> Route(const TextFeatures& text, const PrefillSignals& prefill,
+                               const PrecisionRequest& request,
+                               std::span<const VariantView> variants, const SystemState& state) {
+  if (absl::Status status = Validate(request, variants); !status.ok()) return status;
+  std::vector<Evidence> evidence = CollectEvidence(text, prefill);
+  const double score = Combine(evidence);
+  if (request.mode == Mode::kPinned) return RoutePinned(score, request, variants);
+  return RouteAuto(score, ScoreText(score, std::move(evidence)), request, variants, state);
+}
+
+}  // namespace lift::router
