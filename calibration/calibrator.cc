@@ -1,0 +1,410 @@
+#include "calibration/calibrator.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <map>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "calibration/allocate.h"
+#include "calibration/batches.h"
+#include "calibration/codes.h"
+#include "calibration/hessian.h"
+#include "calibration/lift_tensor.h"
+#include "calibration/measure.h"
+#include "calibration/progress.h"
+#include "calibration/sensitivity.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "nlohmann/json.hpp"
+#include "server/model/llama.h"
+#include "server/model/transformer.h"
+
+namespace lift {
+namespace {
+
+constexpr int64_t kBatchTokens = 2048;
+
+struct QualityPreset {
+  int beam, block, lag;
+  int64_t probe_tokens;
+  bool per_tensor;
+};
+
+QualityPreset PresetOf(CalibrationQuality quality) {
+  switch (quality) {
+    case CalibrationQuality::kFast: return {32, 16, 16, 256, false};
+    case CalibrationQuality::kDefault: return {64, 16, 32, 512, false};
+    default: return {256, 32, 32, 1024, true};
+  }
+}
+
+// Sums X^T X of every site of the layer that is running.
+class HessianCapture : public ActivationObserver {
+ public:
+  explicit HessianCapture(Backend& backend) : backend_(backend) {}
+  void OnInput(const std::string& site, const float* x, int64_t tokens, int64_t dim) override {
+    auto it = sites_.find(site);
+    if (it == sites_.end()) it = sites_.emplace(site, Hessian(dim)).first;
+    it->second.Accumulate(backend_, x, tokens);
+  }
+  const Hessian* Find(const std::string& site) const {
+    const auto it = sites_.find(site);
+    return it == sites_.end() ? nullptr : &it->second;
+  }
+  void Clear() { sites_.clear(); }
+
+ private:
+  Backend& backend_;
+  std::map<std::string, Hessian> sites_;
+};
+
+class Calibrator {
+ public:
+  explicit Calibrator(const CalibrationOptions& options)
+      : options_(options), preset_(PresetOf(options.quality)), pool_(options.threads > 0 ? options.threads : AvailableCores()),
+        backend_(MakeCpuBackend(pool_)), capture_(*backend_), start_(std::chrono::steady_clock::now()) {
+    if (options.beam) preset_.beam = *options.beam;
+    encoder_.beam = preset_.beam;
+    encoder_.block = preset_.block;
+    encoder_.lag = preset_.lag;
+  }
+
+  absl::StatusOr<CalibrationResult> Run() {
+    LIFT_RETURN_IF_ERROR(LoadInputs());
+    LIFT_RETURN_IF_ERROR(PlanChain());
+    LIFT_RETURN_IF_ERROR(MakeModel());
+    LIFT_RETURN_IF_ERROR(LiftLayers());
+    LIFT_RETURN_IF_ERROR(LiftEnds());
+    Allocate();
+    LIFT_RETURN_IF_ERROR(Write());
+    if (options_.measure) LIFT_RETURN_IF_ERROR(Measure());
+    result_.seconds = Seconds();
+    return result_;
+  }
+
+ private:
+  double Seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+  void EndPhase(const char* name) {
+    const double now = Seconds();
+    result_.phases.emplace_back(name, now - phase_start_);
+    phase_start_ = now;
+  }
+
+  absl::Status LoadInputs() {
+    LIFT_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> opened, Checkpoint::Open(options_.model_path));
+    checkpoint_ = std::move(opened);
+    LIFT_ASSIGN_OR_RETURN(weights_, Weights::FromCheckpoint(checkpoint_));
+    LIFT_ASSIGN_OR_RETURN(TokenizerSpec spec, LoadTokenizerSpec(*checkpoint_));
+    tokenizer_json_ = spec.ToJson();
+    LIFT_ASSIGN_OR_RETURN(tokenizer_, Tokenizer::Create(std::move(spec)));
+    CalibrationDataOptions data = options_.data;
+    data.context = std::min(data.context, checkpoint_->config().max_context);
+    data.seed = options_.seed;
+    LIFT_ASSIGN_OR_RETURN(data_, LoadCalibrationData(options_.calib_paths, *tokenizer_, data));
+    for (const auto& sample : data_.samples) {
+      for (int32_t id : sample) {
+        if (id >= checkpoint_->config().vocab_size) {
+          return absl::InvalidArgumentError(absl::StrCat("the tokenizer makes token ", id, " but the model has ", checkpoint_->config().vocab_size));
+        }
+      }
+      result_.calibration_tokens += static_cast<int64_t>(sample.size());
+    }
+    result_.warning = data_.warning;
+    for (const auto& m : llama::Matrices(checkpoint_->config())) result_.weights += m.rows * m.cols;
+    return absl::OkStatus();
+  }
+
+  // What every variant holds besides planes, from shapes alone: norms, biases, binary16 row scales.
+  uint64_t FixedBytes() const {
+    uint64_t bytes = 0;
+    for (const auto& m : llama::Matrices(checkpoint_->config())) bytes += static_cast<uint64_t>(m.rows) * 2;
+    for (const auto& v : llama::Vectors(checkpoint_->config())) bytes += static_cast<uint64_t>(v.size) * 4;
+    return bytes;
+  }
+
+  absl::Status PlanChain() {
+    const double weights = static_cast<double>(result_.weights);
+    for (const VariantRequest& request : options_.variants) {
+      double bits = 0;
+      LiftedVariant variant;
+      if (request.lambda && *request.lambda >= 1.0) {
+        variant.full = true;
+      } else if (request.lambda) {
+        bits = std::pow(16.0, *request.lambda);
+      } else if (request.bits) {
+        bits = *request.bits;
+      } else {
+        variant.budget_bytes = *request.budget_bytes;
+        bits = (static_cast<double>(*request.budget_bytes) - static_cast<double>(FixedBytes())) * 8 / weights;
+        if (bits < 1.0) {
+          return absl::InvalidArgumentError(absl::StrCat(
+              "a budget of ", *request.budget_bytes / 1e6, " MB is too small for this model: one bit per weight needs ",
+              std::ceil((weights / 8 + static_cast<double>(FixedBytes())) / 1e5) / 10, " MB"));
+        }
+        bits = std::min(bits, 12.0);
+      }
+      if (!variant.full && !(bits >= 1.0 && bits <= 12.0)) {
+        return absl::InvalidArgumentError(absl::StrCat("a variant of ", bits, " bits per weight is out of range: choose 1 to 12 bits (lambda 0 to 0.89) or lambda 1"));
+      }
+      wanted_bits_.push_back(variant.full ? 0 : bits);
+      wanted_.push_back(variant);
+    }
+    std::vector<int> chain = options_.chain;
+    if (chain.empty()) {
+      std::vector<double> bits;
+      for (double b : wanted_bits_) if (b > 0) bits.push_back(b);
+      if (bits.empty()) bits = {4.0};
+      chain = ChainForBits(bits);
+    }
+    for (size_t j = 0; j < chain.size(); ++j) {
+      StageSpec stage;
+      stage.code = DefaultCode(chain[j]);
+      stage.damping = j == 0 ? 0.3 : 0.03;
+      stage.scale = j + 1 < chain.size() ? 1.1 : 1.0;
+      chain_.push_back(std::move(stage));
+    }
+    result_.chain = chain;
+    return absl::OkStatus();
+  }
+
+  absl::Status MakeModel() {
+    Transformer::Options model_options;
+    const int64_t longest = static_cast<int64_t>(
+        std::max_element(data_.samples.begin(), data_.samples.end(), [](auto& a, auto& b) { return a.size() < b.size(); })->size());
+    const int64_t per_batch = std::max<int64_t>(1, kBatchTokens / longest);
+    for (size_t i = 0; i < data_.samples.size(); i += static_cast<size_t>(per_batch)) {
+      const size_t n = std::min(data_.samples.size() - i, static_cast<size_t>(per_batch));
+      batches_.push_back(std::make_unique<SampleBatch>(std::span(data_.samples).subspan(i, n), model_options.block_tokens));
+      model_options.num_blocks = std::max(model_options.num_blocks, batches_.back()->blocks());
+    }
+    LIFT_ASSIGN_OR_RETURN(model_, Transformer::Create(weights_, *backend_, model_options));
+    hidden_.resize(batches_.size());
+    for (size_t b = 0; b < batches_.size(); ++b) model_->Embed(batches_[b]->chunks(), hidden_[b]);
+    EndPhase("load");
+    return absl::OkStatus();
+  }
+
+  std::vector<float> ReadMatrix(const std::string& name) const {
+    const DenseMatrixView view = *checkpoint_->Find(name);
+    std::vector<float> w(static_cast<size_t>(view.rows * view.cols));
+    for (int64_t r = 0; r < view.rows; ++r) {
+      Dequantize(view.type, view.row(r), std::span(w).subspan(static_cast<size_t>(r * view.cols), static_cast<size_t>(view.cols)));
+    }
+    return w;
+  }
+
+  // Lifts the tensors that read one input. hessian null: no data (an embedding look-up), every direction counts alike.
+  void LiftSiteTensors(const std::vector<std::string>& names, const Hessian* hessian, int64_t layer, int kind) {
+    const int64_t cols = checkpoint_->Find(names[0])->cols, padded = PaddedColumns(cols);
+    const RotationSpec spec{true, options_.seed * 0x9E3779B97F4A7C15u + rotations_.size()};
+    rotations_.push_back(std::make_unique<Rotation>(spec, cols));
+    const Rotation& rotation = *rotations_.back();
+    const Hessian flat(cols);
+    const SiteMetric metric((hessian != nullptr ? *hessian : flat).Rotated(rotation, padded, pool_), padded, cols, chain_, encoder_.seam, pool_);
+    for (const std::string& name : names) {
+      const std::vector<float> w = ReadMatrix(name);
+      const int64_t rows = static_cast<int64_t>(w.size()) / cols;
+      tensors_.push_back(LiftTensor(name, w.data(), rows, cols, rotation, spec, metric, chain_, encoder_, *backend_, pool_));
+      tensor_rotation_.push_back(&rotation);
+      probed_.push_back({name, layer, kind++, rows, cols, tensors_.back().error[1]});
+    }
+  }
+
+  absl::Status LiftLayers() {
+    Progress progress("lifting layers", options_.show_progress);
+    const int64_t layers = checkpoint_->config().num_layers;
+    model_->set_observer(&capture_);
+    for (int64_t layer = 0; layer < layers; ++layer) {
+      capture_.Clear();
+      for (size_t b = 0; b < batches_.size(); ++b) model_->RunLayer(layer, batches_[b]->chunks(), hidden_[b]);
+      const llama::LayerNames names(layer);
+      int kind = 0;
+      for (const llama::SiteSpec* site : {&names.qkv, &names.o, &names.gate_up, &names.down}) {
+        LiftSiteTensors(site->matrices, capture_.Find(site->name), layer, kind);
+        kind += static_cast<int>(site->matrices.size());
+      }
+      progress.Update(layer + 1, layers);
+    }
+    model_->set_observer(nullptr);
+    EndPhase("lift layers");
+    return absl::OkStatus();
+  }
+
+  // Output head (its inputs are the normalised final states) and embedding.
+  absl::Status LiftEnds() {
+    const ModelConfig& config = checkpoint_->config();
+    Hessian head(config.hidden_size);
+    const std::span<const float> gain = weights_->GetVector(llama::kFinalNorm);
+    for (size_t b = 0; b < batches_.size(); ++b) {
+      const int64_t tokens = batches_[b]->tokens();
+      backend_->RmsNorm(hidden_[b].data(), gain.data(), config.rms_norm_eps, tokens, config.hidden_size, hidden_[b].data());
+      head.Accumulate(*backend_, hidden_[b].data(), tokens);
+    }
+    hidden_.clear();
+    LiftSiteTensors({llama::HeadName(config)}, &head, -1, 0);
+    if (!config.tie_embeddings) LiftSiteTensors({llama::kEmbedding}, nullptr, -1, 1);
+    EndPhase("lift embedding and head");
+    return absl::OkStatus();
+  }
+
+  void Allocate() {
+    Progress progress("probing sensitivities", options_.show_progress);
+    std::vector<std::vector<int32_t>> probes;
+    int64_t tokens = 0;
+    for (size_t i = 0; i < data_.samples.size() && tokens < preset_.probe_tokens; ++i) {
+      probes.push_back(data_.samples[i * data_.samples.size() / std::max<size_t>(1, std::min<size_t>(8, data_.samples.size())) % data_.samples.size()]);
+      probes.back().resize(std::min<size_t>(probes.back().size(), static_cast<size_t>(std::min<int64_t>(128, preset_.probe_tokens))));
+      tokens += static_cast<int64_t>(probes.back().size());
+    }
+    const TensorWriter reconstruct = [&](size_t i, float* out) { ReconstructTensor(tensors_[i], chain_, 1, *tensor_rotation_[i], pool_, out); };
+    const TensorWriter original = [&](size_t i, float* out) {
+      const std::vector<float> w = ReadMatrix(tensors_[i].name);
+      std::copy(w.begin(), w.end(), out);
+    };
+    const std::vector<double> sensitivity =
+        MeasureSensitivities(*model_, *weights_, pool_, probes, probed_, reconstruct, original, {preset_.per_tensor},
+                             [&](int64_t done, int64_t total) { progress.Update(done, total); });
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+      TensorCost cost{tensors_[i].name, {}, tensors_[i].error, sensitivity[i]};
+      for (const LiftedStageBits& stage : tensors_[i].stages) cost.stage_bytes.push_back(stage.planes.size());
+      costs_.push_back(std::move(cost));
+    }
+    order_ = GlobalPlaneOrder(costs_);
+    EndPhase("allocate");
+  }
+
+  std::string ReportJson() const {
+    nlohmann::json report;
+    report["chain"] = result_.chain;
+    report["calibration_tokens"] = result_.calibration_tokens;
+    report["samples"] = data_.samples.size();
+    report["seed"] = options_.seed;
+    report["beam"] = encoder_.beam;
+    for (const TensorCost& cost : costs_) {
+      report["tensors"].push_back({{"name", cost.name}, {"sensitivity", cost.sensitivity}, {"error", cost.error}});
+    }
+    return report.dump();
+  }
+
+  absl::Status Write() {
+    writer_ = std::make_unique<LiftedFileWriter>();
+    result_.source_sha256 = checkpoint_->source_sha256();
+    writer_->SetModelConfig(checkpoint_->config().ToJson());
+    writer_->SetTokenizer(tokenizer_json_);
+    writer_->SetSourceSha256(result_.source_sha256);
+    writer_->SetReport(ReportJson());
+    for (const auto& v : llama::Vectors(checkpoint_->config())) {
+      const std::span<const float> values = weights_->GetVector(v.name);
+      writer_->AddVector(v.name, {values.begin(), values.end()});
+    }
+    std::map<std::string, int> code_index;
+    for (const StageSpec& stage : chain_) {
+      if (!code_index.count(stage.code.name)) code_index[stage.code.name] = writer_->AddCode(stage.code);
+    }
+    const bool keep_source = std::any_of(wanted_.begin(), wanted_.end(), [](const LiftedVariant& v) { return v.full; });
+    for (LiftedTensorBits& tensor : tensors_) {
+      std::vector<LiftedFileWriter::StageData> stages;
+      for (size_t j = 0; j < tensor.stages.size(); ++j) {
+        stages.push_back({code_index[chain_[j].code.name], tensor.stages[j].gain, std::move(tensor.stages[j].planes)});
+      }
+      writer_->AddTensor(tensor.name, tensor.rows, tensor.cols, tensor.rotation, tensor.row_scale, std::move(stages),
+                         keep_source ? checkpoint_->Find(tensor.name) : std::nullopt);
+    }
+    writer_->SetPlaneOrder(order_);
+    LIFT_RETURN_IF_ERROR(NameVariants());
+    writer_->SetVariants(wanted_);
+    LIFT_RETURN_IF_ERROR(writer_->Finish(options_.out_path));
+    LIFT_ASSIGN_OR_RETURN(const auto file, LiftedFile::Open(options_.out_path));
+    result_.variants.assign(file->variants().begin(), file->variants().end());
+    EndPhase("write");
+    return absl::OkStatus();
+  }
+
+  absl::Status NameVariants() {
+    uint64_t all = 0, base = 0;
+    for (const TensorCost& cost : costs_) {
+      base += cost.stage_bytes[0];
+      for (uint64_t bytes : cost.stage_bytes) all += bytes;
+    }
+    for (size_t i = 0; i < wanted_.size(); ++i) {
+      LiftedVariant& v = wanted_[i];
+      if (v.full) {
+        v.name = "full";
+        continue;
+      }
+      const uint64_t bytes = static_cast<uint64_t>(std::llround(wanted_bits_[i] * static_cast<double>(result_.weights) / 8));
+      if (bytes + static_cast<uint64_t>(result_.weights) / 800 < base) {
+        return absl::InvalidArgumentError(absl::StrCat("a variant of ", wanted_bits_[i], " bits per weight is below the first stage of chain ",
+                                                       result_.chain[0], "; ask for at least ", 8.0 * static_cast<double>(base) / static_cast<double>(result_.weights)));
+      }
+      v.plane_bytes = std::clamp(bytes, base, all);
+      char name[32];
+      std::snprintf(name, sizeof name, "q%.2f", wanted_bits_[i]);
+      v.name = name;
+      if (v.name.back() == '0') v.name.pop_back();
+      v.wide_stages = wanted_bits_[i] < 3.5 ? 0 : wanted_bits_[i] < 5.5 ? 1 : 2;
+    }
+    std::sort(wanted_.begin(), wanted_.end(), [](const auto& a, const auto& b) {
+      return a.full != b.full ? b.full : a.plane_bytes < b.plane_bytes;
+    });
+    for (size_t i = 1; i < wanted_.size(); ++i) {
+      if (wanted_[i].name == wanted_[i - 1].name) return absl::InvalidArgumentError(absl::StrCat("variant ", wanted_[i].name, " was asked for twice"));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Measure() {
+    MeasureRequest request{options_.out_path, options_.model_path, options_.eval_path, data_.held_out, options_.eval_context, options_.eval_tokens,
+                           options_.show_progress};
+    model_.reset();
+    LIFT_ASSIGN_OR_RETURN(const Measurement measured, MeasureVariants(request, *tokenizer_, *backend_, pool_));
+    for (size_t i = 0; i < wanted_.size(); ++i) {
+      wanted_[i].kl = measured.kl[i];
+      wanted_[i].perplexity = measured.perplexity[i];
+    }
+    result_.reference = measured.reference;
+    result_.eval_tokens = measured.tokens;
+    writer_->SetVariants(wanted_);
+    LIFT_RETURN_IF_ERROR(writer_->Finish(options_.out_path));
+    LIFT_ASSIGN_OR_RETURN(const auto file, LiftedFile::Open(options_.out_path));
+    result_.variants.assign(file->variants().begin(), file->variants().end());
+    EndPhase("measure");
+    return absl::OkStatus();
+  }
+
+  const CalibrationOptions& options_;
+  QualityPreset preset_;
+  ThreadPool pool_;
+  std::unique_ptr<Backend> backend_;
+  HessianCapture capture_;
+  EncoderOptions encoder_;
+  std::shared_ptr<const Checkpoint> checkpoint_;
+  std::shared_ptr<Weights> weights_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  std::string tokenizer_json_;
+  CalibrationData data_;
+  std::vector<LiftedVariant> wanted_;
+  std::vector<double> wanted_bits_;
+  std::vector<StageSpec> chain_;
+  std::unique_ptr<Transformer> model_;
+  std::vector<std::unique_ptr<SampleBatch>> batches_;
+  std::vector<std::vector<float>> hidden_;
+  std::vector<std::unique_ptr<Rotation>> rotations_;
+  std::vector<LiftedTensorBits> tensors_;
+  std::vector<const Rotation*> tensor_rotation_;
+  std::vector<ProbedTensor> probed_;
+  std::vector<TensorCost> costs_;
+  std::vector<PlaneUnit> order_;
+  std::unique_ptr<LiftedFileWriter> writer_;
+  CalibrationResult result_;
+  std::chrono::steady_clock::time_point start_;
+  double phase_start_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<CalibrationResult> Calibrate(const CalibrationOptions& options) { return Calibrator(options).Run(); }
+
+}  // namespace lift
