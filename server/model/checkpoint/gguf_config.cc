@@ -1,0 +1,252 @@
+#include "server/model/checkpoint/gguf_config.h"
+
+#include <algorithm>
+#include <array>
+#include <set>
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/model/checkpoint/quoted.h"
+
+namespace lift {
+namespace {
+
+constexpr char kRopeFactors[] = "rope_freqs.weight";
+
+absl::Status Unsupported(const GgufFile& file, const std::string& what,
+                         const std::string& instead) {
+  return absl::UnimplementedError(
+      absl::StrCat(file.name(), ": ", what, " is not supported; ", instead));
+}
+
+// The keys of one architecture, e.g. "llama.block_count".
+class Keys {
+ public:
+  Keys(const GgufFile& file, std::string architecture)
+      : file_(file), prefix_(std::move(architecture) + ".") {}
+  std::string operator()(const char* key) const { return prefix_ + key; }
+  absl::StatusOr<int64_t> Int(const char* key) const {
+    return Required(file_.GetInt((*this)(key)));
+  }
+  absl::StatusOr<int64_t> Int(const char* key, int64_t absent) const {
+    return file_.GetInt((*this)(key), absent);
+  }
+  absl::StatusOr<double> Number(const char* key, double absent) const {
+    return file_.GetFloat((*this)(key), absent);
+  }
+
+ private:
+  // A file without a required key is wrong input, not a missing file.
+  template <typename T>
+  static absl::StatusOr<T> Required(absl::StatusOr<T> value) {
+    if (absl::IsNotFound(value.status()))
+      return absl::InvalidArgumentError(value.status().message());
+    return value;
+  }
+  const GgufFile& file_;
+  std::string prefix_;
+};
+
+absl::Status RefuseKinds(const GgufFile& file, const Keys& keys) {
+  LIFT_ASSIGN_OR_RETURN(const std::string_view type, file.GetString("general.type", "model"));
+  if (type != "model") {
+    return Unsupported(file, absl::StrCat("general.type ", Quoted(type)),
+                       "a whole model is expected");
+  }
+  LIFT_ASSIGN_OR_RETURN(const int64_t splits, file.GetInt("split.count", 0));
+  if (splits > 1)
+    return Unsupported(file, "a model split over several GGUF files", "merge them into one file");
+  LIFT_ASSIGN_OR_RETURN(const int64_t experts, keys.Int("expert_count", 0));
+  if (experts > 0) return Unsupported(file, "a mixture of experts", "use a dense model");
+  LIFT_ASSIGN_OR_RETURN(const int64_t window, keys.Int("attention.sliding_window", 0));
+  if (window > 0)
+    return Unsupported(file, "attention.sliding_window", "use a model with full attention");
+  return absl::OkStatus();
+}
+
+// A number, or an array of equal numbers (one a layer).
+absl::StatusOr<int64_t> UniformInt(const GgufFile& file, const std::string& key, int64_t absent) {
+  const absl::StatusOr<std::vector<int64_t>> list = file.GetInts(key);
+  if (!list.ok()) return file.GetInt(key, absent);
+  if (list->empty() ||
+      std::any_of(list->begin(), list->end(), [&](int64_t n) { return n != list->front(); })) {
+    return Unsupported(file, absl::StrCat(key, " that differs between layers"),
+                       "all layers must be alike");
+  }
+  return list->front();
+}
+
+absl::Status ReadSizes(const GgufFile& file, const Keys& keys, ModelConfig& config) {
+  LIFT_ASSIGN_OR_RETURN(config.hidden_size, keys.Int("embedding_length"));
+  LIFT_ASSIGN_OR_RETURN(config.num_layers, keys.Int("block_count"));
+  LIFT_ASSIGN_OR_RETURN(config.max_context, keys.Int("context_length"));
+  LIFT_ASSIGN_OR_RETURN(config.intermediate_size, UniformInt(file, keys("feed_forward_length"), 0));
+  LIFT_ASSIGN_OR_RETURN(config.num_heads, UniformInt(file, keys("attention.head_count"), 0));
+  LIFT_ASSIGN_OR_RETURN(config.num_kv_heads,
+                        UniformInt(file, keys("attention.head_count_kv"), config.num_heads));
+  if (config.num_heads < 1) {
+    return absl::InvalidArgumentError(absl::StrCat(file.name(), ": ", keys("attention.head_count"),
+                                                   " is missing or not positive"));
+  }
+  LIFT_ASSIGN_OR_RETURN(config.head_dim,
+                        keys.Int("attention.key_length", config.hidden_size / config.num_heads));
+  LIFT_ASSIGN_OR_RETURN(const int64_t value_dim,
+                        keys.Int("attention.value_length", config.head_dim));
+  if (value_dim != config.head_dim) {
+    return Unsupported(file, "attention.value_length other than attention.key_length",
+                       "use a model where they are equal");
+  }
+  LIFT_ASSIGN_OR_RETURN(const double eps, keys.Number("attention.layer_norm_rms_epsilon", 0.0));
+  config.rms_norm_eps = static_cast<float>(eps);
+  // Not every converter writes vocab_size; the token list is what the rows stand for.
+  int64_t tokens = 0;
+  if (file.Has("tokenizer.ggml.tokens")) {
+    LIFT_ASSIGN_OR_RETURN(const std::vector<std::string_view> list,
+                          file.GetStrings("tokenizer.ggml.tokens"));
+    tokens = static_cast<int64_t>(list.size());
+  }
+  LIFT_ASSIGN_OR_RETURN(config.vocab_size, keys.Int("vocab_size", tokens));
+  if (tokens > config.vocab_size) {
+    return absl::InvalidArgumentError(absl::StrCat(file.name(), ": the tokenizer has ", tokens,
+                                                   " tokens, but vocab_size is ",
+                                                   config.vocab_size));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadRope(const GgufFile& file, const Keys& keys, ModelConfig& config) {
+  RopeConfig& rope = config.rope;
+  // The converter reorders q and k rows of llama for neighbouring pairs; qwen2 keeps halves.
+  rope.interleaved = config.architecture == "llama";
+  LIFT_ASSIGN_OR_RETURN(rope.theta, keys.Number("rope.freq_base", 10000.0));
+  LIFT_ASSIGN_OR_RETURN(rope.dimension, keys.Int("rope.dimension_count", config.head_dim));
+  LIFT_ASSIGN_OR_RETURN(const std::string_view type,
+                        file.GetString(keys("rope.scaling.type"), "none"));
+  LIFT_ASSIGN_OR_RETURN(rope.factor, keys.Number("rope.scaling.factor", 1.0));
+  LIFT_ASSIGN_OR_RETURN(const double old_factor, keys.Number("rope.scale_linear", 1.0));
+  if (type == "linear") {
+    rope.scaling = RopeConfig::Scaling::kLinear;
+  } else if (type == "none") {
+    rope.factor = old_factor;
+    if (old_factor != 1.0) rope.scaling = RopeConfig::Scaling::kLinear;
+  } else {
+    return Unsupported(file, absl::StrCat("rope.scaling.type = ", std::string(type)),
+                       "supported are none and linear");
+  }
+  const GgufTensor* factors = file.FindTensor(kRopeFactors);
+  if (factors == nullptr) return absl::OkStatus();
+  if (factors->type != DType::kF32 || factors->dims.size() != 1 || factors->dims[0] > 4096) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file.name(), ": tensor ", kRopeFactors, " must be a short F32 vector"));
+  }
+  rope.frequency_factors.resize(static_cast<size_t>(factors->dims[0]));
+  Dequantize(DType::kF32, factors->bytes.data(), rope.frequency_factors);
+  return absl::OkStatus();
+}
+
+// Ends of a turn that files name only by their text (llama.cpp looks for the same ones).
+absl::Status AddEndTokens(const GgufFile& file, std::vector<int64_t>& ids) {
+  if (!file.Has("tokenizer.ggml.tokens")) return absl::OkStatus();
+  static const std::set<std::string_view> kEnds = {"<|eot_id|>", "<|eom_id|>", "<|im_end|>",
+                                                   "<|end|>", "<|endoftext|>"};
+  LIFT_ASSIGN_OR_RETURN(const std::vector<std::string_view> tokens,
+                        file.GetStrings("tokenizer.ggml.tokens"));
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const int64_t id = static_cast<int64_t>(i);
+    if (kEnds.contains(tokens[i]) && std::find(ids.begin(), ids.end(), id) == ids.end())
+      ids.push_back(id);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadTokens(const GgufFile& file, ModelConfig& config) {
+  LIFT_ASSIGN_OR_RETURN(config.bos_token_id, file.GetInt("tokenizer.ggml.bos_token_id", -1));
+  for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                          "tokenizer.ggml.eom_token_id"}) {
+    LIFT_ASSIGN_OR_RETURN(const int64_t id, file.GetInt(key, -1));
+    std::vector<int64_t>& ids = config.eos_token_ids;
+    if (id != -1 && std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
+  }
+  LIFT_RETURN_IF_ERROR(AddEndTokens(file, config.eos_token_ids));
+  if (config.bos_token_id < 0) return absl::OkStatus();
+  // Files without the flag mean what llama.cpp assumes: Llama tokenizers put BOS in front.
+  LIFT_ASSIGN_OR_RETURN(const std::string_view model, file.GetString("tokenizer.ggml.model", ""));
+  LIFT_ASSIGN_OR_RETURN(const std::string_view pre, file.GetString("tokenizer.ggml.pre", ""));
+  const bool llama_like =
+      model == "llama" || pre == "llama-bpe" || pre == "llama3" || pre == "llama-v3";
+  LIFT_ASSIGN_OR_RETURN(config.add_bos, file.GetBool("tokenizer.ggml.add_bos_token", llama_like));
+  return absl::OkStatus();
+}
+
+constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kLayerModules = {{
+    {"attn_norm", "input_layernorm"},
+    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},
+    {"attn_v", "self_attn.v_proj"},
+    {"attn_output", "self_attn.o_proj"},
+    {"ffn_norm", "post_attention_layernorm"},
+    {"ffn_gate", "mlp.gate_proj"},
+    {"ffn_up", "mlp.up_proj"},
+    {"ffn_down", "mlp.down_proj"},
+}};
+
+std::string CanonicalName(std::string_view name) {
+  if (name == "token_embd.weight") return "model.embed_tokens.weight";
+  if (name == "output_norm.weight") return "model.norm.weight";
+  if (name == "output.weight") return "lm_head.weight";
+  // blk.LAYER.MODULE.weight|bias
+  const size_t after_layer = name.find('.', 4), suffix = name.rfind('.');
+  if (name.substr(0, 4) != "blk." || after_layer == std::string_view::npos || suffix <= after_layer)
+    return std::string(name);
+  const std::string_view module = name.substr(after_layer + 1, suffix - after_layer - 1);
+  for (const auto& [gguf, canonical] : kLayerModules) {
+    if (module != gguf) continue;
+    return absl::StrCat("model.layers.", std::string(name.substr(4, after_layer - 4)), ".",
+                        std::string(canonical), std::string(name.substr(suffix)));
+  }
+  return std::string(name);
+}
+
+}  // namespace
+
+absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file) {
+  ModelConfig config;
+  LIFT_ASSIGN_OR_RETURN(const std::string_view architecture,
+                        file.GetString("general.architecture", ""));
+  if (architecture != "llama" && architecture != "qwen2") {
+    return Unsupported(file, absl::StrCat("general.architecture ", Quoted(architecture)),
+                       "supported are llama and qwen2");
+  }
+  config.architecture = std::string(architecture);
+  const Keys keys(file, config.architecture);
+  LIFT_RETURN_IF_ERROR(RefuseKinds(file, keys));
+  LIFT_ASSIGN_OR_RETURN(const std::string_view name, file.GetString("general.name", ""));
+  config.name = std::string(name.substr(0, 256));
+  LIFT_RETURN_IF_ERROR(ReadSizes(file, keys, config));
+  LIFT_RETURN_IF_ERROR(ReadRope(file, keys, config));
+  LIFT_RETURN_IF_ERROR(ReadTokens(file, config));
+  config.tie_embeddings = file.FindTensor("output.weight") == nullptr;
+  config.attention_bias = file.FindTensor("blk.0.attn_q.bias") != nullptr;
+  config.output_bias = file.FindTensor("blk.0.attn_output.bias") != nullptr;
+  config.mlp_bias = file.FindTensor("blk.0.ffn_gate.bias") != nullptr;
+  if (const absl::Status valid = config.Validate(); !valid.ok()) {
+    return absl::Status(valid.code(), absl::StrCat(file.name(), ": ", valid.message()));
+  }
+  return config;
+}
+
+std::map<std::string, StoredTensor> CanonicalTensors(const GgufFile& file) {
+  std::map<std::string, StoredTensor> tensors;
+  for (const GgufTensor& tensor : file.tensors()) {
+    StoredTensor stored;
+    stored.type_name = std::string(DTypeName(tensor.type));
+    stored.type = tensor.type;
+    stored.shape.assign(tensor.dims.rbegin(), tensor.dims.rend());
+    stored.bytes = tensor.bytes;
+    tensors.emplace(CanonicalName(tensor.name), std::move(stored));
+  }
+  return tensors;
+}
+
+}  // namespace lift

@@ -1,0 +1,231 @@
+#include "server/model/checkpoint/hf_config.h"
+
+#include <algorithm>
+#include <initializer_list>
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/model/checkpoint/json_fields.h"
+#include "server/model/checkpoint/quoted.h"
+
+namespace lift {
+namespace {
+
+using nlohmann::json;
+
+absl::Status Unsupported(const JsonFields& fields, const std::string& what,
+                         const std::string& instead) {
+  return absl::UnimplementedError(
+      absl::StrCat(fields.source(), ": ", what, " is not supported; ", instead));
+}
+
+absl::Status CheckArchitecture(const JsonFields& fields, const std::string& type) {
+  constexpr char kSupported[] = "supported are llama and qwen2";
+  if (type != "llama" && type != "qwen2") {
+    return Unsupported(fields, absl::StrCat("model_type ", Quoted(type)), kSupported);
+  }
+  if (!fields.Has("architectures")) return absl::OkStatus();
+  const json& names = fields.at("architectures");
+  const std::string wanted = type == "llama" ? "LlamaForCausalLM" : "Qwen2ForCausalLM";
+  if (!names.is_array()) return fields.Wrong("architectures", "a list");
+  if (!names.empty() && std::find(names.begin(), names.end(), wanted) == names.end()) {
+    return Unsupported(fields, absl::StrCat("architectures without ", wanted),
+                       "only language models are");
+  }
+  return absl::OkStatus();
+}
+
+// Everything that would change the computation and that the graph does not do.
+absl::Status RefuseFeatures(const JsonFields& fields) {
+  if (fields.Has("quantization_config")) {
+    LIFT_ASSIGN_OR_RETURN(const JsonFields quantization, fields.Object("quantization_config"));
+    LIFT_ASSIGN_OR_RETURN(const std::string method, quantization.String("quant_method", "unnamed"));
+    return Unsupported(fields, absl::StrCat("quantization_config ", Quoted(method)),
+                       "use the unquantized model");
+  }
+  LIFT_ASSIGN_OR_RETURN(const std::string act, fields.String("hidden_act", "silu"));
+  if (act != "silu" && act != "swish") {
+    return Unsupported(fields, absl::StrCat("hidden_act ", Quoted(act)), "supported is silu");
+  }
+  LIFT_ASSIGN_OR_RETURN(const bool uses_window,
+                        fields.Bool("use_sliding_window", fields.Has("sliding_window")));
+  if (uses_window && fields.Has("sliding_window")) {
+    return Unsupported(fields, "sliding_window", "use a model with full attention");
+  }
+  if (fields.Has("layer_types")) {
+    const json& types = fields.at("layer_types");
+    if (!types.is_array()) return fields.Wrong("layer_types", "a list");
+    for (const json& type : types) {
+      if (type != "full_attention") {
+        return Unsupported(fields, absl::StrCat("layer_types with ", Quoted(type.dump())),
+                           "supported is full_attention");
+      }
+    }
+  }
+  LIFT_ASSIGN_OR_RETURN(const double rotary, fields.Number("partial_rotary_factor", 1.0));
+  if (rotary != 1.0)
+    return Unsupported(fields, "partial_rotary_factor", "the whole head must be rotated");
+  return absl::OkStatus();
+}
+
+absl::Status ReadSizes(const JsonFields& fields, ModelConfig& config) {
+  const std::pair<const char*, int64_t*> sizes[] = {
+      {"vocab_size", &config.vocab_size},
+      {"hidden_size", &config.hidden_size},
+      {"intermediate_size", &config.intermediate_size},
+      {"num_hidden_layers", &config.num_layers},
+      {"num_attention_heads", &config.num_heads},
+      {"max_position_embeddings", &config.max_context},
+  };
+  for (const auto& [key, size] : sizes) {
+    LIFT_ASSIGN_OR_RETURN(*size, fields.Int(key));
+    if (*size < 1) return fields.Wrong(key, "a positive integer");
+  }
+  LIFT_ASSIGN_OR_RETURN(config.num_kv_heads, fields.Int("num_key_value_heads", config.num_heads));
+  if (!fields.Has("head_dim") && config.hidden_size % config.num_heads != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(fields.source(), ": hidden_size ",
+                                                   config.hidden_size,
+                                                   " is not a multiple of num_attention_heads ",
+                                                   config.num_heads, " and head_dim is missing"));
+  }
+  LIFT_ASSIGN_OR_RETURN(config.head_dim,
+                        fields.Int("head_dim", config.hidden_size / config.num_heads));
+  LIFT_ASSIGN_OR_RETURN(const double eps, fields.Number("rms_norm_eps", 1e-6));
+  config.rms_norm_eps = static_cast<float>(eps);
+  return absl::OkStatus();
+}
+
+absl::Status ReadScaling(const JsonFields& scaling, RopeConfig& rope) {
+  LIFT_ASSIGN_OR_RETURN(const std::string old_type, scaling.String("type", "default"));
+  LIFT_ASSIGN_OR_RETURN(const std::string type, scaling.String("rope_type", old_type));
+  LIFT_ASSIGN_OR_RETURN(const double rotary, scaling.Number("partial_rotary_factor", 1.0));
+  if (rotary != 1.0)
+    return Unsupported(scaling, "partial_rotary_factor", "the whole head must be rotated");
+  if (type == "default") return absl::OkStatus();
+  if (type != "linear" && type != "llama3") {
+    return absl::UnimplementedError(
+        absl::StrCat(scaling.source(), ".type = ", type,
+                     " is not supported; supported are default, linear and llama3"));
+  }
+  LIFT_ASSIGN_OR_RETURN(rope.factor, scaling.Number("factor"));
+  rope.scaling = RopeConfig::Scaling::kLinear;
+  if (type == "linear") return absl::OkStatus();
+  rope.scaling = RopeConfig::Scaling::kLlama3;
+  LIFT_ASSIGN_OR_RETURN(rope.low_freq_factor, scaling.Number("low_freq_factor"));
+  LIFT_ASSIGN_OR_RETURN(rope.high_freq_factor, scaling.Number("high_freq_factor"));
+  LIFT_ASSIGN_OR_RETURN(rope.original_context, scaling.Int("original_max_position_embeddings"));
+  return absl::OkStatus();
+}
+
+// "rope_parameters" (transformers 5) holds theta and scaling; before, "rope_theta" and
+// "rope_scaling" did.
+absl::Status ReadRope(const JsonFields& fields, ModelConfig& config) {
+  RopeConfig& rope = config.rope;
+  rope.dimension = config.head_dim;
+  LIFT_ASSIGN_OR_RETURN(rope.theta, fields.Number("rope_theta", 10000.0));
+  for (const char* key : {"rope_parameters", "rope_scaling"}) {
+    if (!fields.Has(key)) continue;
+    LIFT_ASSIGN_OR_RETURN(const JsonFields scaling, fields.Object(key));
+    LIFT_ASSIGN_OR_RETURN(rope.theta, scaling.Number("rope_theta", rope.theta));
+    return ReadScaling(scaling, rope);
+  }
+  return absl::OkStatus();
+}
+
+void AddMissing(const std::vector<int64_t>& from, std::vector<int64_t>& to) {
+  for (const int64_t id : from) {
+    if (std::find(to.begin(), to.end(), id) == to.end()) to.push_back(id);
+  }
+}
+
+absl::Status ReadEosIds(const HuggingFaceTexts& texts, const JsonFields& fields,
+                        ModelConfig& config) {
+  if (!texts.generation_config.empty()) {  // decides what comes first
+    const std::string source = texts.source + "/generation_config.json";
+    LIFT_ASSIGN_OR_RETURN(const json generation, ParseJsonObject(texts.generation_config, source));
+    LIFT_ASSIGN_OR_RETURN(const std::vector<int64_t> ids,
+                          JsonFields(generation, source).IntOrInts("eos_token_id"));
+    AddMissing(ids, config.eos_token_ids);
+  }
+  LIFT_ASSIGN_OR_RETURN(const std::vector<int64_t> ids, fields.IntOrInts("eos_token_id"));
+  AddMissing(ids, config.eos_token_ids);
+  return absl::OkStatus();
+}
+
+// True if this post-processor, or a member of a sequence, is a template whose single form begins
+// with token `bos`.
+bool BeginsWithBos(const json& processor, int64_t bos, int depth = 0) {
+  if (!processor.is_object() || depth > 4) return false;
+  if (processor.contains("processors") && processor["processors"].is_array()) {
+    const json& members = processor["processors"];
+    return std::any_of(members.begin(), members.end(),
+                       [&](const json& m) { return BeginsWithBos(m, bos, depth + 1); });
+  }
+  const json::json_pointer first("/single/0/SpecialToken/id"), specials("/special_tokens");
+  if (!processor.contains(first) || !processor[first].is_string() || !processor.contains(specials))
+    return false;
+  const auto token = processor[specials].find(processor[first].get<std::string>());
+  if (token == processor[specials].end() || !token->is_object() || !token->contains("ids"))
+    return false;
+  const json& ids = (*token)["ids"];
+  return ids.is_array() && !ids.empty() && ids[0] == bos;
+}
+
+// tokenizer.json is large; only its post-processor is kept while reading.
+json ReadPostProcessor(const std::string& text) {
+  const auto keep = [](int depth, json::parse_event_t event, json& parsed) {
+    return depth > 64 || event != json::parse_event_t::key || depth != 1 ||
+           parsed == "post_processor";
+  };
+  const json tokenizer = json::parse(text, keep, /*allow_exceptions=*/false);
+  return tokenizer.is_object() ? tokenizer.value("post_processor", json()) : json();
+}
+
+absl::Status ReadBos(const HuggingFaceTexts& texts, const JsonFields& fields, ModelConfig& config) {
+  LIFT_ASSIGN_OR_RETURN(const std::vector<int64_t> ids, fields.IntOrInts("bos_token_id"));
+  if (!ids.empty()) config.bos_token_id = ids[0];
+  if (config.bos_token_id < 0) return absl::OkStatus();
+  if (!texts.tokenizer_config.empty()) {
+    const std::string source = texts.source + "/tokenizer_config.json";
+    LIFT_ASSIGN_OR_RETURN(const json value, ParseJsonObject(texts.tokenizer_config, source));
+    const JsonFields tokenizer(value, source);
+    if (tokenizer.Has("add_bos_token")) {
+      LIFT_ASSIGN_OR_RETURN(config.add_bos, tokenizer.Bool("add_bos_token"));
+      return absl::OkStatus();
+    }
+  }
+  if (!texts.tokenizer.empty())
+    config.add_bos = BeginsWithBos(ReadPostProcessor(texts.tokenizer), config.bos_token_id);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ModelConfig> ConfigFromHuggingFace(const HuggingFaceTexts& texts) {
+  const std::string source = texts.source + "/config.json";
+  LIFT_ASSIGN_OR_RETURN(const json value, ParseJsonObject(texts.config, source));
+  const JsonFields fields(value, source);
+  ModelConfig config;
+  LIFT_ASSIGN_OR_RETURN(config.architecture, fields.String("model_type"));
+  LIFT_RETURN_IF_ERROR(CheckArchitecture(fields, config.architecture));
+  LIFT_RETURN_IF_ERROR(RefuseFeatures(fields));
+  LIFT_RETURN_IF_ERROR(ReadSizes(fields, config));
+  LIFT_RETURN_IF_ERROR(ReadRope(fields, config));
+  LIFT_ASSIGN_OR_RETURN(config.tie_embeddings, fields.Bool("tie_word_embeddings", false));
+  if (config.architecture == "qwen2") {
+    config.attention_bias = true;  // always, on q, k and v only
+  } else {
+    LIFT_ASSIGN_OR_RETURN(config.attention_bias, fields.Bool("attention_bias", false));
+    config.output_bias = config.attention_bias;
+    LIFT_ASSIGN_OR_RETURN(config.mlp_bias, fields.Bool("mlp_bias", false));
+  }
+  LIFT_RETURN_IF_ERROR(ReadEosIds(texts, fields, config));
+  LIFT_RETURN_IF_ERROR(ReadBos(texts, fields, config));
+  if (const absl::Status valid = config.Validate(); !valid.ok()) {
+    return absl::Status(valid.code(), absl::StrCat(texts.source, ": ", valid.message()));
+  }
+  return config;
+}
+
+}  // namespace lift
