@@ -1,0 +1,46 @@
+// The four commands of lift-eval, each from its options to the text on stdout.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/base/status.h"
+#include "server/engine/sampler.h"
+
+namespace lift::eval {
+
+struct CommonOptions {
+  std::string model;      // lifted file, GGUF file or Hugging Face folder
+  std::string text_path;  // commands that read a text
+  int threads = 0;        // 0 = all cores
+  bool json = false;
+};
+
+struct PerplexityOptions {
+  std::string variant = "all", reference;
+  int64_t context = 1024, max_tokens = 0;
+};
+
+struct GenerateCommandOptions {
+  std::string prompt, variant, prefill_variant;  // empty variant = the finest
+  int64_t max_new_tokens = 128;
+  SamplingParams sampling;
+  bool chat = false, ignore_eos = false, parse_special = false;
+};
+
+struct LogitsOptions {
+  std::vector<int32_t> token_ids;
+  std::string variant, out;
+};
+
+struct TokenizeOptions {
+  bool add_special = true, parse_special = true;
+};
+
+absl::Status RunPerplexity(const CommonOptions& common, const PerplexityOptions& options);
+absl::Status RunGenerate(const CommonOptions& common, const GenerateCommandOptions& options);
+absl::Status RunLogits(const CommonOptions& common, const LogitsOptions& options);
+absl::Status RunTokenize(const CommonOptions& common, const TokenizeOptions& options);
+
+}  // namespace lift::eval

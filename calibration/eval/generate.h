@@ -1,0 +1,29 @@
+// Generation without a server, token for token what the server gives: the whole prompt is read at
+// one variant (the finest, as the server does), then tokens are decoded at another.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/base/status.h"
+#include "server/engine/sampler.h"
+#include "server/model/step_model.h"
+
+namespace lift {
+
+struct GenerateOptions {
+  int variant = 0;
+  int prefill_variant = 0;
+  int64_t max_new_tokens = 128;
+  SamplingParams sampling;
+  std::vector<int32_t>
+      stop_ids;  // generation ends with the first of these, which is not part of the answer
+};
+
+// `prompt` and the answer must fit the model's context and state pool (INVALID_ARGUMENT).
+absl::StatusOr<std::vector<int32_t>> GenerateTokens(StepModel& model,
+                                                    std::span<const int32_t> prompt,
+                                                    const GenerateOptions& options);
+
+}  // namespace lift

@@ -1,0 +1,142 @@
+// lift-eval: perplexity and KL of a model's variants, generation, logits and tokens, all without a
+// server.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "calibration/eval/commands.h"
+
+namespace lift::eval {
+namespace {
+
+constexpr char kAbout[] =
+    "Measures a model's precision variants on a text, or runs the model once.\n\n"
+    "Without a subcommand: perplexity of each variant over non-overlapping windows of the text, "
+    "and with --reference\n"
+    "the mean KL divergence (nats) from the reference's next-token distribution and how often both "
+    "agree on the\n"
+    "most likely token. A model is a lifted file, a GGUF file or a Hugging Face folder.\n\n"
+    "Examples:\n"
+    "  lift-eval --model smollm2.lift --text held_out.txt --reference SmolLM2.gguf\n"
+    "  lift-eval generate --model smollm2.lift --variant q4.0 --prompt 'The capital of France is' "
+    "--max-new-tokens 16\n"
+    "  lift-eval logits --model SmolLM2.gguf --token-ids 1,2,3 --out logits.npy";
+
+void AddModelOptions(CLI::App& app, CommonOptions& common, bool required) {
+  app.add_option("--model", common.model, "Lifted file, GGUF file or Hugging Face folder")
+      ->required(required);
+  app.add_option("--threads", common.threads, "Threads; 0 = every core this process may use")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_flag("--json", common.json, "One JSON object on stdout");
+}
+
+void AddSamplingOptions(CLI::App& app, SamplingParams& sampling) {
+  app.add_option("--seed", sampling.seed, "Seed of the random numbers")->capture_default_str();
+  app.add_option("--temperature", sampling.temperature, "0 = always the most likely token")
+      ->capture_default_str();
+  app.add_option("--top-k", sampling.top_k, "Keep the K most likely tokens; 0 = all")
+      ->capture_default_str();
+  app.add_option("--top-p", sampling.top_p, "Keep the tokens that make up this probability")
+      ->capture_default_str();
+  app.add_option("--min-p", sampling.min_p, "Keep tokens at least this likely relative to the best")
+      ->capture_default_str();
+  app.add_option("--repetition-penalty", sampling.repetition_penalty, "0 or 1 = off")
+      ->capture_default_str();
+}
+
+// Wrong input is the caller's to mend (2); the rest is work that failed (1).
+int ExitCode(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return 0;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kOutOfRange:
+    case absl::StatusCode::kUnimplemented:
+      return 2;
+    default:
+      return 1;
+  }
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app(kAbout, "lift-eval");
+  CommonOptions common;
+  PerplexityOptions perplexity;
+  GenerateCommandOptions generate;
+  LogitsOptions logits;
+  TokenizeOptions tokenize;
+  app.require_subcommand(0, 1);
+
+  AddModelOptions(app, common, false);
+  app.add_option("--text", common.text_path, "UTF-8 text to score");
+  app.add_option("--variant", perplexity.variant, "Variant to score, or all")
+      ->capture_default_str();
+  app.add_option("--context", perplexity.context, "Tokens of a window, capped by the model")
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 24))
+      ->capture_default_str();
+  app.add_option("--max-tokens", perplexity.max_tokens,
+                 "Use only this many tokens of the text; 0 = all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--reference", perplexity.reference, "Unquantized model to compare with");
+
+  CLI::App* generate_app =
+      app.add_subcommand("generate",
+                         "Continue a prompt. As in the server the prompt is read at the finest "
+                         "variant, then --variant decodes.");
+  AddModelOptions(*generate_app, common, true);
+  generate_app->add_option("--prompt", generate.prompt, "The text to continue")->required();
+  generate_app->add_option("--variant", generate.variant,
+                           "Variant to decode with; default the finest");
+  generate_app->add_option("--prefill-variant", generate.prefill_variant,
+                           "Variant to read the prompt with; default the finest");
+  generate_app->add_option("--max-new-tokens", generate.max_new_tokens, "At most this many tokens")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+      ->capture_default_str();
+  AddSamplingOptions(*generate_app, generate.sampling);
+  generate_app->add_flag("--chat", generate.chat,
+                         "Send the prompt as a user message through the model's chat template");
+  generate_app->add_flag("--parse-special", generate.parse_special,
+                         "Special tokens written in the prompt become their ids");
+  generate_app->add_flag("--ignore-eos", generate.ignore_eos,
+                         "Do not stop at the model's end tokens");
+
+  CLI::App* logits_app = app.add_subcommand(
+      "logits", "Write the logits after each token as float32 .npy [tokens, vocab].");
+  AddModelOptions(*logits_app, common, true);
+  logits_app->add_option("--token-ids", logits.token_ids, "Comma-separated ids")
+      ->required()
+      ->delimiter(',');
+  logits_app->add_option("--variant", logits.variant, "Variant; default the finest");
+  logits_app->add_option("--out", logits.out, "The .npy file to write")->required();
+
+  CLI::App* tokenize_app = app.add_subcommand("tokenize", "Print the token ids of a text.");
+  AddModelOptions(*tokenize_app, common, true);
+  tokenize_app->add_option("--text", common.text_path, "UTF-8 text")->required();
+  tokenize_app->add_flag("!--no-special", tokenize.add_special, "Do not add BOS or EOS");
+  tokenize_app->add_flag("!--plain", tokenize.parse_special,
+                         "Special tokens written in the text stay plain text");
+
+  try {
+    app.parse(argc, argv);
+    if (app.get_subcommands().empty() && (common.model.empty() || common.text_path.empty())) {
+      throw CLI::RequiredError("--model and --text");
+    }
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  const absl::Status status = generate_app->parsed()   ? RunGenerate(common, generate)
+                              : logits_app->parsed()   ? RunLogits(common, logits)
+                              : tokenize_app->parsed() ? RunTokenize(common, tokenize)
+                                                       : RunPerplexity(common, perplexity);
+  if (!status.ok()) std::fprintf(stderr, "lift-eval: %s\n", std::string(status.message()).c_str());
+  return ExitCode(status);
+}
+
+}  // namespace
+}  // namespace lift::eval
+
+int main(int argc, char** argv) { return lift::eval::Main(argc, argv); }
