@@ -1,0 +1,182 @@
+#include "server/config/server_config.h"
+
+#include <CLI/CLI.hpp>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+
+namespace lift {
+namespace {
+
+using nlohmann::json;
+
+// Reads one key of the configuration file into its field.
+using Setter = std::function<void(const json&)>;
+
+std::map<std::string, Setter> SettersOf(ServerConfig& c) {
+  const auto into = [](auto& field) {
+    return [&field](const json& value) {
+      using Field = std::remove_reference_t<decltype(field)>;
+      if constexpr (std::is_integral_v<Field>) {
+        if (!value.is_number_integer()) throw json::type_error::create(302, "not an integer", &value);
+      }
+      value.get_to(field);
+    };
+  };
+  return {{"model", into(c.model)},
+          {"listen", into(c.listen)},
+          {"admin", into(c.admin)},
+          {"threads", into(c.threads)},
+          {"kv_tokens", into(c.kv_tokens)},
+          {"kv_memory_mb", into(c.kv_memory_mb)},
+          {"max_batch", into(c.max_batch)},
+          {"max_queue", into(c.max_queue)},
+          {"prefill_chunk", into(c.prefill_chunk)},
+          {"max_message_mb", into(c.max_message_mb)},
+          {"variants", into(c.variants)},
+          {"drain_seconds", into(c.drain_seconds)},
+          {"device", into(c.device)},
+          {"log_level", into(c.log_level)},
+          {"ready_file", into(c.ready_file)}};
+}
+
+void AddFlags(CLI::App& app, ServerConfig& c) {
+  app.add_option("--model", c.model, "Lifted file (or GGUF file, or Hugging Face folder) to serve");
+  app.add_option("--listen", c.listen, "HOST:PORT of the gRPC service; port 0 picks one")
+      ->capture_default_str();
+  app.add_option("--admin", c.admin, "IP:PORT of /metrics, /healthz and /readyz; port 0 picks one")
+      ->capture_default_str();
+  app.add_option("--threads", c.threads, "Compute threads; 0 = all cores this process may use")
+      ->capture_default_str();
+  app.add_option("--kv-tokens", c.kv_tokens, "Attention state for this many tokens over all requests");
+  app.add_option("--kv-memory-mb", c.kv_memory_mb,
+                 "Attention state in MiB; 0 = four full contexts, at most 1024 MiB");
+  app.add_option("--max-batch", c.max_batch, "Requests computed together")->capture_default_str();
+  app.add_option("--max-queue", c.max_queue, "Requests that may wait; more are refused")
+      ->capture_default_str();
+  app.add_option("--prefill-chunk", c.prefill_chunk, "Prompt tokens read per step")
+      ->capture_default_str();
+  app.add_option("--max-message-mb", c.max_message_mb, "Largest request message in MiB")
+      ->capture_default_str();
+  app.add_option("--variants", c.variants, "Serve only these variants (comma-separated); default all")
+      ->delimiter(',');
+  app.add_option("--drain-seconds", c.drain_seconds,
+                 "After SIGTERM, time running requests get to finish")
+      ->capture_default_str();
+  app.add_option("--device", c.device, "auto, cpu or cuda")->capture_default_str();
+  app.add_option("--log-level", c.log_level, "error or info")->capture_default_str();
+  app.add_option("--ready-file", c.ready_file,
+                 "Write the gRPC and admin address here (a line each) once ready");
+}
+
+absl::Status CheckRange(const char* flag, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag, " is ", value, "; it must be from ", low, " to ", high));
+}
+
+absl::Status CheckChoice(const char* flag, const std::string& value,
+                         std::initializer_list<const char*> choices) {
+  std::string list;
+  for (const char* choice : choices) {
+    if (value == choice) return absl::OkStatus();
+    absl::StrAppend(&list, list.empty() ? "" : ", ", choice);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag, " is '", value, "'; it must be one of ", list));
+}
+
+// The value of --config, found before the flags proper are parsed so that those can override the file.
+const char* ConfigPath(int argc, const char* const* argv) {
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--config") == 0 && i + 1 < argc) return argv[i + 1];
+    if (std::strncmp(argv[i], "--config=", 9) == 0) return argv[i] + 9;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+absl::Status ServerConfig::Validate() const {
+  if (model.empty()) return absl::InvalidArgumentError("--model is missing; name the file to serve");
+  for (const auto& [flag, address] : {std::pair{"--listen", &listen}, {"--admin", &admin}}) {
+    const size_t colon = address->rfind(':');
+    if (colon == std::string::npos || colon == 0 || colon + 1 == address->size()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(flag, " is '", *address, "'; it must be HOST:PORT"));
+    }
+  }
+  LIFT_RETURN_IF_ERROR(CheckRange("--threads", threads, 0, 1024));
+  LIFT_RETURN_IF_ERROR(CheckRange("--kv-tokens", kv_tokens, 0, int64_t{1} << 32));
+  LIFT_RETURN_IF_ERROR(CheckRange("--kv-memory-mb", kv_memory_mb, 0, int64_t{1} << 24));
+  LIFT_RETURN_IF_ERROR(CheckRange("--max-batch", max_batch, 1, 4096));
+  LIFT_RETURN_IF_ERROR(CheckRange("--max-queue", max_queue, 0, 1000000));
+  LIFT_RETURN_IF_ERROR(CheckRange("--prefill-chunk", prefill_chunk, 1, 65536));
+  LIFT_RETURN_IF_ERROR(CheckRange("--max-message-mb", max_message_mb, 1, 1024));
+  if (kv_tokens > 0 && kv_memory_mb > 0) {
+    return absl::InvalidArgumentError("--kv-tokens and --kv-memory-mb exclude each other; give one");
+  }
+  if (!(drain_seconds >= 0 && drain_seconds <= 86400)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--drain-seconds is ", drain_seconds, "; it must be from 0 to 86400"));
+  }
+  LIFT_RETURN_IF_ERROR(CheckChoice("--device", device, {"auto", "cpu", "cuda"}));
+  return CheckChoice("--log-level", log_level, {"error", "info"});
+}
+
+absl::Status ApplyConfigFile(const std::string& path, ServerConfig& config) {
+  std::ifstream in(path);
+  if (!in) return absl::InvalidArgumentError(absl::StrCat("--config ", path, " cannot be read"));
+  const json document = json::parse(in, nullptr, /*allow_exceptions=*/false);
+  if (!document.is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat("--config ", path, " is not a JSON object"));
+  }
+  const auto setters = SettersOf(config);
+  for (const auto& [key, value] : document.items()) {
+    const auto setter = setters.find(key);
+    if (setter == setters.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--config ", path, ": unknown key '", key, "'"));
+    }
+    try {
+      setter->second(value);
+    } catch (const json::exception&) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--config ", path, ": key '", key, "' has the wrong type"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv,
+                                             const std::string& version_text) {
+  CommandLine result;
+  std::string config_path;
+  if (const char* path = ConfigPath(argc, argv)) {
+    LIFT_RETURN_IF_ERROR(ApplyConfigFile(path, result.config));
+  }
+  CLI::App app{
+      "Serves every precision variant of a lifted model over gRPC.\n"
+      "SIGTERM or SIGINT refuses new work, lets running requests finish and exits 0.",
+      "lift-server"};
+  app.add_option("--config", config_path, "JSON object with these flags' names ('-' as '_'); flags win");
+  app.set_version_flag("--version", version_text, "Print version, build and device support");
+  AddFlags(app, result.config);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    return CommandLine{CommandLine::Action::kPrint, app.help(), {}};
+  } catch (const CLI::CallForVersion&) {
+    return CommandLine{CommandLine::Action::kPrint, version_text + "\n", {}};
+  } catch (const CLI::ParseError& error) {
+    return absl::InvalidArgumentError(absl::StrCat(error.what(), "; see --help"));
+  }
+  LIFT_RETURN_IF_ERROR(result.config.Validate());
+  return result;
+}
+
+}  // namespace lift

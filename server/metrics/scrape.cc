@@ -1,0 +1,172 @@
+#include "server/metrics/scrape.h"
+
+#include <unistd.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "prometheus/text_serializer.h"
+
+namespace lift {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+using Labels = std::vector<ClientMetric::Label>;
+
+void AddSample(MetricFamily& family, Labels labels, double value) {
+  ClientMetric metric;
+  metric.label = std::move(labels);
+  (family.type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
+  family.metric.push_back(std::move(metric));
+}
+
+MetricFamily MakeGauge(std::string name, std::string help) {
+  return {std::move(name), std::move(help), MetricType::Gauge, {}};
+}
+
+}  // namespace
+
+uint64_t ProcessRssBytes() {
+  std::ifstream statm("/proc/self/statm");
+  uint64_t total_pages = 0, resident_pages = 0;
+  statm >> total_pages >> resident_pages;
+  return resident_pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+uint64_t MemoryCapacityBytes() {
+  const uint64_t machine = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
+                           static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  uint64_t limit = 0;
+  std::ifstream cgroup("/sys/fs/cgroup/memory.max");  // "max" where there is no limit
+  return cgroup >> limit && limit < machine ? limit : machine;
+}
+
+void ScrapeGauges::CollectMemory(std::vector<MetricFamily>& out) const {
+  const ModelInfo& model = probes_.model();
+  MetricFamily resident = MakeGauge("liftserve_memory_resident_bytes",
+                                    "Bytes this server holds, by kind; weights by variant as the "
+                                    "bytes added by it to all coarser ones, so the series sum to "
+                                    "the total");
+  const auto labels = [&](const char* kind, const std::string& variant) {
+    return Labels{{"kind", kind}, {"model", model.name}, {"variant", variant},
+                  {"device", model.device}};
+  };
+  for (const VariantInfo& variant : model.variants) {
+    AddSample(resident, labels("weights", variant.name),
+              static_cast<double>(variant.incremental_bytes));
+  }
+  AddSample(resident, labels("state", ""), static_cast<double>(model.state_bytes));
+  AddSample(resident, labels("workspace", ""), static_cast<double>(model.workspace_bytes));
+
+  MetricFamily capacity =
+      MakeGauge("liftserve_memory_capacity_bytes", "Memory this process may use");
+  AddSample(capacity, {{"device", "cpu"}}, static_cast<double>(MemoryCapacityBytes()));
+
+  MetricFamily unattributed =
+      MakeGauge("liftserve_memory_unattributed_bytes",
+                "Resident set of the process minus what is accounted for on the CPU; negative "
+                "while parts of the weights file or the state pool have not been touched");
+  const bool on_cpu = model.device == "cpu";
+  const uint64_t accounted =
+      on_cpu ? model.resident_bytes + model.state_bytes + model.workspace_bytes : 0;
+  AddSample(unattributed, {{"device", "cpu"}},
+            static_cast<double>(ProcessRssBytes()) - static_cast<double>(accounted));
+  out.push_back(std::move(resident));
+  out.push_back(std::move(capacity));
+  out.push_back(std::move(unattributed));
+}
+
+void ScrapeGauges::CollectByteSeconds(std::vector<MetricFamily>& out) const {
+  MetricFamily family{"liftserve_memory_byte_seconds_total",
+                      "Memory x time by who caused it; basis is what the split goes by: planes "
+                      "read, blocks held, or merely resident (idle and overhead)",
+                      MetricType::Counter,
+                      {}};
+  struct Sum {
+    double weight = 0, kv = 0;
+  };
+  std::map<UsageTotals::Key, Sum> sums;  // after folding tenants into their bounded labels
+  for (const auto& [key, cell] : probes_.totals().Snapshot()) {
+    Sum& sum = sums[{probes_.tenant_labels().LabelOf(key.first), key.second}];
+    sum.weight += ByteSeconds(cell.weight_byte_us);
+    sum.kv += ByteSeconds(cell.kv_byte_us);
+  }
+  const auto& variants = probes_.model().variants;
+  for (const auto& [key, sum] : sums) {
+    const bool named = key.second >= 0 && static_cast<size_t>(key.second) < variants.size();
+    const std::string variant = named ? variants[static_cast<size_t>(key.second)].name : "";
+    const bool nobody = key.first.starts_with("__") && key.first != kOtherTenant;
+    const auto add = [&](const char* kind, const char* basis, double value) {
+      AddSample(family,
+                {{"tenant", key.first}, {"variant", variant}, {"kind", kind}, {"basis", basis}},
+                value);
+    };
+    add("weights", nobody ? "resident" : "planes_read", sum.weight);
+    add("state", nobody ? "resident" : "blocks_held", sum.kv);
+  }
+  out.push_back(std::move(family));
+}
+
+void ScrapeGauges::CollectLoad(std::vector<MetricFamily>& out) const {
+  const EngineLoad load = load_();
+  const auto add = [&](const char* name, const char* help, double value) {
+    MetricFamily family = MakeGauge(name, help);
+    AddSample(family, {}, value);
+    out.push_back(std::move(family));
+  };
+  add("liftserve_requests_running", "Requests in the batch", static_cast<double>(load.running));
+  add("liftserve_requests_waiting", "Requests in the queue", static_cast<double>(load.waiting));
+  add("liftserve_kv_cache_usage_ratio", "State blocks held over state blocks of the pool",
+      load.blocks_total > 0
+          ? static_cast<double>(load.blocks_used) / static_cast<double>(load.blocks_total)
+          : 0.0);
+  add("liftserve_draining", "1 while new work is refused", load.draining ? 1 : 0);
+}
+
+void ScrapeGauges::CollectInfo(std::vector<MetricFamily>& out) const {
+  const ModelInfo& model = probes_.model();
+  MetricFamily lambda = MakeGauge("liftserve_precision_lambda",
+                                  "Precision of a variant: log16 of its bits per weight");
+  MetricFamily info = MakeGauge("liftserve_variant_info", "1 for every resident variant");
+  for (const VariantInfo& variant : model.variants) {
+    AddSample(lambda, {{"model", model.name}, {"variant", variant.name}}, variant.lambda);
+    std::ostringstream bits;
+    bits << variant.bits_per_weight;
+    AddSample(info,
+              {{"model", model.name},
+               {"variant", variant.name},
+               {"bits_per_weight", bits.str()},
+               {"bytes", std::to_string(variant.bytes)},
+               {"weights_sha256", model.weights_sha256}},
+              1);
+  }
+  MetricFamily build = MakeGauge("liftserve_build_info", "1, with what was built as labels");
+  AddSample(build,
+            {{"version", build_.version},
+             {"build_type", build_.build_type},
+             {"cuda", build_.cuda_compiled ? "true" : "false"},
+             {"device", model.device_description}},
+            1);
+  out.push_back(std::move(lambda));
+  out.push_back(std::move(info));
+  out.push_back(std::move(build));
+}
+
+std::vector<MetricFamily> ScrapeGauges::Collect() const {
+  std::vector<MetricFamily> out;
+  CollectMemory(out);
+  CollectByteSeconds(out);
+  CollectLoad(out);
+  CollectInfo(out);
+  return out;
+}
+
+std::string ExpositionText(Probes& probes, const ScrapeGauges& gauges) {
+  std::vector<MetricFamily> families = probes.registry().Collect();
+  for (MetricFamily& family : gauges.Collect()) families.push_back(std::move(family));
+  return prometheus::TextSerializer().Serialize(families);
+}
+
+}  // namespace lift

@@ -1,0 +1,39 @@
+#include "server/metrics/usage_totals.h"
+
+namespace lift {
+
+UsageCell& UsageTotals::CellOf(const std::string& tenant, int variant) {
+  auto it = cells_.find(tenant);
+  if (it == cells_.end()) {
+    const bool ours = tenant.starts_with("__");
+    it = cells_.try_emplace(ours || cells_.size() < max_tenants_ ? tenant : kOtherTenant).first;
+  }
+  return it->second[variant];
+}
+
+void UsageTotals::AddCharges(std::span<const EngineObserver::Charge> charges) {
+  std::lock_guard lock(mutex_);
+  for (const auto& charge : charges) {
+    UsageCell& cell = CellOf(charge.tenant, charge.variant);
+    (charge.kv ? cell.kv_byte_us : cell.weight_byte_us) += charge.byte_us;
+  }
+}
+
+void UsageTotals::AddFinished(const std::string& tenant, int variant, const RequestUsage& usage) {
+  std::lock_guard lock(mutex_);
+  UsageCell& cell = CellOf(tenant, variant);
+  ++cell.requests;
+  cell.prompt_tokens += static_cast<uint64_t>(usage.prompt_tokens);
+  cell.generated_tokens += static_cast<uint64_t>(usage.generated_tokens);
+}
+
+std::map<UsageTotals::Key, UsageCell> UsageTotals::Snapshot() const {
+  std::lock_guard lock(mutex_);
+  std::map<Key, UsageCell> result;
+  for (const auto& [tenant, variants] : cells_) {
+    for (const auto& [variant, cell] : variants) result.emplace(Key{tenant, variant}, cell);
+  }
+  return result;
+}
+
+}  // namespace lift

@@ -1,0 +1,48 @@
+// Memory x time and tokens by tenant and variant since start-up: the one in-memory account that GetUsage and the metrics show.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "server/engine/engine.h"
+
+namespace lift {
+
+inline constexpr const char* kOtherTenant = "__other__";
+
+struct UsageCell {
+  unsigned __int128 weight_byte_us = 0, kv_byte_us = 0;
+  uint64_t requests = 0, prompt_tokens = 0, generated_tokens = 0;
+};
+
+inline double ByteSeconds(unsigned __int128 byte_us) { return static_cast<double>(byte_us) * 1e-6; }
+
+// Thread-safe. Past `max_tenants` distinct tenants, new ones are counted as "__other__": a client that invents tenants cannot
+// grow the process.
+class UsageTotals {
+ public:
+  using Key = std::pair<std::string, int>;  // tenant, variant index; -1 = memory that belongs to no variant
+
+  explicit UsageTotals(size_t max_tenants = 100000) : max_tenants_(max_tenants) {}
+
+  void AddCharges(std::span<const EngineObserver::Charge> charges);
+  void AddFinished(const std::string& tenant, int variant, const RequestUsage& usage);
+  std::map<Key, UsageCell> Snapshot() const;
+  std::chrono::system_clock::time_point since() const { return since_; }
+
+ private:
+  UsageCell& CellOf(const std::string& tenant, int variant);  // mutex_ held
+
+  const size_t max_tenants_;
+  const std::chrono::system_clock::time_point since_ = std::chrono::system_clock::now();
+  mutable std::mutex mutex_;
+  std::map<std::string, std::map<int, UsageCell>> cells_;
+};
+
+}  // namespace lift

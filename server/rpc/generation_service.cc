@@ -1,0 +1,161 @@
+#include "server/rpc/generation_service.h"
+
+#include "absl/strings/str_cat.h"
+#include "server/errors.h"
+#include "server/rpc/explain.h"
+#include "server/rpc/stream_call.h"
+#include "server/rpc/translate.h"
+#include "server/rpc/unary_answer.h"
+#include "server/rpc/unary_call.h"
+
+namespace lift::rpc {
+namespace {
+
+template <class Request>
+absl::StatusOr<Prompt> PromptOf(const ServiceContext& services, const Request& request) {
+  if constexpr (requires { request.messages(); }) {
+    return ChatPrompt(services, request.messages());
+  } else {
+    switch (request.prompt_case()) {
+      case Request::kText:
+        return TextPrompt(services, request.text(), request.parse_special_tokens());
+      case Request::kTokenIds:
+        return TokenPrompt(services, request.token_ids());
+      default:
+        return WithReason(absl::InvalidArgumentError("prompt is missing; set text or token_ids"),
+                          "INVALID_FIELD", "prompt");
+    }
+  }
+}
+
+template <class Response>
+grpc::ByteBuffer EncodeAnswer(Answer answer) {
+  Response response;
+  response.set_request_id(std::move(answer.request_id));
+  if constexpr (requires { response.mutable_message(); }) {
+    response.mutable_message()->set_role("assistant");
+    response.mutable_message()->set_content(std::move(answer.text));
+  } else {
+    response.set_text(std::move(answer.text));
+  }
+  response.mutable_token_ids()->Add(answer.token_ids.begin(), answer.token_ids.end());
+  for (auto& position : answer.logprobs) response.add_logprobs()->Swap(&position);
+  response.mutable_served_by()->Swap(&answer.served_by);
+  response.mutable_finished()->Swap(&answer.finished);
+  return SerializeMessage(response);
+}
+
+}  // namespace
+
+template <class Request>
+absl::StatusOr<EngineRequest> GenerationService::Admit(const Context& context, const Bytes& in,
+                                                       Request& request) {
+  Caller caller;
+  auto admitted = [&]() -> absl::StatusOr<EngineRequest> {
+    LIFT_ASSIGN_OR_RETURN(caller, CallerOf(context));
+    LIFT_RETURN_IF_ERROR(ParseMessage(in, request));
+    LIFT_RETURN_IF_ERROR(CheckModel(services_, request.model()));
+    LIFT_ASSIGN_OR_RETURN(Prompt prompt, PromptOf(services_, request));
+    return ToEngineRequest(services_, PartsOf(request), std::move(prompt), caller);
+  }();
+  if (!admitted.ok() && services_.observer != nullptr) {
+    EngineRequest refused;
+    refused.tenant = caller.tenant;
+    services_.observer->OnRejected(refused, admitted.status());
+  }
+  return admitted;
+}
+
+grpc::ServerUnaryReactor* GenerationService::Generate(Context* context, const Bytes* in,
+                                                      Bytes* out) {
+  api::GenerateRequest request;
+  auto admitted = Admit(*context, *in, request);
+  if (!admitted.ok()) return UnaryCall::End(context, admitted.status());
+  return UnaryCall::Start(services_, context, *std::move(admitted), request.output(),
+                          &EncodeAnswer<api::GenerateResponse>, out);
+}
+
+grpc::ServerUnaryReactor* GenerationService::Chat(Context* context, const Bytes* in, Bytes* out) {
+  api::ChatRequest request;
+  auto admitted = Admit(*context, *in, request);
+  if (!admitted.ok()) return UnaryCall::End(context, admitted.status());
+  return UnaryCall::Start(services_, context, *std::move(admitted), request.output(),
+                          &EncodeAnswer<api::ChatResponse>, out);
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::GenerateStream(Context* context,
+                                                                              const Bytes* in) {
+  api::GenerateStreamRequest request;
+  auto admitted = Admit(*context, *in, request);
+  if (!admitted.ok()) return StreamCall::Refuse(context, admitted.status());
+  return StreamCall::Start(services_, context, *std::move(admitted), request.output(),
+                           &EncodeEvent<api::GenerateStreamResponse>);
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::ChatStream(Context* context,
+                                                                          const Bytes* in) {
+  api::ChatStreamRequest request;
+  auto admitted = Admit(*context, *in, request);
+  if (!admitted.ok()) return StreamCall::Refuse(context, admitted.status());
+  return StreamCall::Start(services_, context, *std::move(admitted), request.output(),
+                           &EncodeEvent<api::ChatStreamResponse>);
+}
+
+grpc::ServerUnaryReactor* GenerationService::Tokenize(Context* context, const Bytes* in,
+                                                      Bytes* out) {
+  return AnswerNow<api::TokenizeRequest, api::TokenizeResponse>(
+      context, in, out, [&](const auto& request, auto& response) -> absl::Status {
+        LIFT_RETURN_IF_ERROR(CheckModel(services_, request.model()));
+        if (request.text().size() > services_.limits.prompt_bytes) {
+          return WithReason(
+              absl::InvalidArgumentError(absl::StrCat("text has ", request.text().size(),
+                                                      " bytes; at most ",
+                                                      services_.limits.prompt_bytes,
+                                                      " are accepted")),
+              "INVALID_FIELD", "text");
+        }
+        LIFT_ASSIGN_OR_RETURN(
+            const std::vector<int32_t> ids,
+            services_.tokenizer->Encode(request.text(),
+                                        {.add_special = request.add_special_tokens(),
+                                         .parse_special = request.parse_special_tokens()}));
+        response.mutable_token_ids()->Add(ids.begin(), ids.end());
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* GenerationService::Detokenize(Context* context, const Bytes* in,
+                                                        Bytes* out) {
+  return AnswerNow<api::DetokenizeRequest, api::DetokenizeResponse>(
+      context, in, out, [&](const auto& request, auto& response) -> absl::Status {
+        LIFT_RETURN_IF_ERROR(CheckModel(services_, request.model()));
+        const std::vector<int32_t> ids(request.token_ids().begin(), request.token_ids().end());
+        auto text = services_.tokenizer->Decode(ids, request.skip_special_tokens());
+        if (!text.ok()) return WithReason(text.status(), "INVALID_FIELD", "token_ids");
+        response.set_text(*std::move(text));
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* GenerationService::ExplainRoute(Context* context, const Bytes* in,
+                                                          Bytes* out) {
+  return AnswerNow<api::ExplainRouteRequest, api::ExplainRouteResponse>(
+      context, in, out, [&](const auto& request, auto& response) {
+        return Explain(services_, request, response);
+      });
+}
+
+grpc::ServerUnaryReactor* GenerationService::CancelGeneration(Context* context, const Bytes* in,
+                                                              Bytes* out) {
+  return AnswerNow<api::CancelGenerationRequest, api::CancelGenerationResponse>(
+      context, in, out, [&](const auto& request, auto& response) -> absl::Status {
+        if (request.request_id().empty()) {
+          return WithReason(absl::InvalidArgumentError("request_id is empty; name a live request"),
+                            "INVALID_FIELD", "request_id");
+        }
+        response.set_cancelled(services_.engine.Cancel(request.request_id()));
+        return absl::OkStatus();
+      });
+}
+
+}  // namespace lift::rpc

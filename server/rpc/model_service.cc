@@ -1,0 +1,118 @@
+#include "server/rpc/model_service.h"
+
+#include "server/rpc/unary_answer.h"
+
+namespace lift::rpc {
+namespace {
+
+api::Model ToModel(const ServiceContext& services) {
+  const ModelInfo& info = services.model;
+  api::Model model;
+  model.set_name(info.name);
+  model.set_architecture(info.architecture);
+  for (const VariantInfo& variant : info.variants) {
+    auto& v = *model.add_variants();
+    v.set_name(variant.name);
+    v.set_lambda(variant.lambda);
+    v.set_bits_per_weight(variant.bits_per_weight);
+    v.set_bytes(variant.bytes);
+    v.set_incremental_bytes(variant.incremental_bytes);
+    if (variant.kl >= 0) v.set_calibrated_kl(variant.kl);
+    if (variant.perplexity >= 0) v.set_perplexity(variant.perplexity);
+    v.set_full(variant.full);
+  }
+  model.set_max_context(info.max_context);
+  model.set_vocab_size(info.vocab_size);
+  model.set_weights_sha256(info.weights_sha256);
+  model.set_source_sha256(info.source_sha256);
+  model.set_resident_bytes(info.resident_bytes);
+  model.set_has_chat_template(services.chat_template != nullptr);
+  model.set_device(info.device);
+  return model;
+}
+
+google::protobuf::Timestamp ToTimestamp(std::chrono::system_clock::time_point time) {
+  const int64_t nanos =
+      std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
+  google::protobuf::Timestamp timestamp;
+  timestamp.set_seconds(nanos / 1000000000);
+  timestamp.set_nanos(static_cast<int32_t>(nanos % 1000000000));
+  return timestamp;
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* ModelService::ListModels(Context* context, const Bytes* in, Bytes* out) {
+  return AnswerNow<api::ListModelsRequest, api::ListModelsResponse>(
+      context, in, out, [&](const auto&, auto& response) {
+        *response.add_models() = ToModel(services_);
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* ModelService::GetModel(Context* context, const Bytes* in, Bytes* out) {
+  return AnswerNow<api::GetModelRequest, api::GetModelResponse>(
+      context, in, out, [&](const auto& request, auto& response) -> absl::Status {
+        LIFT_RETURN_IF_ERROR(CheckModel(services_, request.name()));
+        *response.mutable_model() = ToModel(services_);
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* ModelService::GetServerInfo(Context* context, const Bytes* in,
+                                                      Bytes* out) {
+  return AnswerNow<api::GetServerInfoRequest, api::GetServerInfoResponse>(
+      context, in, out, [&](const auto&, auto& response) {
+        response.set_version(services_.build.version);
+        response.set_build_type(services_.build.build_type);
+        response.set_cuda_compiled(services_.build.cuda_compiled);
+        response.set_device(services_.model.device);
+        response.set_device_description(services_.model.device_description);
+        *response.mutable_start_time() = ToTimestamp(services_.build.start_time);
+        response.set_router_version(std::string(router::kRouterVersion));
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* ModelService::GetLoad(Context* context, const Bytes* in, Bytes* out) {
+  return AnswerNow<api::GetLoadRequest, api::GetLoadResponse>(
+      context, in, out, [&](const auto&, auto& response) {
+        const EngineLoad load = services_.engine.load();
+        response.set_running(load.running);
+        response.set_waiting(load.waiting);
+        response.set_kv_blocks_used(load.blocks_used);
+        response.set_kv_blocks_total(load.blocks_total);
+        response.set_draining(load.draining);
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* UsageService::GetUsage(grpc::CallbackServerContext* context,
+                                                 const grpc::ByteBuffer* in,
+                                                 grpc::ByteBuffer* out) {
+  return AnswerNow<api::GetUsageRequest, api::GetUsageResponse>(
+      context, in, out, [&](const auto& request, auto& response) {
+        const auto& variants = services_.model.variants;
+        unsigned __int128 total_byte_us = 0;
+        for (const auto& [key, cell] : services_.usage.Snapshot()) {
+          total_byte_us += cell.weight_byte_us + cell.kv_byte_us;
+          const bool named = key.second >= 0 && static_cast<size_t>(key.second) < variants.size();
+          const std::string variant = named ? variants[static_cast<size_t>(key.second)].name : "";
+          if (!request.tenant().empty() && request.tenant() != key.first) continue;
+          if (!request.variant().empty() && request.variant() != variant) continue;
+          auto& entry = *response.add_entries();
+          entry.set_tenant(key.first);
+          entry.set_variant(variant);
+          entry.set_weight_byte_seconds(ByteSeconds(cell.weight_byte_us));
+          entry.set_kv_byte_seconds(ByteSeconds(cell.kv_byte_us));
+          entry.set_requests(cell.requests);
+          entry.set_prompt_tokens(cell.prompt_tokens);
+          entry.set_generated_tokens(cell.generated_tokens);
+        }
+        response.set_total_byte_seconds(ByteSeconds(total_byte_us));
+        *response.mutable_since() = ToTimestamp(services_.usage.since());
+        return absl::OkStatus();
+      });
+}
+
+}  // namespace lift::rpc

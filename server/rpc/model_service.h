@@ -1,0 +1,42 @@
+// ModelService and UsageService: read-only views of what is loaded and what was used.
+#pragma once
+
+#include "liftserve/v1/model.grpc.pb.h"
+#include "liftserve/v1/usage.grpc.pb.h"
+#include "server/rpc/service_context.h"
+
+namespace lift::rpc {
+
+using RawModelService =
+    liftserve::v1::ModelService::WithRawCallbackMethod_ListModels<
+    liftserve::v1::ModelService::WithRawCallbackMethod_GetModel<
+    liftserve::v1::ModelService::WithRawCallbackMethod_GetServerInfo<
+    liftserve::v1::ModelService::WithRawCallbackMethod_GetLoad<
+    liftserve::v1::ModelService::Service>>>>;
+
+class ModelService final : public RawModelService {
+ public:
+  explicit ModelService(ServiceContext& services) : services_(services) {}
+  using Context = grpc::CallbackServerContext;
+  using Bytes = grpc::ByteBuffer;
+  grpc::ServerUnaryReactor* ListModels(Context* context, const Bytes* in, Bytes* out) override;
+  grpc::ServerUnaryReactor* GetModel(Context* context, const Bytes* in, Bytes* out) override;
+  grpc::ServerUnaryReactor* GetServerInfo(Context* context, const Bytes* in, Bytes* out) override;
+  grpc::ServerUnaryReactor* GetLoad(Context* context, const Bytes* in, Bytes* out) override;
+
+ private:
+  ServiceContext& services_;
+};
+
+class UsageService final : public liftserve::v1::UsageService::WithRawCallbackMethod_GetUsage<
+                               liftserve::v1::UsageService::Service> {
+ public:
+  explicit UsageService(ServiceContext& services) : services_(services) {}
+  grpc::ServerUnaryReactor* GetUsage(grpc::CallbackServerContext* context,
+                                     const grpc::ByteBuffer* in, grpc::ByteBuffer* out) override;
+
+ private:
+  ServiceContext& services_;
+};
+
+}  // namespace lift::rpc

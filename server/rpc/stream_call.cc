@@ -1,0 +1,158 @@
+#include "server/rpc/stream_call.h"
+
+#include "server/rpc/status_map.h"
+
+namespace lift::rpc {
+namespace {
+
+class RefusedStream : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
+ public:
+  explicit RefusedStream(grpc::Status status) { Finish(std::move(status)); }
+  void OnDone() override { delete this; }
+};
+
+}  // namespace
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StreamCall::Refuse(grpc::CallbackServerContext* context,
+                                                               const absl::Status& status) {
+  return new RefusedStream(FinishStatus(context, status));
+}
+
+StreamCall::StreamCall(ServiceContext& services, grpc::CallbackServerContext* context,
+                       const EngineRequest& request, const api::OutputOptions& output,
+                       EventEncoder encode)
+    : services_(services),
+      context_(context),
+      request_id_(request.request_id),
+      deadline_(request.deadline),
+      want_ids_(output.token_ids()),
+      want_logprobs_(output.logprobs()),
+      encode_(encode) {}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StreamCall::Start(ServiceContext& services,
+                                                              grpc::CallbackServerContext* context,
+                                                              EngineRequest request,
+                                                              const api::OutputOptions& output,
+                                                              EventEncoder encode) {
+  std::shared_ptr<StreamCall> call(new StreamCall(services, context, request, output, encode));
+  // Before Submit: the answer may be complete before Submit returns.
+  call->self_ = call;
+  call->ticket_ = services.live.Add(request.request_id);
+  const auto admitted = services.engine.Submit(std::move(request), call);
+  if (!admitted.ok()) {
+    services.live.Remove(call->ticket_);
+    call->self_.reset();
+    return Refuse(context, admitted.status());
+  }
+  return call.get();  // gRPC holds it until OnDone, which cannot come before this is returned
+}
+
+void StreamCall::OnStarted(const StartedEvent& event) {
+  api::Started started;
+  started.set_request_id(request_id_);
+  *started.mutable_served_by() =
+      ToServedBy(services_.model, services_.build, event.decision, event.variant);
+  started.set_prompt_tokens(event.prompt_tokens);
+  started.set_cached_tokens(event.cached_tokens);
+  // Nothing has been written yet, so these still travel with the first message.
+  for (const auto& [key, value] : ServedByMetadata(request_id_, started.served_by())) {
+    context_->AddInitialMetadata(key, value);
+  }
+  {
+    std::lock_guard lock(mutex_);
+    started_ = std::move(started);
+  }
+  Pump();
+}
+
+void StreamCall::OnToken(const TokenEvent& event) {
+  {
+    std::lock_guard lock(mutex_);
+    if (broken_) return;
+    if (event.text.empty() && !want_ids_ && !want_logprobs_) return;
+    if (!delta_) delta_.emplace();
+    delta_->mutable_text()->append(event.text);
+    if (want_ids_) delta_->add_token_ids(event.id);
+    if (want_logprobs_) *delta_->add_logprobs() = ToLogprobs(event.sampled);
+  }
+  Pump();
+}
+
+void StreamCall::OnFinished(const FinishedEvent& event) {
+  services_.live.Remove(ticket_);
+  {
+    std::lock_guard lock(mutex_);
+    if (!event.tail_text.empty()) {
+      if (!delta_) delta_.emplace();
+      delta_->mutable_text()->append(event.tail_text);
+    }
+    finished_ = ToFinished(event);
+    final_status_ = FinalStatus(event, services_.live.aborting());
+    if (final_status_->code() == absl::StatusCode::kUnavailable) {
+      finished_->set_reason(api::FINISH_REASON_DRAINED);
+    }
+  }
+  Pump();
+}
+
+std::optional<StreamEvent> StreamCall::TakeNext() {
+  std::optional<StreamEvent> next;
+  if (broken_) return next;
+  if (started_) {
+    next = std::move(*started_);
+    started_.reset();
+  } else if (delta_) {
+    next = std::move(*delta_);
+    delta_.reset();
+  } else if (finished_) {
+    next = std::move(*finished_);
+    finished_.reset();
+  }
+  return next;
+}
+
+// The lock is dropped before gRPC is called: writing_ and done_ already keep everybody else out.
+void StreamCall::Pump() {
+  std::optional<StreamEvent> event;
+  std::optional<absl::Status> finish;
+  {
+    std::lock_guard lock(mutex_);
+    if (writing_ || done_) return;
+    event = TakeNext();
+    if (event) {
+      writing_ = true;
+    } else if (final_status_) {
+      done_ = true;
+      finish = final_status_;
+    }
+  }
+  if (event) {
+    buffer_ = encode_(*std::move(event));
+    StartWrite(&buffer_);
+  } else if (finish) {
+    Finish(FinishStatus(context_, *finish, {{"request_id", request_id_}}));
+  }
+}
+
+void StreamCall::OnWriteDone(bool ok) {
+  {
+    std::lock_guard lock(mutex_);
+    writing_ = false;
+    if (!ok) {
+      broken_ = true;
+      delta_.reset();
+    }
+  }
+  if (!ok) services_.engine.Cancel(request_id_);
+  Pump();
+}
+
+void StreamCall::OnCancel() {
+  // Past its deadline the engine ends the request by itself, and says so in the metrics.
+  if (deadline_ && EngineClock::now() >= *deadline_) return;
+  services_.engine.Cancel(request_id_);
+}
+
+void StreamCall::OnDone() { const std::shared_ptr<StreamCall> last = std::move(self_); }
+
+}  // namespace lift::rpc

@@ -1,0 +1,76 @@
+#include "server/rpc/unary_call.h"
+
+#include "server/rpc/status_map.h"
+
+namespace lift::rpc {
+
+grpc::ServerUnaryReactor* UnaryCall::End(grpc::CallbackServerContext* context,
+                                         const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(FinishStatus(context, status));
+  return reactor;
+}
+
+UnaryCall::UnaryCall(ServiceContext& services, grpc::CallbackServerContext* context,
+                     const EngineRequest& request, const api::OutputOptions& output,
+                     AnswerEncoder encode, grpc::ByteBuffer* response)
+    : services_(services),
+      context_(context),
+      deadline_(request.deadline),
+      want_ids_(output.token_ids()),
+      want_logprobs_(output.logprobs()),
+      encode_(encode),
+      response_(response),
+      request_id_(request.request_id) {
+  answer_.request_id = request_id_;
+}
+
+grpc::ServerUnaryReactor* UnaryCall::Start(ServiceContext& services,
+                                           grpc::CallbackServerContext* context,
+                                           EngineRequest request, const api::OutputOptions& output,
+                                           AnswerEncoder encode, grpc::ByteBuffer* response) {
+  std::shared_ptr<UnaryCall> call(
+      new UnaryCall(services, context, request, output, encode, response));
+  // Before Submit: the answer may be complete before Submit returns.
+  call->self_ = call;
+  call->ticket_ = services.live.Add(request.request_id);
+  const auto admitted = services.engine.Submit(std::move(request), call);
+  if (!admitted.ok()) {
+    services.live.Remove(call->ticket_);
+    call->self_.reset();
+    return End(context, admitted.status());
+  }
+  return call.get();  // gRPC holds it until OnDone, which cannot come before this is returned
+}
+
+void UnaryCall::OnStarted(const StartedEvent& event) {
+  answer_.served_by = ToServedBy(services_.model, services_.build, event.decision, event.variant);
+  for (const auto& [key, value] : ServedByMetadata(request_id_, answer_.served_by)) {
+    context_->AddInitialMetadata(key, value);
+  }
+}
+
+void UnaryCall::OnToken(const TokenEvent& event) {
+  answer_.text += event.text;
+  if (want_ids_) answer_.token_ids.push_back(event.id);
+  if (want_logprobs_) answer_.logprobs.push_back(ToLogprobs(event.sampled));
+}
+
+void UnaryCall::OnFinished(const FinishedEvent& event) {
+  services_.live.Remove(ticket_);
+  answer_.text += event.tail_text;
+  answer_.finished = ToFinished(event);
+  const absl::Status status = FinalStatus(event, services_.live.aborting());
+  if (status.ok()) *response_ = encode_(std::move(answer_));
+  Finish(FinishStatus(context_, status, {{"request_id", request_id_}}));
+}
+
+void UnaryCall::OnCancel() {
+  // Past its deadline the engine ends the request by itself, and says so in the metrics.
+  if (deadline_ && EngineClock::now() >= *deadline_) return;
+  services_.engine.Cancel(request_id_);
+}
+
+void UnaryCall::OnDone() { const std::shared_ptr<UnaryCall> last = std::move(self_); }
+
+}  // namespace lift::rpc
