@@ -31,7 +31,8 @@ CpuBackend::CpuBackend(ThreadPool& pool, const Kernels& kernels)
     : pool_(pool), k_(kernels), scratch_(static_cast<size_t>(pool.threads())) {}
 
 std::string CpuBackend::description() const {
-  return absl::StrCat(k_.name, ", ", pool_.threads(), pool_.threads() == 1 ? " thread" : " threads");
+  return absl::StrCat(k_.name, ", ", pool_.threads(),
+                      pool_.threads() == 1 ? " thread" : " threads");
 }
 
 absl::StatusOr<std::unique_ptr<Buffer>> CpuBackend::Allocate(size_t bytes, MemoryKind) {

@@ -15,7 +15,8 @@ std::string_view CpuIsaName(CpuIsa isa);
 bool CpuIsaSupported(CpuIsa isa);
 CpuIsa BestCpuIsa();
 
-// `pool` must outlive the backend. One step at a time (the ops share the pool). isa must be supported (CHECK).
+// `pool` must outlive the backend. One step at a time (the ops share the pool). isa must be
+// supported (CHECK).
 std::unique_ptr<Backend> MakeCpuBackend(ThreadPool& pool, CpuIsa isa = CpuIsa::kAuto);
 
 }  // namespace lift

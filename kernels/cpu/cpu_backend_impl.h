@@ -18,13 +18,15 @@ class CpuLiftedActivations final : public LiftedActivations {
  public:
   struct Slot {
     const LiftCode* code = nullptr;
-    int parts = 1;          // 2 if any token is wide
-    int64_t stride = 0;     // bytes from one part to the next
-    AlignedArray<int8_t> data;       // [tokens][parts][stride]
-    AlignedArray<uint8_t> wide;      // [tokens]
-    AlignedArray<float> scale;       // [tokens]
-    AlignedArray<int32_t> sums;      // [tokens][2]
-    int8_t* column(int64_t token, int part) { return data.data() + (token * parts + part) * stride; }
+    int parts = 1;               // 2 if any token is wide
+    int64_t stride = 0;          // bytes from one part to the next
+    AlignedArray<int8_t> data;   // [tokens][parts][stride]
+    AlignedArray<uint8_t> wide;  // [tokens]
+    AlignedArray<float> scale;   // [tokens]
+    AlignedArray<int32_t> sums;  // [tokens][2]
+    int8_t* column(int64_t token, int part) {
+      return data.data() + (token * parts + part) * stride;
+    }
     const int8_t* column(int64_t token, int part) const {
       return data.data() + (token * parts + part) * stride;
     }
@@ -52,13 +54,12 @@ class CpuBackend final : public Backend {
                std::span<const AttentionSequence> sequences, const float* k,
                const float* v) override;
   void Attention(const float* cache, const AttentionShape& shape,
-                 std::span<const AttentionSequence> sequences, const float* q,
-                 float* out) override;
+                 std::span<const AttentionSequence> sequences, const float* q, float* out) override;
   void DenseMatmul(const DenseMatrixView& w, const float* x, int64_t tokens, float* y) override;
   void DenseRow(const DenseMatrixView& w, int64_t row, float* out) override;
   std::unique_ptr<LiftedActivations> MakeLiftedActivations() override;
-  void Lift(const LiftSite& site, const float* x, int64_t tokens,
-            std::span<const uint8_t> variants, LiftedActivations& out) override;
+  void Lift(const LiftSite& site, const float* x, int64_t tokens, std::span<const uint8_t> variants,
+            LiftedActivations& out) override;
   void LiftedMatmul(const LiftedMatrix& w, const LiftedActivations& u,
                     std::span<const uint8_t> variants, float* y) override;
   void LiftedRow(const LiftedMatrix& w, int64_t row, int variant, float* out) override;
@@ -67,12 +68,12 @@ class CpuBackend final : public Backend {
   // Tokens of one stage that read a run of rows, and where their bytes are.
   struct Reader {
     int32_t token = 0;
-    bool wide = false;        // two columns: high, low
-    float coefficient = 0;    // gain times the token's scale
+    bool wide = false;      // two columns: high, low
+    float coefficient = 0;  // gain times the token's scale
     int32_t sums[2] = {};
   };
   struct Segment {
-    int64_t row_end = 0;      // rows from the segment before up to here
+    int64_t row_end = 0;  // rows from the segment before up to here
     std::vector<Reader> readers;
     std::vector<const int8_t*> columns;
   };
@@ -84,7 +85,9 @@ class CpuBackend final : public Backend {
   // Makes every thread's scratch at least `bytes` long; returns its bytes for one thread.
   void ReserveScratch(size_t bytes);
   template <typename T>
-  T* Scratch(int thread) { return reinterpret_cast<T*>(scratch_[static_cast<size_t>(thread)].data()); }
+  T* Scratch(int thread) {
+    return reinterpret_cast<T*>(scratch_[static_cast<size_t>(thread)].data());
+  }
   // Runs body over [0, count) in even ranges, in the caller if the work is small.
   template <typename Body>
   void For(int64_t count, int64_t work_per_item, const Body& body);
@@ -112,7 +115,8 @@ template <typename Body>
 void CpuBackend::For(int64_t count, int64_t work_per_item, const Body& body) {
   constexpr int64_t kWorthSharing = 1 << 14;  // about a microsecond or more
   const int64_t ranges = 4 * pool_.threads();
-  const int64_t grain = count * work_per_item < kWorthSharing ? count : (count + ranges - 1) / ranges;
+  const int64_t grain =
+      count * work_per_item < kWorthSharing ? count : (count + ranges - 1) / ranges;
   pool_.ParallelFor(count, grain < 1 ? 1 : grain, body);
 }
 

@@ -24,8 +24,8 @@ inline void GemmTile(const float* panel, int64_t panel_stride, const float* x, i
       const V b = Splat(x[t * x_stride + c]);
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        acc[t][v] = kRounding == Rounding::kOnce ? Fma(w[v], b, acc[t][v])
-                                                 : MulAdd(w[v], b, acc[t][v]);
+        acc[t][v] =
+            kRounding == Rounding::kOnce ? Fma(w[v], b, acc[t][v]) : MulAdd(w[v], b, acc[t][v]);
       }
     }
   }

@@ -9,20 +9,20 @@
 
 namespace lift::cpu {
 
-inline constexpr int kLanes = 16;         // logical vector width of every instruction set
-inline constexpr int kPanelRows = 64;     // rows of a dense weight panel
-inline constexpr int kPanelColumns = 256; // columns of one, so that it fits the second-level cache
-inline constexpr int kKeyChunk = 64;      // keys of one step of the online softmax, from position 0
-inline constexpr int kTilePair = 32;      // rows of two plane tiles
-inline constexpr int kMaxShift = 7;       // columns a parity may look back
+inline constexpr int kLanes = 16;          // logical vector width of every instruction set
+inline constexpr int kPanelRows = 64;      // rows of a dense weight panel
+inline constexpr int kPanelColumns = 256;  // columns of one, so that it fits the second-level cache
+inline constexpr int kKeyChunk = 64;  // keys of one step of the online softmax, from position 0
+inline constexpr int kTilePair = 32;  // rows of two plane tiles
+inline constexpr int kMaxShift = 7;   // columns a parity may look back
 
 // y[t][r] = chain over c of panel[c][r] * x[t][c], continued from y unless `first`.
 struct PanelMatmul {
   const float* panel = nullptr;  // [cols][kPanelRows], rows past `rows` are zero
   int64_t rows = 0, cols = 0;
-  const float* x = nullptr;      // [tokens], x_stride floats apart
+  const float* x = nullptr;  // [tokens], x_stride floats apart
   int64_t x_stride = 0, tokens = 0;
-  float* y = nullptr;            // [tokens], y_stride floats apart
+  float* y = nullptr;  // [tokens], y_stride floats apart
   int64_t y_stride = 0;
   bool first = true;
 };
@@ -35,7 +35,7 @@ struct AttendItem {
   int64_t kv_head = 0, row_begin = 0, row_end = 0;
   const float* q = nullptr;
   float* out = nullptr;
-  float* scratch = nullptr;      // AttendScratchFloats(shape, row_end - row_begin), 64-byte aligned
+  float* scratch = nullptr;  // AttendScratchFloats(shape, row_end - row_begin), 64-byte aligned
 };
 int64_t AttendScratchFloats(const AttentionShape& shape, int64_t rows);
 
@@ -44,24 +44,24 @@ struct RotateToken {
   const float* x = nullptr;      // [cols]
   const float* signs = nullptr;  // [cols], null without a rotation
   const float* hartley = nullptr;
-  float norm = 1;                // 1 / sqrt(power)
+  float norm = 1;  // 1 / sqrt(power)
   int64_t cols = 0, padded = 0, tail = 0, power = 0, odd = 0;
-  float* scratch = nullptr;      // [cols]
-  float* out = nullptr;          // [padded + tail]
+  float* scratch = nullptr;  // [cols]
+  float* out = nullptr;      // [padded + tail]
 };
 
 // u[t][r] = sum_m taps[m][r] * x'[t + m], quantized and stored [block][stream][32] in tile order.
 struct LiftSlot {
-  const float* x = nullptr;      // RotateToken::out
+  const float* x = nullptr;  // RotateToken::out
   const float* taps = nullptr;
   int64_t padded = 0;
   int streams = 0, steps = 0;
   bool wide = false;
-  float* scratch = nullptr;      // [streams][padded]
-  int8_t* high = nullptr;        // all of a narrow u
-  int8_t* low = nullptr;         // wide only: u = 128 * high + low
+  float* scratch = nullptr;  // [streams][padded]
+  int8_t* high = nullptr;    // all of a narrow u
+  int8_t* low = nullptr;     // wide only: u = 128 * high + low
   float* scale = nullptr;
-  int32_t* sums = nullptr;       // [2] of high and low
+  int32_t* sums = nullptr;  // [2] of high and low
 };
 
 // How the derived signs of a code come from its stored ones, in the two forms kernels use.
@@ -83,7 +83,7 @@ struct DeriveTile {
   const uint8_t* planes = nullptr;  // of the row tile, [blocks][stored][64]
   int stored = 0;
   int64_t blocks = 0, begin = 0, end = 0;
-  uint8_t* out = nullptr;           // [end - begin][derived][64], 64-byte aligned
+  uint8_t* out = nullptr;  // [end - begin][derived][64], 64-byte aligned
 };
 
 // acc[c][16 * tile + row] += sum over the set bits of blocks [begin, end) of columns[c].
@@ -94,13 +94,13 @@ struct SignDot {
   int64_t begin = 0, end = 0;
   const int8_t* const* columns = nullptr;  // each [blocks][streams][32]
   int64_t num_columns = 0;
-  int32_t* acc = nullptr;          // [num_columns][kTilePair], 64-byte aligned
+  int32_t* acc = nullptr;  // [num_columns][kTilePair], 64-byte aligned
 };
 
 // y[r] += coefficient * (2 acc[r] - sum), a wide column pair counting 128 * high + low.
 struct SignCombine {
   const int32_t* high = nullptr;
-  const int32_t* low = nullptr;    // null for a narrow column
+  const int32_t* low = nullptr;  // null for a narrow column
   int32_t high_sum = 0, low_sum = 0;
   float coefficient = 0;
   int64_t rows = 0;
@@ -114,10 +114,10 @@ struct DecodeStageRow {
   int row_in_tile = 0;
   int64_t padded = 0;
   float gain = 0;
-  uint32_t* words = nullptr;        // scratch [streams][padded / 32]
-  float* bits = nullptr;            // scratch [streams][steps - 1 + padded]
-  float* sum = nullptr;             // scratch [padded]
-  float* v = nullptr;               // [padded]
+  uint32_t* words = nullptr;  // scratch [streams][padded / 32]
+  float* bits = nullptr;      // scratch [streams][steps - 1 + padded]
+  float* sum = nullptr;       // scratch [padded]
+  float* v = nullptr;         // [padded]
 };
 
 struct Kernels {

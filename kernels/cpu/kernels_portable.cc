@@ -8,11 +8,11 @@ namespace {
 
 #include "kernels/cpu/simd_portable.inl.h"
 // The order of these matters: each uses the ones before.
-#include "kernels/cpu/vector_ops.inl.h"
-#include "kernels/cpu/gemm.inl.h"
 #include "kernels/cpu/attention.inl.h"
+#include "kernels/cpu/gemm.inl.h"
 #include "kernels/cpu/lift.inl.h"
 #include "kernels/cpu/signs.inl.h"
+#include "kernels/cpu/vector_ops.inl.h"
 
 void SignDotPortable(const SignDot& a) {
   const int streams = a.stored + a.derived_streams;
@@ -45,9 +45,9 @@ void SignDotPortable(const SignDot& a) {
 
 const Kernels& PortableKernels() {
   static constexpr Kernels kTable = {
-      CpuIsa::kPortable, "portable",     RmsNormRow, AddInPlace,     SwiGluRange,
-      RopeToken,         PackPanel,      PanelMatmulKernel, Attend,  Rotate,
-      LiftSlotKernel,    DeriveByShifts, SignDotPortable,   Combine, DecodeRow};
+      CpuIsa::kPortable, "portable",     RmsNormRow,        AddInPlace, SwiGluRange,
+      RopeToken,         PackPanel,      PanelMatmulKernel, Attend,     Rotate,
+      LiftSlotKernel,    DeriveByShifts, SignDotPortable,   Combine,    DecodeRow};
   return kTable;
 }
 

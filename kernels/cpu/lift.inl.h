@@ -97,8 +97,8 @@ inline void QuantizeBlock(const float* u, float inverse, bool wide, int8_t* high
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest even integer
   int32_t high[kTileColumns], low[kTileColumns];
   for (int t = 0; t < kTileColumns; ++t) {
-    const int32_t q = __builtin_bit_cast(int32_t, u[t] * inverse + kMagic) -
-                      __builtin_bit_cast(int32_t, kMagic);
+    const int32_t q =
+        __builtin_bit_cast(int32_t, u[t] * inverse + kMagic) - __builtin_bit_cast(int32_t, kMagic);
     high[t] = wide ? (q + 64) >> 7 : q;
     low[t] = q - high[t] * 128;
   }

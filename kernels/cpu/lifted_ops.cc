@@ -9,8 +9,9 @@
 namespace lift::cpu {
 namespace {
 
-constexpr int64_t kDotColumns = 96;  // columns whose sums are held at once (in the first-level cache)
-constexpr int64_t kDotBlocks = 64;   // column blocks whose derived signs are made at once
+constexpr int64_t kDotColumns =
+    96;  // columns whose sums are held at once (in the first-level cache)
+constexpr int64_t kDotBlocks = 64;  // column blocks whose derived signs are made at once
 constexpr size_t kAccBytes = sizeof(int32_t) * kDotColumns * kTilePair;
 // Below this no 32-bit sum of 128 * 127 * (columns / 8) can overflow.
 constexpr int64_t kMaxSigns = 1 << 20;
@@ -46,7 +47,8 @@ RotateToken MakeRotate(const LiftSite& site, int64_t tail) {
 void CheckCode(const LiftCode& code) {
   LIFT_CHECK(code.stored >= 1 && code.derived >= 0 && code.streams() <= kMaxStreams);
   LIFT_CHECK(code.steps >= 1 && code.masks.size() == static_cast<size_t>(code.derived));
-  LIFT_CHECK(code.taps.size() == static_cast<size_t>(code.steps) * static_cast<size_t>(code.streams()));
+  LIFT_CHECK(code.taps.size() ==
+             static_cast<size_t>(code.steps) * static_cast<size_t>(code.streams()));
 }
 
 }  // namespace
@@ -154,7 +156,9 @@ void CpuBackend::PlanStage(const LiftedMatrix& w, size_t stage, const CpuLiftedA
     for (int64_t t = 0; t < u.tokens; ++t) {
       if (w.rows_of(variants[static_cast<size_t>(t)])[stage] < ends[i]) continue;
       const bool wide = slot.wide[t] != 0;
-      segment.readers.push_back({static_cast<int32_t>(t), wide, s.gain * slot.scale[t],
+      segment.readers.push_back({static_cast<int32_t>(t),
+                                 wide,
+                                 s.gain * slot.scale[t],
                                  {slot.sums[2 * t], slot.sums[2 * t + 1]}});
       for (int part = 0; part <= (wide ? 1 : 0); ++part) {
         segment.columns.push_back(slot.column(t, part));
@@ -246,7 +250,8 @@ void CpuBackend::LiftedMatmul(const LiftedMatrix& w, const LiftedActivations& ac
   const int64_t pairs = (w.rows + kTilePair - 1) / kTilePair;
   For(pairs, kTilePair * u.padded, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t i = begin; i < end; ++i) {
-      SignRows(w, u.padded, u.tokens, i * kTilePair, std::min(w.rows, (i + 1) * kTilePair), y, thread);
+      SignRows(w, u.padded, u.tokens, i * kTilePair, std::min(w.rows, (i + 1) * kTilePair), y,
+               thread);
     }
   });
 }
@@ -261,7 +266,8 @@ void CpuBackend::LiftedRow(const LiftedMatrix& w, int64_t row, int variant, floa
     streams = std::max<int64_t>(streams, stage.code->streams());
   }
   const int64_t bit_floats = streams * (steps - 1 + padded);
-  ReserveScratch(sizeof(float) * static_cast<size_t>(3 * padded + bit_floats + streams * padded / 32));
+  ReserveScratch(sizeof(float) *
+                 static_cast<size_t>(3 * padded + bit_floats + streams * padded / 32));
   float* v = Scratch<float>(0);
   float* sum = v + padded;
   float* scratch = sum + padded;

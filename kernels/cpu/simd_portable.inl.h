@@ -1,13 +1,14 @@
 // Sixteen float lanes in plain C++; the compiler vectorizes what the baseline allows.
-// Included into an anonymous namespace by one kernels_*.cc; the three simd_*.inl.h have one interface.
+// Included into an anonymous namespace by one kernels_*.cc; the three simd_*.inl.h have one
+// interface.
 
 struct V {
   float v[kLanes];
 };
 
-#define LIFT_LANES(expr)                               \
-  V out;                                               \
-  for (int i = 0; i < kLanes; ++i) out.v[i] = (expr);  \
+#define LIFT_LANES(expr)                              \
+  V out;                                              \
+  for (int i = 0; i < kLanes; ++i) out.v[i] = (expr); \
   return out
 
 inline V Splat(float x) { LIFT_LANES(x); }
@@ -31,8 +32,8 @@ inline V MulAdd(V a, V b, V c) { return Add(Mul(a, b), c); }
 inline V SelectLess(V a, V b, V yes, V no) { LIFT_LANES(a.v[i] < b.v[i] ? yes.v[i] : no.v[i]); }
 // p * 2^n for an integer n held in the low bits of t = n + 1.5 * 2^23.
 inline V ScaleByMagic(V p, V t) {
-  LIFT_LANES(__builtin_bit_cast(float, __builtin_bit_cast(uint32_t, p.v[i]) +
-                                           (__builtin_bit_cast(uint32_t, t.v[i]) << 23)));
+  LIFT_LANES(__builtin_bit_cast(
+      float, __builtin_bit_cast(uint32_t, p.v[i]) + (__builtin_bit_cast(uint32_t, t.v[i]) << 23)));
 }
 // Butterfly of lanes i and i ^ H: (low + high, low - high).
 template <int H>

@@ -1,0 +1,39 @@
+// The table for AVX-512 with VNNI. Only this file is compiled for it, and everything in it has
+// internal linkage, so no code of it can reach a CPU without it.
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels/cpu/kernel_table.h"
+
+namespace lift::cpu {
+namespace {
+
+#include "kernels/cpu/simd_avx512.inl.h"
+// The order of these matters: each uses the ones before.
+#include "kernels/cpu/attention.inl.h"
+#include "kernels/cpu/gemm.inl.h"
+#include "kernels/cpu/lift.inl.h"
+#include "kernels/cpu/signs.inl.h"
+#include "kernels/cpu/signs_avx512.inl.h"
+#include "kernels/cpu/vector_ops.inl.h"
+
+}  // namespace
+
+const Kernels& Avx512Kernels() {
+  static constexpr Kernels kTable = {
+      CpuIsa::kAvx512Vnni, "avx512-vnni",  RmsNormRow,        AddInPlace, SwiGluRange,
+      RopeToken,           PackPanel,      PanelMatmulKernel, Attend,     Rotate,
+      LiftSlotKernel,      DeriveByShifts, SignDotAvx512,     Combine,    DecodeRow};
+  return kTable;
+}
+
+const Kernels& Avx512GfniKernels() {
+  static constexpr Kernels kTable = {
+      CpuIsa::kAvx512Vnni, "avx512-vnni+gfni", RmsNormRow,        AddInPlace, SwiGluRange,
+      RopeToken,           PackPanel,          PanelMatmulKernel, Attend,     Rotate,
+      LiftSlotKernel,      DeriveGfni,         SignDotAvx512,     Combine,    DecodeRow};
+  return kTable;
+}
+
+}  // namespace lift::cpu

@@ -1,0 +1,106 @@
+// Sign planes times int8 with vpmaddubsw. A tile is two registers of 8 rows. Bytes are 0 or 1, so a
+// 16-bit sum grows by at most 2 * 127 a bit position: 16 tiles of 8 positions stay below 2^15.
+
+constexpr int kTilesBeforeFlush = 16;
+
+inline __m256i Bytes4(const int8_t* p) {
+  int32_t word;
+  __builtin_memcpy(&word, p, sizeof(word));
+  return _mm256_set1_epi32(word);
+}
+
+template <int kColumns>
+struct TileSums {
+  __m256i narrow[kColumns][2];  // 16-bit pairs, flushed into `wide`
+  __m256i wide[kColumns][2];
+
+  void Clear() {
+    for (int c = 0; c < kColumns; ++c) {
+      for (int h = 0; h < 2; ++h) narrow[c][h] = wide[c][h] = _mm256_setzero_si256();
+    }
+  }
+  void Flush() {
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (int c = 0; c < kColumns; ++c) {
+      for (int h = 0; h < 2; ++h) {
+        wide[c][h] = _mm256_add_epi32(wide[c][h], _mm256_madd_epi16(narrow[c][h], ones));
+        narrow[c][h] = _mm256_setzero_si256();
+      }
+    }
+  }
+};
+
+template <int kColumns>
+inline void AddTile(const uint8_t* words, const int8_t* const* u, int64_t offset,
+                    TileSums<kColumns>& sums) {
+  const __m256i w[2] = {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)),
+                        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words + 32))};
+  const __m256i ones = _mm256_set1_epi8(1);
+#pragma GCC unroll 8
+  for (int bit = 0; bit < 8; ++bit) {
+    __m256i x[2];
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) x[h] = _mm256_and_si256(_mm256_srli_epi32(w[h], bit), ones);
+#pragma GCC unroll 4
+    for (int c = 0; c < kColumns; ++c) {
+      const __m256i bytes = Bytes4(u[c] + offset + 4 * bit);
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; ++h) {
+        sums.narrow[c][h] = _mm256_add_epi16(sums.narrow[c][h], _mm256_maddubs_epi16(x[h], bytes));
+      }
+    }
+  }
+}
+
+template <int kColumns>
+void DotTile(const SignDot& a, int tile, int64_t first) {
+  const int streams = a.stored + a.derived_streams;
+  const int8_t* u[kColumns];
+  for (int c = 0; c < kColumns; ++c) u[c] = a.columns[first + c];
+  TileSums<kColumns> sums;
+  sums.Clear();
+  int filled = 0;
+  const uint8_t* plane = a.planes[tile] + a.begin * a.stored * kTileBytes;
+  const uint8_t* derived = a.derived[tile];
+  int64_t offset = a.begin * streams * kTileColumns;
+  for (int64_t b = a.begin; b < a.end; ++b) {
+    for (int s = 0; s < streams; ++s, offset += kTileColumns) {
+      const uint8_t*& words = s < a.stored ? plane : derived;
+      AddTile<kColumns>(words, u, offset, sums);
+      words += kTileBytes;
+      if (++filled == kTilesBeforeFlush) {
+        sums.Flush();
+        filled = 0;
+      }
+    }
+  }
+  sums.Flush();
+  for (int c = 0; c < kColumns; ++c) {
+    for (int h = 0; h < 2; ++h) {
+      auto* acc =
+          reinterpret_cast<__m256i*>(a.acc + (first + c) * kTilePair + tile * kTileRows + 8 * h);
+      _mm256_store_si256(acc, _mm256_add_epi32(_mm256_load_si256(acc), sums.wide[c][h]));
+    }
+  }
+}
+
+void SignDotAvx2(const SignDot& a) {
+  for (int64_t first = 0; first < a.num_columns; first += 4) {
+    for (int tile = 0; tile < a.tiles; ++tile) {
+      switch (a.num_columns - first) {
+        case 1:
+          DotTile<1>(a, tile, first);
+          break;
+        case 2:
+          DotTile<2>(a, tile, first);
+          break;
+        case 3:
+          DotTile<3>(a, tile, first);
+          break;
+        default:
+          DotTile<4>(a, tile, first);
+          break;
+      }
+    }
+  }
+}

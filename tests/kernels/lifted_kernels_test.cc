@@ -1,0 +1,208 @@
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "kernels/reference/reference.h"
+#include "tests/kernels/kernel_tables.h"
+#include "tests/kernels/random_lifted.h"
+
+namespace lift {
+namespace {
+
+struct Shape {
+  const char* name;
+  int64_t rows, cols, tokens;
+  std::vector<RandomLifted::StageSpec> stages;
+  bool rotate;
+};
+
+// Variants: 0 reads the first stage; 1 all; 2 all, wide; 3 cuts each stage at another row tile;
+// 4 nothing.
+RandomLifted MakeLifted(const Shape& shape, uint64_t seed) {
+  RandomLifted lifted(shape.rows, shape.cols, shape.stages, {shape.rotate, seed}, seed);
+  const size_t stages = shape.stages.size();
+  std::vector<int64_t> one(stages), all(stages, shape.rows), cut(stages);
+  one[0] = shape.rows;
+  for (size_t j = 0; j < stages; ++j) {
+    cut[j] = std::min<int64_t>(shape.rows, shape.rows / 16 / static_cast<int64_t>(j + 1) * 16);
+  }
+  lifted.AddVariant(one, 0);
+  lifted.AddVariant(all, 0);
+  lifted.AddVariant(all, stages);
+  lifted.AddVariant(cut, 1);
+  lifted.AddVariant(std::vector<int64_t>(stages, 0), 0);
+  return lifted;
+}
+
+std::vector<uint8_t> MixedVariants(int64_t tokens) {
+  std::vector<uint8_t> variants(static_cast<size_t>(tokens));
+  const uint8_t pattern[] = {1, 2, 0, 3, 1, 1, 4};
+  for (size_t t = 0; t < variants.size(); ++t) variants[t] = pattern[t % 7];
+  return variants;
+}
+
+const std::vector<Shape>& Shapes() {
+  static const std::vector<Shape> shapes = {
+      {"row", 1, 33, 1, {{1, 0, 4, 0}}, false},
+      {"few", 15, 72, 2, {{2, 0, 8, 0}}, true},
+      {"edge", 17, 111, 3, {{2, 1, 8, 0}, {1, 2, 12, 1}}, true},
+      {"tiny", 17, 5, 4, {{2, 1, 40, 0}}, true},
+      {"odd", 111, 111, 5, {{3, 1, 6, 0}, {2, 1, 8, 1}}, true},
+      {"four", 33, 72, 7, {{4, 0, 5, 0}, {2, 2, 8, 1}, {2, 2, 8, 1}}, true},
+      {"wide", 48, 1536, 6, {{2, 1, 8, 0}, {1, 1, 10, 1}}, true},
+      {"tall", 989, 72, 4, {{2, 0, 8, 0}, {2, 0, 8, 0}}, false},
+      {"mid", 64, 576, 17, {{2, 1, 8, 0}, {2, 1, 8, 0}, {1, 2, 8, 1}}, true},
+      {"long", 31, 2300, 9, {{1, 2, 12, 0}, {3, 0, 6, 1}}, false}};
+  return shapes;
+}
+
+std::vector<float> Multiply(Backend& backend, const RandomLifted& lifted,
+                            const std::vector<float>& x, const std::vector<uint8_t>& variants) {
+  const int64_t tokens = static_cast<int64_t>(variants.size());
+  auto u = backend.MakeLiftedActivations();
+  backend.Lift(lifted.site, x.data(), tokens, variants, *u);
+  std::vector<float> y(static_cast<size_t>(tokens * lifted.matrix.rows), -7.0f);
+  backend.LiftedMatmul(lifted.matrix, *u, variants, y.data());
+  return y;
+}
+
+bool SameBits(std::span<const float> a, std::span<const float> b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
+}
+
+class LiftedKernels : public testing::TestWithParam<std::tuple<const cpu::Kernels*, Shape>> {};
+
+TEST_P(LiftedKernels, MatmulMatchesOracle) {
+  const auto& [table, shape] = GetParam();
+  const RandomLifted lifted = MakeLifted(shape, 11);
+  ThreadPool pool(2);
+  const auto backend = cpu::MakeCpuBackendOn(pool, *table);
+  const std::vector<float> x = RandomFloats(shape.tokens * shape.cols, 5);
+  const std::vector<uint8_t> variants = MixedVariants(shape.tokens);
+  const auto want =
+      reference::LiftedMatmul(lifted.matrix, lifted.site, lifted.rotation_spec, x, variants);
+  EXPECT_EQ(reference::Mismatch(Multiply(*backend, lifted, x, variants), want), "");
+}
+
+TEST_P(LiftedKernels, RowMatchesOracle) {
+  const auto& [table, shape] = GetParam();
+  const RandomLifted lifted = MakeLifted(shape, 12);
+  ThreadPool pool(1);
+  const auto backend = cpu::MakeCpuBackendOn(pool, *table);
+  for (const int64_t row : {int64_t{0}, shape.rows / 2, shape.rows - 1}) {
+    for (const int variant : {0, 1, 3, 4}) {
+      std::vector<float> out(static_cast<size_t>(shape.cols));
+      backend->LiftedRow(lifted.matrix, row, variant, out.data());
+      const auto want = reference::LiftedRow(lifted.matrix, lifted.rotation_spec, row, variant);
+      EXPECT_EQ(reference::Mismatch(out, want), "") << "row " << row << " variant " << variant;
+    }
+  }
+}
+
+TEST_P(LiftedKernels, EqualToTheBitOverThreadsBatchesAndTables) {
+  const auto& [table, shape] = GetParam();
+  const RandomLifted lifted = MakeLifted(shape, 13);
+  const std::vector<float> x = RandomFloats(shape.tokens * shape.cols, 6);
+  const std::vector<uint8_t> variants = MixedVariants(shape.tokens);
+  ThreadPool one(1);
+  const auto portable = cpu::MakeCpuBackendOn(one, cpu::PortableKernels());
+  const std::vector<float> want = Multiply(*portable, lifted, x, variants);
+  for (const int threads : {1, 2, 4}) {
+    ThreadPool pool(threads);
+    const auto backend = cpu::MakeCpuBackendOn(pool, *table);
+    EXPECT_TRUE(SameBits(Multiply(*backend, lifted, x, variants), want)) << threads << " threads";
+  }
+  const auto backend = cpu::MakeCpuBackendOn(one, *table);
+  for (int64_t first = 0; first < shape.tokens; ++first) {  // the tokens from `first` on, alone
+    const auto from = static_cast<size_t>(first);
+    const std::vector<float> part(x.begin() + first * shape.cols, x.end());
+    const std::vector<uint8_t> part_variants(variants.begin() + first, variants.end());
+    const std::vector<float> y = Multiply(*backend, lifted, part, part_variants);
+    EXPECT_TRUE(SameBits(y, std::span(want).subspan(from * static_cast<size_t>(shape.rows))));
+  }
+}
+
+TEST_P(LiftedKernels, RowsAreEqualToTheBitOverTables) {
+  const auto& [table, shape] = GetParam();
+  const RandomLifted lifted = MakeLifted(shape, 14);
+  ThreadPool pool(1);
+  const auto portable = cpu::MakeCpuBackendOn(pool, cpu::PortableKernels());
+  const auto backend = cpu::MakeCpuBackendOn(pool, *table);
+  std::vector<float> a(static_cast<size_t>(shape.cols)), b(a);
+  portable->LiftedRow(lifted.matrix, shape.rows - 1, 1, a.data());
+  backend->LiftedRow(lifted.matrix, shape.rows - 1, 1, b.data());
+  EXPECT_TRUE(SameBits(a, b));
+}
+
+INSTANTIATE_TEST_SUITE_P(TablesByShapes, LiftedKernels,
+                         testing::Combine(testing::ValuesIn(AllTables()),
+                                          testing::ValuesIn(Shapes())),
+                         [](const auto& info) {
+                           return TableName(std::get<0>(info.param)) + "_" +
+                                  std::get<1>(info.param).name;
+                         });
+
+class EachTable : public testing::TestWithParam<const cpu::Kernels*> {};
+
+// With taps of 0 and +-1 and one spike of exactly 127 grid steps nothing rounds anywhere, so the
+// result must be the integer of the definition, in both grids.
+TEST_P(EachTable, IntegerInputsGiveExactSums) {
+  for (const bool wide : {false, true}) {
+    RandomLifted lifted(40, 100, {{2, 1, 6, 0}}, {}, 3);
+    for (float& tap : lifted.codes[0].taps) tap = tap > 0.2f ? 1.0f : tap < -0.2f ? -1.0f : 0.0f;
+    lifted.codes[0].taps[0] = 1.0f;
+    for (uint16_t& scale : lifted.scales) scale = FloatToHalf(1.0f);
+    lifted.AddVariant({40}, wide ? 1 : 0);
+    std::vector<float> x(100);
+    std::mt19937_64 random(9);
+    for (float& value : x) value = static_cast<float>(random() % 31) - 15.0f;
+    for (int i = 40; i < 52; ++i) x[static_cast<size_t>(i)] = 0.0f;
+    x[46] = wide ? 16256.0f : 127.0f;
+    auto want = reference::LiftedMatmul(lifted.matrix, lifted.site, {}, x, std::vector<uint8_t>{0});
+    for (double& tolerance : want.tolerance) tolerance = 0;
+    ThreadPool pool(1);
+    const auto backend = cpu::MakeCpuBackendOn(pool, *GetParam());
+    EXPECT_EQ(reference::Mismatch(Multiply(*backend, lifted, x, {0}), want), "") << "wide " << wide;
+  }
+}
+
+TEST_P(EachTable, NotANumberReachesItsOwnTokenOnly) {
+  RandomLifted lifted(20, 64, {{2, 1, 6, 0}}, {true, 4}, 3);
+  lifted.AddVariant({20}, 0);
+  std::vector<float> x = RandomFloats(3 * 64, 2);
+  x[70] = std::numeric_limits<float>::quiet_NaN();
+  ThreadPool pool(1);
+  const auto backend = cpu::MakeCpuBackendOn(pool, *GetParam());
+  const std::vector<float> y = Multiply(*backend, lifted, x, {0, 0, 0});
+  for (size_t i = 0; i < y.size(); ++i) EXPECT_EQ(std::isnan(y[i]), i / 20 == 1) << i;
+}
+
+TEST_P(EachTable, ZeroInputGivesZero) {
+  RandomLifted lifted(20, 64, {{2, 1, 6, 0}}, {true, 4}, 3);
+  lifted.AddVariant({20}, 0);
+  ThreadPool pool(1);
+  const auto backend = cpu::MakeCpuBackendOn(pool, *GetParam());
+  for (const float y : Multiply(*backend, lifted, std::vector<float>(64), {0})) EXPECT_EQ(y, 0.0f);
+}
+
+// Nobody reads stage 1 beyond row 16, so those planes may be absent altogether.
+TEST_P(EachTable, PlanesNobodyReadsAreNotTouched) {
+  RandomLifted lifted(64, 64, {{2, 0, 6, 0}, {2, 0, 6, 0}}, {}, 3);
+  lifted.AddVariant({64, 16}, 0);
+  lifted.AddVariant({64, 0}, 0);
+  const std::vector<float> x = RandomFloats(2 * 64, 2);
+  ThreadPool pool(1);
+  const auto backend = cpu::MakeCpuBackendOn(pool, *GetParam());
+  const std::vector<float> want = Multiply(*backend, lifted, x, {0, 1});
+  // Keep the first row tile only: anything behind it is out of bounds for the sanitizer.
+  const std::vector<RandomLifted::PlaneLine> first(lifted.planes[1].begin(),
+                                                   lifted.planes[1].begin() + 4);
+  lifted.matrix.stages[1].planes = reinterpret_cast<const std::byte*>(first.data());
+  EXPECT_TRUE(SameBits(Multiply(*backend, lifted, x, {0, 1}), want));
+}
+
+INSTANTIATE_TEST_SUITE_P(Tables, EachTable, testing::ValuesIn(AllTables()),
+                         [](const auto& info) { return TableName(info.param); });
+
+}  // namespace
+}  // namespace lift
