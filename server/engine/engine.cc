@@ -1,0 +1,124 @@
+#include "server/engine/engine.h"
+
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/base/check.h"
+#include "server/engine/admission.h"
+#include "server/engine/engine_loop.h"
+#include "server/engine/registry.h"
+
+namespace lift {
+namespace {
+
+std::vector<router::VariantView> Views(std::span<const LiftedVariant> variants) {
+  std::vector<router::VariantView> views;
+  for (const LiftedVariant& v : variants) {
+    views.push_back({v.name, v.lambda, v.bits_per_weight, v.full && v.kl < 0 ? 0 : v.kl, v.bytes});
+  }
+  return views;
+}
+
+}  // namespace
+
+std::string_view FinishReasonName(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return "STOP";
+    case FinishReason::kLength:
+      return "LENGTH";
+    case FinishReason::kCancelled:
+      return "CANCELLED";
+    case FinishReason::kDeadline:
+      return "DEADLINE";
+    case FinishReason::kError:
+      return "ERROR";
+    case FinishReason::kDrained:
+      return "DRAINED";
+  }
+  return "UNKNOWN";
+}
+
+struct Engine::Impl {
+  Impl(StepModel& model, std::shared_ptr<const Tokenizer> t, const EngineOptions& options)
+      : tokenizer(std::move(t)),
+        observer(options.observer),
+        limits{.vocab_size = model.vocab_size(),
+               .max_context = model.max_context(),
+               .block_tokens = model.block_tokens(),
+               .num_blocks = model.num_blocks()},
+        views(Views(model.variants())),
+        registry(options.max_waiting, model.num_blocks()),
+        loop(model, options, registry, views) {
+    LIFT_CHECK(!views.empty() && options.max_batch > 0 && options.prefill_chunk_tokens > 0);
+    thread = std::thread([this] { loop.Run(); });
+  }
+
+  absl::Status Check(const EngineRequest& request, const router::TextFeatures& features) const;
+  absl::Status CheckDeadline(const EngineRequest& request) const;
+
+  const std::shared_ptr<const Tokenizer> tokenizer;
+  EngineObserver* const observer;
+  const AdmissionLimits limits;
+  const std::vector<router::VariantView> views;
+  RequestRegistry registry;
+  EngineLoop loop;
+  std::thread thread;
+};
+
+absl::Status Engine::Impl::Check(const EngineRequest& request,
+                                 const router::TextFeatures& features) const {
+  LIFT_RETURN_IF_ERROR(ValidateRequest(request, limits));
+  LIFT_RETURN_IF_ERROR(router::Route(features, {}, request.precision, views, {}).status());
+  return CheckDeadline(request);
+}
+
+// Also refuses a deadline that even an empty server could not meet, before work is spent on it.
+absl::Status Engine::Impl::CheckDeadline(const EngineRequest& request) const {
+  if (!request.deadline) return absl::OkStatus();
+  const double left = std::chrono::duration<double>(*request.deadline - EngineClock::now()).count();
+  if (left <= 0) return absl::DeadlineExceededError("the deadline has already passed");
+  const double prefill =
+      loop.fastest_prompt_token_seconds() * static_cast<double>(request.prompt.size());
+  if (prefill <= left) return absl::OkStatus();
+  return absl::DeadlineExceededError(absl::StrFormat(
+      "the deadline is %.3f s away, but reading a prompt of %d tokens takes at least "
+      "%.3f s here; allow more time or shorten it",
+      left, request.prompt.size(), prefill));
+}
+
+Engine::Engine(StepModel& model, std::shared_ptr<const Tokenizer> tokenizer, EngineOptions options)
+    : impl_(std::make_unique<Impl>(model, std::move(tokenizer), options)) {}
+
+Engine::~Engine() {
+  impl_->registry.Stop();
+  impl_->thread.join();
+}
+
+absl::StatusOr<std::string> Engine::Submit(EngineRequest request,
+                                           std::shared_ptr<RequestListener> listener) {
+  LIFT_CHECK(listener != nullptr);
+  auto live =
+      std::make_shared<LiveRequest>(std::move(request), std::move(listener), *impl_->tokenizer,
+                                    impl_->loop.pool(), impl_->limits.block_tokens);
+  live->variant = static_cast<int>(impl_->views.size()) - 1;
+  absl::Status status = impl_->Check(live->request, live->features);
+  if (status.ok()) status = impl_->registry.Add(live);
+  if (!status.ok()) {
+    if (impl_->observer != nullptr) impl_->observer->OnRejected(live->request, status);
+    return status;
+  }
+  return live->request.request_id;
+}
+
+bool Engine::Cancel(const std::string& request_id) { return impl_->registry.Cancel(request_id); }
+
+bool Engine::Drain(std::chrono::milliseconds timeout) { return impl_->registry.Drain(timeout); }
+
+EngineLoad Engine::load() const { return impl_->registry.load(); }
+
+std::vector<router::VariantView> Engine::variant_views() const { return impl_->views; }
+
+}  // namespace lift
