@@ -1,0 +1,66 @@
+// Runs token sequences through a Transformer, however they are cut into steps.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include "kernels/base/thread_pool.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "server/model/transformer.h"
+
+namespace lift::testing {
+
+// A model with a pool of its own. Sequence s uses blocks s, s + stride, ...: interleaved on
+// purpose.
+struct TestModel {
+  explicit TestModel(std::shared_ptr<const Weights> weights, int threads = 1,
+                     Transformer::Options options = {})
+      : pool(threads), backend(MakeCpuBackend(pool)), weights(weights) {
+    auto made = Transformer::Create(weights, *backend, options);
+    if (made.ok()) model = *std::move(made);
+    status = made.status();
+  }
+  // Blocks of sequence `s` of `sequences`.
+  std::vector<int32_t> Blocks(int64_t s, int64_t sequences) const {
+    std::vector<int32_t> blocks;
+    for (int64_t b = s; b < model->num_blocks(); b += sequences)
+      blocks.push_back(static_cast<int32_t>(b));
+    return blocks;
+  }
+  // Logits of every token of one sequence, fed in steps of `chunk` tokens at `variant`.
+  std::vector<float> Logits(std::span<const int32_t> tokens, size_t chunk, int variant) {
+    std::vector<float> all, logits;
+    const std::vector<int32_t> blocks = Blocks(0, 1);
+    for (size_t at = 0; at < tokens.size(); at += chunk) {
+      const auto part = tokens.subspan(at, std::min(chunk, tokens.size() - at));
+      const SequenceChunk one{part, static_cast<int64_t>(at), blocks, variant,
+                              SequenceChunk::Logits::kAll};
+      model->Step({&one, 1}, logits);
+      all.insert(all.end(), logits.begin(), logits.end());
+    }
+    return all;
+  }
+
+  ThreadPool pool;
+  std::unique_ptr<Backend> backend;
+  std::shared_ptr<const Weights> weights;
+  std::unique_ptr<Transformer> model;
+  absl::Status status;
+};
+
+// NaN counts as infinitely far.
+inline double MaxDifference(std::span<const float> a, std::span<const float> b) {
+  if (a.size() != b.size()) return std::numeric_limits<double>::infinity();
+  double worst = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double difference = std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
+    if (!(difference <= worst))
+      worst = std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference;
+  }
+  return worst;
+}
+
+}  // namespace lift::testing
