@@ -9,14 +9,11 @@
 namespace lift::cpu {
 namespace {
 
-#include "kernels/cpu/simd_avx512.inl.h"
-// The order of these matters: each uses the ones before.
-#include "kernels/cpu/attention.inl.h"
-#include "kernels/cpu/gemm.inl.h"
-#include "kernels/cpu/lift.inl.h"
-#include "kernels/cpu/signs.inl.h"
+// clang-format off: each uses the ones before.
+#include "kernels/cpu/shared_kernels.inl.h"
 #include "kernels/cpu/signs_avx512.inl.h"
-#include "kernels/cpu/vector_ops.inl.h"
+#include "kernels/cpu/simd_avx512.inl.h"
+// clang-format on
 
 }  // namespace
 

@@ -6,13 +6,10 @@
 namespace lift::cpu {
 namespace {
 
+// clang-format off: each uses the ones before.
+#include "kernels/cpu/shared_kernels.inl.h"
 #include "kernels/cpu/simd_portable.inl.h"
-// The order of these matters: each uses the ones before.
-#include "kernels/cpu/attention.inl.h"
-#include "kernels/cpu/gemm.inl.h"
-#include "kernels/cpu/lift.inl.h"
-#include "kernels/cpu/signs.inl.h"
-#include "kernels/cpu/vector_ops.inl.h"
+// clang-format on
 
 void SignDotPortable(const SignDot& a) {
   const int streams = a.stored + a.derived_streams;
