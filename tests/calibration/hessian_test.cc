@@ -1,0 +1,93 @@
+#include "calibration/hessian.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "kernels/cpu/cpu_backend.h"
+
+namespace lift {
+namespace {
+
+TEST(Ldl, FactorsReproduceTheQuadraticForm) {
+  const int64_t n = 24;
+  std::mt19937_64 random(1);
+  std::normal_distribution<double> normal;
+  std::vector<double> a(static_cast<size_t>(n * n));
+  for (double& x : a) x = normal(random);
+  std::vector<float> h(static_cast<size_t>(n * n));
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      double sum = 0;
+      for (int64_t k = 0; k < n; ++k) sum += a[static_cast<size_t>(i * n + k)] * a[static_cast<size_t>(j * n + k)];
+      h[static_cast<size_t>(i * n + j)] = static_cast<float>(sum / n);
+    }
+  }
+  const double damping = 0.2;
+  const LdlFactor f = LdlFactor::Compute(h.data(), n, n, n, damping);
+  std::vector<double> e(static_cast<size_t>(n));
+  for (double& x : e) x = normal(random);
+  double direct = 0, factored = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) direct += e[static_cast<size_t>(i)] * e[static_cast<size_t>(j)] * (h[static_cast<size_t>(i * n + j)] + (i == j ? damping : 0));
+  }
+  for (int64_t k = 0; k < n; ++k) {
+    double sum = e[static_cast<size_t>(k)];
+    for (int64_t s = 0; s < k; ++s) sum += f.upper[static_cast<size_t>(s * n + k)] * e[static_cast<size_t>(s)];
+    factored += f.diagonal[static_cast<size_t>(k)] * sum * sum;
+  }
+  EXPECT_NEAR(factored / direct, 1.0, 1e-4);
+}
+
+TEST(Ldl, PaddingColumnsHaveNoWeight) {
+  std::vector<float> h(32 * 32, 0.0f);
+  for (int i = 0; i < 20; ++i) h[static_cast<size_t>(i * 32 + i)] = 1.0f;
+  const LdlFactor f = LdlFactor::Compute(h.data(), 32, 32, 20, 0.1);
+  EXPECT_GT(f.diagonal[19], 0);
+  EXPECT_EQ(f.diagonal[20], 0);
+}
+
+TEST(Hessian, AccumulatesSecondMomentsAndRotatesThem) {
+  const int64_t dim = 36, tokens = 50;
+  ThreadPool pool(2);
+  const auto backend = MakeCpuBackend(pool, CpuIsa::kPortable);
+  std::mt19937_64 random(2);
+  std::normal_distribution<float> normal;
+  std::vector<float> x(static_cast<size_t>(dim * tokens));
+  for (float& v : x) v = normal(random);
+  Hessian h(dim);
+  h.Accumulate(*backend, x.data(), 20);
+  h.Accumulate(*backend, x.data() + 20 * dim, tokens - 20);
+  EXPECT_EQ(h.tokens(), tokens);
+  const Rotation rotation({true, 99}, dim);
+  const std::vector<float> rotated = h.Rotated(rotation, 64, pool);
+  // The same from rotated activations.
+  std::vector<float> scratch(static_cast<size_t>(dim));
+  std::vector<double> want(static_cast<size_t>(dim * dim), 0.0);
+  double trace = 0;
+  for (int64_t t = 0; t < tokens; ++t) {
+    std::vector<float> row(x.begin() + t * dim, x.begin() + (t + 1) * dim);
+    rotation.Apply(row.data(), scratch.data());
+    for (int64_t i = 0; i < dim; ++i) {
+      for (int64_t j = 0; j < dim; ++j) want[static_cast<size_t>(i * dim + j)] += static_cast<double>(row[static_cast<size_t>(i)]) * row[static_cast<size_t>(j)];
+      trace += static_cast<double>(row[static_cast<size_t>(i)]) * row[static_cast<size_t>(i)];
+    }
+  }
+  for (int64_t i = 0; i < dim; ++i) {
+    for (int64_t j = 0; j < dim; ++j) {
+      EXPECT_NEAR(rotated[static_cast<size_t>(i * 64 + j)], want[static_cast<size_t>(i * dim + j)] * dim / trace, 1e-4);
+    }
+  }
+  EXPECT_EQ(rotated[63 * 64 + 63], 0.0f);
+}
+
+TEST(Hessian, WithoutDataEveryDirectionCountsAlike) {
+  ThreadPool pool(1);
+  const Hessian h(12);
+  const std::vector<float> rotated = h.Rotated(Rotation({true, 1}, 12), 32, pool);
+  for (int i = 0; i < 12; ++i) EXPECT_EQ(rotated[static_cast<size_t>(i * 32 + i)], 1.0f);
+}
+
+}  // namespace
+}  // namespace lift

@@ -1,0 +1,100 @@
+#include "calibration/lift_tensor.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "calibration/codes.h"
+#include "kernels/base/float16.h"
+#include "kernels/cpu/cpu_backend.h"
+
+namespace lift {
+namespace {
+
+std::vector<StageSpec> Chain(const std::vector<int>& bits) {
+  std::vector<StageSpec> chain;
+  for (size_t j = 0; j < bits.size(); ++j) chain.push_back({DefaultCode(bits[j]), j == 0 ? 0.3 : 0.03, j + 1 < bits.size() ? 1.1 : 1.0});
+  return chain;
+}
+
+struct Lifted {
+  LiftedTensorBits tensor;
+  std::vector<float> w;
+  Rotation rotation;
+  std::vector<StageSpec> chain;
+};
+
+Lifted Lift(ThreadPool& pool, Backend& backend, int64_t rows, int64_t cols, const std::vector<int>& bits) {
+  std::mt19937_64 random(17);
+  std::normal_distribution<float> normal;
+  std::vector<float> w(static_cast<size_t>(rows * cols));
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; ++c) w[static_cast<size_t>(r * cols + c)] = normal(random) * (0.01f + 0.02f * static_cast<float>(r % 5));
+  }
+  const RotationSpec spec{true, 5};
+  Rotation rotation(spec, cols);
+  const std::vector<StageSpec> chain = Chain(bits);
+  const int64_t padded = PaddedColumns(cols);
+  const SiteMetric metric(Hessian(cols).Rotated(rotation, padded, pool), padded, cols, chain, 48, pool);
+  EncoderOptions options;
+  options.beam = 32;
+  LiftedTensorBits tensor = LiftTensor("t", w.data(), rows, cols, rotation, spec, metric, chain, options, backend, pool);
+  return {std::move(tensor), std::move(w), std::move(rotation), chain};
+}
+
+double RelativeError(const std::vector<float>& a, const std::vector<float>& b) {
+  double error = 0, energy = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    error += std::pow(a[i] - b[i], 2);
+    energy += std::pow(a[i], 2);
+  }
+  return error / energy;
+}
+
+TEST(LiftTensor, StagesMultiplyAndReconstructionMatchesTheReportedError) {
+  ThreadPool pool(2);
+  const auto backend = MakeCpuBackend(pool);
+  for (int64_t cols : {288, 111}) {
+    const Lifted lifted = Lift(pool, *backend, 37, cols, {2, 2, 2});
+    ASSERT_EQ(lifted.tensor.error.size(), 4u);
+    std::vector<float> out(lifted.w.size());
+    const double bounds[] = {1.0, 0.11, 0.0125, 0.0015};
+    for (size_t stages = 1; stages <= 3; ++stages) {
+      ReconstructTensor(lifted.tensor, lifted.chain, stages, lifted.rotation, pool, out.data());
+      const double error = RelativeError(lifted.w, out);
+      EXPECT_LT(error, bounds[stages]) << cols << " columns, " << stages << " stages";
+      EXPECT_NEAR(error / lifted.tensor.error[stages], 1.0, 0.02);
+    }
+  }
+}
+
+TEST(LiftTensor, PlanesRoundTrip) {
+  std::mt19937 random(4);
+  std::vector<uint8_t> bits(37 * 96);
+  for (auto& b : bits) b = random() & 7;
+  const std::vector<uint8_t> planes = PackPlanes(bits, 37, 96, 3);
+  EXPECT_EQ(planes.size(), 48u / 16 * 3 * 3 * 64);
+  EXPECT_EQ(UnpackPlanes(planes, 37, 96, 3), bits);
+  // Row 17, column 33, stored stream 1, by the byte diagram: tile row 1, block 1, stream 1, word 1, bit 1.
+  const size_t tile = (1 * 3 + 1) * 3 + 1;
+  EXPECT_EQ(planes[tile * 64 + 4] >> 1 & 1, bits[17 * 96 + 33] >> 1 & 1);
+}
+
+TEST(LiftTensor, RowsOfZerosStayZero) {
+  ThreadPool pool(1);
+  const auto backend = MakeCpuBackend(pool, CpuIsa::kPortable);
+  const int64_t cols = 64;
+  const std::vector<float> w(static_cast<size_t>(3 * cols), 0.0f);
+  const RotationSpec spec{true, 5};
+  const Rotation rotation(spec, cols);
+  const std::vector<StageSpec> chain = Chain({2});
+  const SiteMetric metric(Hessian(cols).Rotated(rotation, cols, pool), cols, cols, chain, 0, pool);
+  const LiftedTensorBits tensor = LiftTensor("z", w.data(), 3, cols, rotation, spec, metric, chain, {}, *backend, pool);
+  std::vector<float> out(w.size(), 1.0f);
+  ReconstructTensor(tensor, chain, 1, rotation, pool, out.data());
+  for (float x : out) EXPECT_EQ(x, 0.0f);
+}
+
+}  // namespace
+}  // namespace lift
