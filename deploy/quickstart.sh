@@ -21,6 +21,7 @@ Everything fetched or made is kept in $LIFTSERVE_CACHE (default ~/.cache/liftser
 USAGE
 }
 
+EVAL_TOKENS=8192
 model=""
 bits="2,2.5,3,4,6,8"
 quality=fast
@@ -106,46 +107,46 @@ fingerprint_of() {
 calibrator_sources() { cat calibration/*.cc calibration/*.h kernels/format/*.cc kernels/format/*.h; }
 key=$({
   fingerprint_of "$model"
-  sha256_of "$corpus/calib.txt"
+  cat "$corpus"/calib.txt "$corpus"/calib.jsonl "$corpus"/eval.txt | sha256sum
   calibrator_sources | sha256sum
-  echo "$bits $quality"
+  echo "$bits $quality $EVAL_TOKENS"
 } | sha256sum | cut -c1-16)
 state="$LIFTSERVE_CACHE/quickstart/$key"
 lifted="$state/model.lift"
 mkdir -p "$state"
 
-step "Calibrate to $bits bits per weight (quality $quality, $threads threads)"
+step "Calibrate to $bits bits per weight (quality $quality, $threads threads) and measure on text it never saw"
 if [ -f "$state/calibrate.json" ] && [ -f "$lifted" ]; then
   say "   reusing $lifted"
 else
-  "$bin/lift-calibrate" --model "$model" --calib "$corpus/calib.txt" --bits "$bits" --quality "$quality" \
-    --threads "$threads" --out "$lifted" --json >"$state/calibrate.json.part"
+  "$bin/lift-calibrate" --model "$model" --calib "$corpus/calib.txt,$corpus/calib.jsonl" --bits "$bits" \
+    --quality "$quality" --eval "$corpus/eval.txt" --eval-tokens "$EVAL_TOKENS" --threads "$threads" \
+    --out "$lifted" --json >"$state/calibrate.json.part"
   mv "$state/calibrate.json.part" "$state/calibrate.json"
 fi
-step_done
-
-step "Measure every variant on text that calibration never saw"
-if [ ! -f "$state/eval.json" ]; then
-  head -c 24000 "$corpus/eval.txt" | iconv -c -f utf-8 -t utf-8 >"$state/eval.txt"
-  "$bin/lift-eval" --model "$lifted" --text "$state/eval.txt" --variant all --reference "$model" --threads "$threads" \
-    --json >"$state/eval.json.part"
-  mv "$state/eval.json.part" "$state/eval.json"
-fi
-python3 "$report" variants "$state/eval.json"
+python3 "$report" variants "$state/calibrate.json"
 step_done
 
 step "Start lift-server on loopback"
-read -r port admin_port < <(python3 "$report" free-ports 2)
-server="127.0.0.1:$port"
-admin="127.0.0.1:$admin_port"
 log="$state/server.log"
+addresses="$state/server.addresses" # the server writes its addresses here once it is ready
+rm -f "$addresses"
 # In a session of its own, so that an interrupt here reaches it only through stop_server.
-setsid "$bin/lift-server" --model "$lifted" --listen "$server" --admin "$admin" --threads "$threads" >"$log" 2>&1 &
+setsid "$bin/lift-server" --model "$lifted" --listen 127.0.0.1:0 --admin 127.0.0.1:0 --threads "$threads" \
+  --ready-file "$addresses" >"$log" 2>&1 &
 server_pid=$!
-if ! python3 "$report" wait-ready "http://$admin/readyz" "$server_pid" 60; then
+is_ready() { [ -f "$addresses" ] && [ "$(wc -l <"$addresses")" -ge 2 ]; }
+for _ in $(seq 600); do
+  if is_ready || ! kill -0 "$server_pid" 2>/dev/null; then break; fi
+  sleep 0.1
+done
+if ! is_ready; then
   tail -n 20 "$log" >&2
   die "lift-server did not become ready; its log is $log"
 fi
+server=$(sed -n 1p "$addresses")
+admin=$(sed -n 2p "$addresses")
+python3 "$report" ready "http://$admin/readyz"
 say "   gRPC on $server, metrics on http://$admin/metrics, log in $log"
 step_done
 
@@ -166,7 +167,7 @@ ask "prose" generate --max-new-tokens 48 \
 ask "hard: reasoning and code" generate --max-new-tokens 64 \
   --prompt "Prove that the square root of 2 is irrational, then write a C++ template that computes continued fraction \
 convergents of sqrt(n) with exact 128-bit integer arithmetic, and explain when p*p - n*q*q overflows:"
-ask "chat" chat --max-new-tokens 64 --message "Why is the sky blue? Answer in two sentences."
+ask "chat" chat --max-new-tokens 64 --prompt "Why is the sky blue? Answer in two sentences."
 step_done
 
 step "A precision floor is honoured or refused, never ignored"
@@ -185,7 +186,7 @@ if [ -n "$keep" ]; then
 
 The server goes on (process $server_pid). Talk to it:
   $bin/lift-client --server $server generate --prompt "Once upon a time"
-  $bin/lift-client --server $server chat --message "What is a prime number?"
+  $bin/lift-client --server $server chat --prompt "What is a prime number?"
   $bin/lift-client --server $server explain --prompt "The capital of France is"
   curl http://$admin/metrics
 Stop it:

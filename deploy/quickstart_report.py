@@ -1,19 +1,14 @@
 #!/usr/bin/env python3
 """Small helpers of quickstart.sh; standard library only.
 
-usage: quickstart_report.py variants EVAL_JSON            table of variants
-       quickstart_report.py metrics URL                   resident bytes and byte-seconds
-       quickstart_report.py free-ports COUNT              unused loopback ports
-       quickstart_report.py wait-ready URL PID SECONDS    until URL answers 200, PID ends or time is up
+usage: quickstart_report.py variants CALIBRATE_JSON   table of variants
+       quickstart_report.py ready URL                 fails unless URL answers 200
+       quickstart_report.py metrics URL               resident bytes and byte-seconds
 """
 
 import json
-import os
 import re
-import socket
 import sys
-import time
-import urllib.error
 import urllib.request
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -42,14 +37,17 @@ def number(value, digits):
 def variants(path):
     with open(path, encoding="utf-8") as file:
         report = json.load(file)
-    rows = []
-    for variant in report["variants"]:
-        top1 = variant.get("top1_agreement")
-        rows.append([variant["name"], number(variant.get("bits_per_weight"), 2), number(variant.get("lambda"), 3),
-                     human_bytes(variant["bytes"]), number(variant.get("perplexity"), 3), number(variant.get("kl"), 4),
-                     "-" if top1 is None else f"{100 * top1:.1f} %"])
-    print_table(["variant", "bits/weight", "lambda", "bytes", "perplexity", "KL (nats)", "same top-1"], rows)
-    print(f"   measured on {report['tokens']} tokens; KL and top-1 are against the unquantized model")
+    rows = [[variant["name"], number(variant["bits_per_weight"], 2), number(variant["lambda"], 3),
+             human_bytes(variant["bytes"]), number(variant["perplexity"], 3), number(variant["kl"], 4)]
+            for variant in report["variants"]]
+    source = report["reference"]
+    rows.append(["(full precision)", number(source["bits_per_weight"], 2), "1.000", human_bytes(source["bytes"]),
+                 number(source["perplexity"], 3), "0"])
+    print_table(["variant", "bits/weight", "lambda", "bytes", "perplexity", "KL (nats)"], rows)
+    largest = max(variant["bytes"] for variant in report["variants"])
+    together = sum(variant["bytes"] for variant in report["variants"])
+    print(f"   measured on {report['eval_tokens']} tokens; KL is from the full-precision model. The variants are prefixes of")
+    print(f"   one file: all of them resident take {human_bytes(largest)}, not {human_bytes(together)}.")
 
 
 def samples(text):
@@ -68,38 +66,18 @@ def metrics(url):
     charged = [(labels, value) for name, labels, value in found if name == "liftserve_memory_byte_seconds_total"]
     if not resident or not charged:
         sys.exit("error: /metrics lacks liftserve_memory_resident_bytes or liftserve_memory_byte_seconds_total")
-    print_table(["resident memory", "variant", "bytes"],
-                [[labels.get("kind", ""), labels.get("variant") or "-", human_bytes(value)] for labels, value in resident])
+    rows = [[labels["kind"], labels["variant"] or "-", human_bytes(value)] for labels, value in resident]
+    rows.append(["total", "", human_bytes(sum(value for _, value in resident))])
+    print_table(["resident", "variant (adds)", "bytes"], rows)
     print()
     print_table(["charged to tenant", "variant", "kind", "MiB x s"],
-                [[labels.get("tenant", ""), labels.get("variant") or "-", labels.get("kind", ""), f"{value / 2**20:.2f}"]
+                [[labels["tenant"], labels["variant"] or "-", labels["kind"], f"{value / 2**20:.2f}"]
                  for labels, value in charged if value > 0])
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    print(*[each.getsockname()[1] for each in sockets])
-    for each in sockets:
-        each.close()
-
-
-def wait_ready(url, pid, seconds):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            with urllib.request.urlopen(url, timeout=2) as response:
-                if response.status == 200:
-                    return 0
-        except (urllib.error.URLError, OSError):
-            pass  # not listening yet, or still loading (503)
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return 1
-        time.sleep(0.1)
-    return 1
+def ready(url):
+    with urllib.request.urlopen(url, timeout=10) as response:
+        print(f"   {url} answers {response.status}")
 
 
 def main(arguments):
@@ -108,10 +86,8 @@ def main(arguments):
             variants(path)
         case ["metrics", url]:
             metrics(url)
-        case ["free-ports", count]:
-            free_ports(int(count))
-        case ["wait-ready", url, pid, seconds]:
-            return wait_ready(url, int(pid), float(seconds))
+        case ["ready", url]:
+            ready(url)
         case _:
             print(__doc__, file=sys.stderr)
             return 2
