@@ -9,10 +9,11 @@
 namespace lift::cpu {
 namespace {
 
-// clang-format off: each uses the ones before.
+// Each uses the ones before.
+// clang-format off
+#include "kernels/cpu/simd_avx512.inl.h"
 #include "kernels/cpu/shared_kernels.inl.h"
 #include "kernels/cpu/signs_avx512.inl.h"
-#include "kernels/cpu/simd_avx512.inl.h"
 // clang-format on
 
 }  // namespace

@@ -6,9 +6,10 @@
 namespace lift::cpu {
 namespace {
 
-// clang-format off: each uses the ones before.
-#include "kernels/cpu/shared_kernels.inl.h"
+// Each uses the ones before.
+// clang-format off
 #include "kernels/cpu/simd_portable.inl.h"
+#include "kernels/cpu/shared_kernels.inl.h"
 // clang-format on
 
 void SignDotPortable(const SignDot& a) {

@@ -1,5 +1,6 @@
-// The kernels that every instruction set compiles for itself, on top of its simd_*.inl.h.
-// clang-format off: each uses the ones before.
+// The kernels that every instruction set compiles for itself, on top of its simd_*.inl.h. Each of
+// these files uses the ones before it.
+// clang-format off
 #include "kernels/cpu/vector_ops.inl.h"
 #include "kernels/cpu/gemm.inl.h"
 #include "kernels/cpu/attention.inl.h"
