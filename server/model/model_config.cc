@@ -178,6 +178,7 @@ absl::StatusOr<ModelConfig> ModelConfig::FromJson(const std::string& text) {
   LIFT_ASSIGN_OR_RETURN(config.output_bias, fields.Bool("output_bias"));
   LIFT_ASSIGN_OR_RETURN(config.mlp_bias, fields.Bool("mlp_bias"));
   LIFT_ASSIGN_OR_RETURN(config.bos_token_id, fields.Int("bos_token_id"));
+  if (!fields.Has("eos_token_ids")) return fields.Wrong("eos_token_ids", "a list of integers");
   LIFT_ASSIGN_OR_RETURN(config.eos_token_ids, fields.IntOrInts("eos_token_ids"));
   LIFT_ASSIGN_OR_RETURN(config.add_bos, fields.Bool("add_bos"));
   LIFT_RETURN_IF_ERROR(config.Validate());
