@@ -81,7 +81,7 @@ absl::Status Engine::Impl::CheckDeadline(const EngineRequest& request) const {
   const double left = std::chrono::duration<double>(*request.deadline - EngineClock::now()).count();
   if (left <= 0) return absl::DeadlineExceededError("the deadline has already passed");
   const double prefill =
-      loop.fastest_prompt_token_seconds() * static_cast<double>(request.prompt.size());
+      loop.fastest_token_seconds() * static_cast<double>(request.prompt.size());
   if (prefill <= left) return absl::OkStatus();
   return absl::DeadlineExceededError(absl::StrFormat(
       "the deadline is %.3f s away, but reading a prompt of %d tokens takes at least "
@@ -100,16 +100,20 @@ Engine::~Engine() {
 absl::StatusOr<std::string> Engine::Submit(EngineRequest request,
                                            std::shared_ptr<RequestListener> listener) {
   LIFT_CHECK(listener != nullptr);
+  const auto reject = [&](const EngineRequest& rejected, absl::Status status) {
+    if (impl_->observer != nullptr) impl_->observer->OnRejected(rejected, status);
+    return status;
+  };
+  const auto features = router::ExtractTextFeatures(request.prompt_text, request.turns);
+  absl::Status status = impl_->Check(request, features);
+  if (!status.ok()) return reject(request, std::move(status));
   auto live =
       std::make_shared<LiveRequest>(std::move(request), std::move(listener), *impl_->tokenizer,
                                     impl_->loop.pool(), impl_->limits.block_tokens);
+  live->features = features;
   live->variant = static_cast<int>(impl_->views.size()) - 1;
-  absl::Status status = impl_->Check(live->request, live->features);
-  if (status.ok()) status = impl_->registry.Add(live);
-  if (!status.ok()) {
-    if (impl_->observer != nullptr) impl_->observer->OnRejected(live->request, status);
-    return status;
-  }
+  status = impl_->registry.Add(live);
+  if (!status.ok()) return reject(live->request, std::move(status));
   return live->request.request_id;
 }
 

@@ -59,6 +59,8 @@ struct StartedEvent {
   int64_t prompt_tokens = 0, cached_tokens = 0;
 };
 
+// One per generated token, the last one included. The token that ended generation (a stop id or the model's end token) has an id
+// and no text; the one that completed a stop string has the text before it. Text that may still become a stop string is held back.
 struct TokenEvent {
   int32_t id = 0;
   std::string text;                          // complete UTF-8 that this token released (may be empty)
@@ -70,11 +72,11 @@ struct FinishedEvent {
   FinishReason reason = FinishReason::kStop;
   std::string matched_stop;                  // stop string or token text that ended it
   std::string tail_text;                     // text released at the end
-  absl::Status status;                       // not OK for kError / kDeadline / kCancelled / kDrained
+  absl::Status status;                       // not OK for kError / kDeadline / kCancelled / kDrained ("DRAINING: ...")
   RequestUsage usage;
   RequestTimings timings;
   uint64_t seed_used = 0;
-  int variant = 0;
+  int variant = 0;                           // the finest if it ended before the router decided
 };
 
 // Called on the engine thread; must not block. A slow reader is the listener's business: it queues (bounded by
@@ -87,7 +89,7 @@ class RequestListener {
   virtual void OnFinished(const FinishedEvent& event) = 0;
 };
 
-// What the engine reports for metrics and billing; called on the engine thread, must be cheap.
+// What the engine reports for metrics and billing; called on the engine thread (OnRejected: on the submitting one), must be cheap.
 class EngineObserver {
  public:
   virtual ~EngineObserver() = default;
@@ -98,6 +100,7 @@ class EngineObserver {
   virtual void OnInterToken(int variant, double seconds) {(void)variant; (void)seconds;}
   virtual void OnFinished(const std::string& tenant, int variant, const FinishedEvent& event) {(void)tenant; (void)variant; (void)event;}
   // Memory x time of the interval just ended, split as the billing rules say; sums to the resident bytes x interval exactly.
+  // variant is -1 for __idle__ and __overhead__. At least once a second, also when idle.
   struct Charge { std::string tenant; int variant; bool kv; unsigned __int128 byte_us; };
   virtual void OnCharges(std::span<const Charge> charges) {(void)charges;}
 };
@@ -105,8 +108,8 @@ class EngineObserver {
 struct EngineOptions {
   int64_t max_batch = 32;                    // sequences in a step
   int64_t max_waiting = 256;                 // beyond this: UNAVAILABLE QUEUE_FULL
-  int64_t prefill_chunk_tokens = 256;        // prompt tokens per step
-  uint64_t weight_resident_bytes = 0;        // for the meter
+  int64_t prefill_chunk_tokens = 256;        // prompt tokens per step, over all sequences
+  uint64_t weight_resident_bytes = 0;        // for the meter; 0 = what the variants declare
   EngineObserver* observer = nullptr;
 };
 
@@ -123,7 +126,8 @@ class Engine {
 
   // Validates and queues. INVALID_ARGUMENT (empty prompt, ids out of range, sampling, prompt + max_new_tokens over the context),
   // NOT_FOUND (variant), FAILED_PRECONDITION (floor), UNAVAILABLE (QUEUE_FULL: ..., DRAINING: ...), ALREADY_EXISTS (request id),
-  // DEADLINE_EXCEEDED (already past). Returns the request id. On error the listener is never called.
+  // DEADLINE_EXCEEDED (already past, or sooner than the prompt can be read). Returns the request id. On error the listener is never
+  // called; it may be called before Submit returns.
   absl::StatusOr<std::string> Submit(EngineRequest request, std::shared_ptr<RequestListener> listener);
   // False if no such live request. The slot is free within one step; the listener gets kCancelled.
   bool Cancel(const std::string& request_id);

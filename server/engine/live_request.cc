@@ -9,7 +9,6 @@ LiveRequest::LiveRequest(EngineRequest r, std::shared_ptr<RequestListener> l,
                          const Tokenizer& tokenizer, BlockPool& pool, int64_t block_tokens)
     : request(std::move(r)),
       listener(std::move(l)),
-      features(router::ExtractTextFeatures(request.prompt_text, request.turns)),
       submitted(EngineClock::now()),
       table(pool, block_tokens),
       tokens(request.prompt),

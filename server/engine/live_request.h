@@ -15,8 +15,8 @@
 
 namespace lift {
 
-// The submitting thread builds it; from then on it belongs to the engine thread, apart from
-// `cancelled`.
+// The submitting thread builds it from a valid request and fills in features and variant; from
+// then on it belongs to the engine thread, apart from `cancelled`.
 struct LiveRequest {
   LiveRequest(EngineRequest request, std::shared_ptr<RequestListener> listener,
               const Tokenizer& tokenizer, BlockPool& pool, int64_t block_tokens);
