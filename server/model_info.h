@@ -20,7 +20,8 @@ struct VariantInfo {
 struct ModelInfo {
   std::string name, architecture;
   std::string weights_sha256, source_sha256;
-  int64_t max_context = 0, vocab_size = 0;
+  int64_t max_context = 0;            // longest sequence this server takes: the model's context or its state pool
+  int64_t vocab_size = 0;
   std::vector<VariantInfo> variants;  // ascending precision, as the engine's
   uint64_t resident_bytes = 0;        // weights, all variants together
   uint64_t state_bytes = 0, workspace_bytes = 0;

@@ -1,0 +1,172 @@
+#include "server/assembly.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
+#include "kernels/cpu/cpu_backend.h"
+
+namespace lift {
+namespace {
+
+constexpr int64_t kBlockTokens = 16;
+constexpr int64_t kDefaultStateBytes = int64_t{1} << 30;
+
+absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const Weights& weights) {
+  TokenizerSpec spec;
+  if (const LiftedFile* file = weights.file()) {
+    LIFT_ASSIGN_OR_RETURN(spec, TokenizerSpec::FromJson(file->tokenizer_json()));
+  } else {
+    LIFT_ASSIGN_OR_RETURN(spec, LoadTokenizerSpec(*weights.checkpoint()));
+  }
+  LIFT_ASSIGN_OR_RETURN(std::shared_ptr<const Tokenizer> tokenizer,
+                        Tokenizer::Create(std::move(spec)));
+  // Models pad their embedding; a tokenizer with more ids than embeddings belongs to another model.
+  if (tokenizer->vocab_size() > weights.config().vocab_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the tokenizer has ", tokenizer->vocab_size(), " tokens and the model only ",
+                     weights.config().vocab_size, "; they do not belong together"));
+  }
+  return tokenizer;
+}
+
+// State blocks for the configured memory.
+absl::StatusOr<int64_t> StateBlocks(const ServerConfig& config, const ModelConfig& model) {
+  const int64_t block_bytes = 2 * model.num_layers * model.num_kv_heads * model.head_dim *
+                              kBlockTokens * static_cast<int64_t>(sizeof(float));
+  const int64_t context_blocks = (model.max_context + kBlockTokens - 1) / kBlockTokens;
+  int64_t blocks = std::max<int64_t>(std::min(4 * context_blocks, kDefaultStateBytes / block_bytes), 1);
+  if (config.kv_tokens > 0) blocks = (config.kv_tokens + kBlockTokens - 1) / kBlockTokens;
+  if (config.kv_memory_mb > 0) blocks = (config.kv_memory_mb << 20) / block_bytes;
+  if (blocks < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("--kv-memory-mb ", config.kv_memory_mb,
+                                                   " holds no block of ", block_bytes,
+                                                   " bytes; give more"));
+  }
+  if (blocks > INT32_MAX) {
+    return absl::InvalidArgumentError("the attention state asked for has more than 2^31 blocks; give less");
+  }
+  return blocks;
+}
+
+absl::Status CheckDevice(const ServerConfig& config) {
+  if (config.device != "cuda") return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "--device cuda: this server computes on the CPU only; use --device cpu or auto");
+}
+
+void FillInfo(const Weights& weights, const std::string& path, ServingModel& out) {
+  const ModelConfig& config = weights.config();
+  ModelInfo& info = out.info;
+  info.name = config.name.empty() ? std::filesystem::path(path).stem().string() : config.name;
+  info.architecture = config.architecture;
+  if (const LiftedFile* file = weights.file()) {
+    info.weights_sha256 = file->weights_sha256();
+    info.source_sha256 = file->source_sha256();
+  } else {
+    info.source_sha256 = weights.checkpoint()->source_sha256();
+    info.weights_sha256 = info.source_sha256;
+  }
+  // A request must fit the model's context and the state pool.
+  info.max_context = std::min(out.model->max_context(),
+                              out.model->num_blocks() * out.model->block_tokens());
+  info.vocab_size = out.model->vocab_size();
+  info.resident_bytes = FillResidentBytes(out.model->variants(), info.variants);
+  info.state_bytes = out.transformer->state_bytes();
+  info.workspace_bytes = out.transformer->workspace_bytes();
+  info.device = std::string(out.backend->device());
+  info.device_description = out.backend->description();
+}
+
+}  // namespace
+
+VariantSubset::VariantSubset(StepModel& model, std::vector<int> kept)
+    : model_(model), kept_(std::move(kept)) {
+  LIFT_CHECK(!kept_.empty());
+  for (int index : kept_) variants_.push_back(model.variants()[static_cast<size_t>(index)]);
+}
+
+StepStats VariantSubset::Step(std::span<const SequenceChunk> chunks, std::vector<float>& logits) {
+  renumbered_.assign(chunks.begin(), chunks.end());
+  for (SequenceChunk& chunk : renumbered_) {
+    chunk.variant = kept_.at(static_cast<size_t>(chunk.variant));
+  }
+  return model_.Step(renumbered_, logits);
+}
+
+absl::StatusOr<std::vector<int>> SelectVariants(std::span<const LiftedVariant> variants,
+                                                const std::vector<std::string>& names) {
+  std::vector<int> kept;
+  for (size_t i = 0; i < variants.size(); ++i) {
+    if (names.empty() || std::find(names.begin(), names.end(), variants[i].name) != names.end()) {
+      kept.push_back(static_cast<int>(i));
+    }
+  }
+  for (const std::string& name : names) {
+    const auto has = [&](const LiftedVariant& v) { return v.name == name; };
+    if (std::any_of(variants.begin(), variants.end(), has)) continue;
+    std::string known;
+    for (const LiftedVariant& v : variants) absl::StrAppend(&known, known.empty() ? "" : ", ", v.name);
+    return absl::InvalidArgumentError(
+        absl::StrCat("--variants: the file has no variant '", name, "'; it has ", known));
+  }
+  return kept;
+}
+
+uint64_t FillResidentBytes(std::span<const LiftedVariant> variants,
+                           std::vector<VariantInfo>& infos) {
+  infos.clear();
+  uint64_t resident = 0, planes = 0;  // so far
+  for (const LiftedVariant& v : variants) {
+    // A coarser variant already holds the fixed bytes and its prefix of the planes. The source shares only the fixed bytes, which
+    // are what a plane variant holds besides its planes.
+    uint64_t added = v.bytes;
+    if (resident > 0) {
+      const uint64_t fixed = infos.front().bytes - variants.front().plane_bytes;
+      added = v.full ? v.bytes - fixed : v.plane_bytes - planes;
+    }
+    planes = std::max(planes, v.plane_bytes);
+    resident += added;
+    infos.push_back({.name = v.name,
+                     .lambda = v.lambda,
+                     .bits_per_weight = v.bits_per_weight,
+                     .full = v.full,
+                     .bytes = v.bytes,
+                     .incremental_bytes = added,
+                     .kl = v.full && v.kl < 0 ? 0 : v.kl,  // the source does not diverge from itself
+                     .perplexity = v.perplexity});
+  }
+  return resident;
+}
+
+absl::StatusOr<std::unique_ptr<ServingModel>> LoadServingModel(const ServerConfig& config) {
+  LIFT_RETURN_IF_ERROR(CheckDevice(config));
+  auto out = std::make_unique<ServingModel>();
+  LIFT_ASSIGN_OR_RETURN(out->weights, Weights::Open(config.model));
+  LIFT_ASSIGN_OR_RETURN(std::vector<int> kept,
+                        SelectVariants(out->weights->variants(), config.variants));
+  LIFT_ASSIGN_OR_RETURN(out->tokenizer, LoadTokenizer(*out->weights));
+  if (const std::string& source = out->tokenizer->spec().chat_template; !source.empty()) {
+    auto compiled = ChatTemplate::Compile(source);
+    if (compiled.ok()) {
+      out->chat_template = *std::move(compiled);
+    } else {
+      out->warning = absl::StrCat("Chat is off: ", compiled.status().message());
+    }
+  }
+  LIFT_ASSIGN_OR_RETURN(const int64_t blocks, StateBlocks(config, out->weights->config()));
+  out->pool = std::make_unique<ThreadPool>(config.threads > 0 ? config.threads : AvailableCores());
+  out->backend = MakeCpuBackend(*out->pool);
+  Transformer::Options options;
+  options.block_tokens = kBlockTokens;
+  options.num_blocks = blocks;
+  options.reserve_tokens = config.prefill_chunk + config.max_batch;
+  LIFT_ASSIGN_OR_RETURN(out->transformer,
+                        Transformer::Create(out->weights, *out->backend, options));
+  out->model = std::make_unique<VariantSubset>(*out->transformer, std::move(kept));
+  FillInfo(*out->weights, config.model, *out);
+  return out;
+}
+
+}  // namespace lift

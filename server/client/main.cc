@@ -1,0 +1,192 @@
+// lift-client: one call per run.
+#include <grpcpp/grpcpp.h>
+
+#include <chrono>
+#include <cstdio>
+
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "liftserve/v1/generation.grpc.pb.h"
+#include "liftserve/v1/model.grpc.pb.h"
+#include "liftserve/v1/usage.grpc.pb.h"
+#include "server/client/options.h"
+#include "server/client/report.h"
+#include "server/client/requests.h"
+
+namespace lift::client {
+namespace {
+
+constexpr int kExitFailed = 1, kExitWrongInput = 2;
+
+int Report(const grpc::Status& status) {
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "lift-client: %s\n", ErrorText(status).c_str());
+  const bool input = status.error_code() == grpc::StatusCode::INVALID_ARGUMENT ||
+                     status.error_code() == grpc::StatusCode::NOT_FOUND;
+  return input ? kExitWrongInput : kExitFailed;
+}
+
+// One call's context with what every call carries.
+class Call {
+ public:
+  explicit Call(const ClientOptions& options) {
+    if (!options.tenant.empty()) context_.AddMetadata("x-liftserve-tenant", options.tenant);
+    if (options.deadline_seconds > 0) {
+      context_.set_deadline(std::chrono::system_clock::now() +
+                            std::chrono::microseconds(
+                                static_cast<int64_t>(options.deadline_seconds * 1e6)));
+    }
+  }
+  grpc::ClientContext* context() { return &context_; }
+
+ private:
+  grpc::ClientContext context_;
+};
+
+// Reads a stream to its end; prints text as it comes unless --json was given.
+template <class Response>
+int ReadAnswer(const ClientOptions& options, grpc::ClientReader<Response>& reader) {
+  Answer answer;
+  Response response;
+  bool finished = false;
+  while (reader.Read(&response)) {
+    if (response.has_started()) answer.started.Swap(response.mutable_started());
+    if (response.has_finished()) {
+      answer.finished.Swap(response.mutable_finished());
+      finished = true;
+    }
+    if (!response.has_delta()) continue;
+    const api::Delta& delta = response.delta();
+    answer.text += delta.text();
+    answer.token_ids.insert(answer.token_ids.end(), delta.token_ids().begin(),
+                            delta.token_ids().end());
+    answer.logprobs.insert(answer.logprobs.end(), delta.logprobs().begin(), delta.logprobs().end());
+    if (!options.json) {
+      std::fwrite(delta.text().data(), 1, delta.text().size(), stdout);
+      std::fflush(stdout);
+    }
+  }
+  const grpc::Status status = reader.Finish();
+  if (!options.json && !answer.text.empty()) std::puts("");
+  if (!options.json && finished) std::fputs(AnswerSummary(answer).c_str(), stderr);
+  if (options.json && status.ok()) {
+    std::puts(AnswerJson(answer).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+  }
+  return Report(status);
+}
+
+// Runs a unary call and prints its response as protobuf JSON.
+template <class Response, class F>
+int Ask(const ClientOptions& options, F&& call) {
+  Call scope(options);
+  Response response;
+  const grpc::Status status = call(scope.context(), &response);
+  if (status.ok()) std::puts(MessageJson(response, !options.json).c_str());
+  return Report(status);
+}
+
+int RunGeneration(const ClientOptions& o, const std::shared_ptr<grpc::Channel>& channel) {
+  auto stub = api::GenerationService::NewStub(channel);
+  Call scope(o);
+  if (o.command == "generate") {
+    return ReadAnswer(o, *stub->GenerateStream(scope.context(), ToGenerate(o)));
+  }
+  if (o.command == "chat") {
+    const auto request = ToChat(o);
+    if (!request.ok()) {
+      std::fprintf(stderr, "lift-client: %s\n", std::string(request.status().message()).c_str());
+      return kExitWrongInput;
+    }
+    return ReadAnswer(o, *stub->ChatStream(scope.context(), *request));
+  }
+  if (o.command == "explain") {
+    api::ExplainRouteRequest request;
+    request.set_model(o.model);
+    request.set_text(o.prompt);
+    *request.mutable_precision() = ToPrecision(o);
+    return Ask<api::ExplainRouteResponse>(
+        o, [&](auto* c, auto* r) { return stub->ExplainRoute(c, request, r); });
+  }
+  if (o.command == "cancel") {
+    api::CancelGenerationRequest request;
+    request.set_request_id(o.request_id);
+    return Ask<api::CancelGenerationResponse>(
+        o, [&](auto* c, auto* r) { return stub->CancelGeneration(c, request, r); });
+  }
+  if (o.command == "tokenize") {
+    api::TokenizeRequest request;
+    request.set_model(o.model);
+    request.set_text(o.prompt);
+    request.set_add_special_tokens(o.add_special);
+    request.set_parse_special_tokens(o.parse_special);
+    return Ask<api::TokenizeResponse>(
+        o, [&](auto* c, auto* r) { return stub->Tokenize(c, request, r); });
+  }
+  api::DetokenizeRequest request;
+  request.set_model(o.model);
+  request.mutable_token_ids()->Add(o.token_ids.begin(), o.token_ids.end());
+  return Ask<api::DetokenizeResponse>(
+      o, [&](auto* c, auto* r) { return stub->Detokenize(c, request, r); });
+}
+
+int RunUsage(const ClientOptions& o, const std::shared_ptr<grpc::Channel>& channel) {
+  api::GetUsageRequest request;
+  request.set_tenant(o.usage_tenant);
+  request.set_variant(o.usage_variant);
+  auto stub = api::UsageService::NewStub(channel);
+  return Ask<api::GetUsageResponse>(
+      o, [&](auto* c, auto* r) { return stub->GetUsage(c, request, r); });
+}
+
+int RunHealth(const ClientOptions& o, const std::shared_ptr<grpc::Channel>& channel) {
+  namespace health = grpc::health::v1;
+  health::HealthCheckRequest request;
+  request.set_service(o.service);
+  auto stub = health::Health::NewStub(channel);
+  bool serving = false;
+  const int code = Ask<health::HealthCheckResponse>(o, [&](auto* c, auto* r) {
+    const grpc::Status status = stub->Check(c, request, r);
+    serving = r->status() == health::HealthCheckResponse::SERVING;
+    return status;
+  });
+  return code == 0 && !serving ? kExitFailed : code;
+}
+
+int Run(const ClientOptions& o) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);
+  const auto channel =
+      grpc::CreateCustomChannel(o.server, grpc::InsecureChannelCredentials(), arguments);
+  auto models = api::ModelService::NewStub(channel);
+  if (o.command == "models") {
+    return Ask<api::ListModelsResponse>(
+        o, [&](auto* c, auto* r) { return models->ListModels(c, {}, r); });
+  }
+  if (o.command == "info") {
+    return Ask<api::GetServerInfoResponse>(
+        o, [&](auto* c, auto* r) { return models->GetServerInfo(c, {}, r); });
+  }
+  if (o.command == "load") {
+    return Ask<api::GetLoadResponse>(o,
+                                     [&](auto* c, auto* r) { return models->GetLoad(c, {}, r); });
+  }
+  if (o.command == "usage") return RunUsage(o, channel);
+  if (o.command == "health") return RunHealth(o, channel);
+  return RunGeneration(o, channel);
+}
+
+}  // namespace
+}  // namespace lift::client
+
+int main(int argc, char** argv) {
+  using namespace lift::client;
+  const auto parsed = ParseCommandLine(argc, argv, "lift-client " LIFTSERVE_VERSION);
+  if (!parsed.ok()) {
+    std::fprintf(stderr, "lift-client: %s\n", std::string(parsed.status().message()).c_str());
+    return kExitWrongInput;
+  }
+  if (parsed->print) {
+    std::fputs(parsed->print->c_str(), stdout);
+    return 0;
+  }
+  return Run(parsed->options);
+}

@@ -1,0 +1,132 @@
+#include "server/client/options.h"
+
+#include <CLI/CLI.hpp>
+
+#include "absl/strings/str_cat.h"
+
+namespace lift::client {
+namespace {
+
+void AddPrecision(CLI::App& app, ClientOptions& o) {
+  app.add_option("--variant,--pinned", o.variant, "Serve with exactly this variant");
+  app.add_option("--min-lambda", o.min_lambda, "Floor: at least this precision (0 to 1)");
+  app.add_option("--max-quality-loss", o.max_quality_loss,
+                 "Cap on the calibrated KL divergence from the source model, nats");
+  app.add_flag("--allow-fallback", o.allow_fallback,
+               "Serve with the finest variant if no variant meets the floor");
+}
+
+void AddGeneration(CLI::App& app, ClientOptions& o) {
+  app.add_option("--request-id", o.request_id, "Id for `cancel`; the server makes one if absent");
+  app.add_option("--max-new-tokens", o.max_new_tokens, "Most tokens to generate");
+  app.add_option("--min-new-tokens", o.min_new_tokens, "Fewest tokens to generate");
+  app.add_option("--temperature", o.temperature, "0 = greedy");
+  app.add_option("--top-p", o.top_p, "Nucleus sampling");
+  app.add_option("--top-k", o.top_k, "Sample among the k best");
+  app.add_option("--min-p", o.min_p, "Drop tokens below this fraction of the best");
+  app.add_option("--repetition-penalty", o.repetition_penalty, "1 = off");
+  app.add_option("--presence-penalty", o.presence_penalty, "0 = off");
+  app.add_option("--frequency-penalty", o.frequency_penalty, "0 = off");
+  app.add_option("--seed", o.seed, "Makes sampling repeatable");
+  app.add_option("--stop", o.stop, "End before this string (may be repeated)")->expected(1);
+  app.add_option("--stop-token-ids", o.stop_token_ids, "End at these tokens")->delimiter(',');
+  app.add_flag("--ignore-eos", o.ignore_eos, "Go on after the end-of-text token");
+  app.add_option("--logprobs", o.logprobs, "Report log-probabilities with this many alternatives");
+  app.add_option("--priority", o.priority, "Higher runs first when requests wait");
+  AddPrecision(app, o);
+}
+
+CLI::App* AddCommand(CLI::App& app, const char* name, const char* help) {
+  CLI::App* command = app.add_subcommand(name, help);
+  command->fallthrough();  // --json and --server also work after the command's name
+  return command;
+}
+
+void AddPromptCommands(CLI::App& app, ClientOptions& o) {
+  CLI::App* generate = AddCommand(app, "generate", "Continue a prompt; prints text as it comes");
+  generate->add_option("--prompt", o.prompt, "Text to continue");
+  generate->add_option("--token-ids", o.token_ids, "Tokens to continue instead of text")->delimiter(',');
+  generate->add_flag("--parse-special", o.parse_special, "Special tokens in --prompt are control tokens");
+  AddGeneration(*generate, o);
+
+  CLI::App* chat = AddCommand(app, "chat", "Answer a conversation; prints text as it comes");
+  chat->add_option("--prompt", o.prompt, "The user's message");
+  chat->add_option("--system", o.system, "The system message before it");
+  chat->add_option("--messages", o.messages_file,
+                   "JSON file with a whole conversation: [{\"role\", \"content\"}, ...]");
+  AddGeneration(*chat, o);
+
+  CLI::App* explain = AddCommand(app, "explain", "Dry run: which variant would serve this, and why");
+  explain->add_option("--prompt", o.prompt, "Text that would be asked")->required();
+  AddPrecision(*explain, o);
+}
+
+void AddOtherCommands(CLI::App& app, ClientOptions& o) {
+  AddCommand(app, "models", "Models and their resident variants");
+  AddCommand(app, "info", "The server's version, build and device");
+  AddCommand(app, "load", "Requests and state blocks right now");
+  CLI::App* usage = AddCommand(app, "usage", "Memory x time by tenant and variant");
+  usage->add_option("--of-tenant", o.usage_tenant, "Only this tenant");
+  usage->add_option("--of-variant", o.usage_variant, "Only this variant");
+  CLI::App* health = AddCommand(app, "health", "grpc.health.v1 Check; exits 1 unless SERVING");
+  health->add_option("--service", o.service,
+                     "\"\" = the server, liftserve.v1.GenerationService, or MODEL/VARIANT");
+  CLI::App* cancel = AddCommand(app, "cancel", "End a live request");
+  cancel->add_option("--request-id", o.request_id, "Its id")->required();
+  CLI::App* tokenize = AddCommand(app, "tokenize", "Text to token ids");
+  tokenize->add_option("--text", o.prompt, "The text")->required();
+  tokenize->add_flag("--add-special", o.add_special, "Add BOS/EOS as the model wants them");
+  tokenize->add_flag("--parse-special", o.parse_special, "Special tokens in the text are control tokens");
+  CLI::App* detokenize = AddCommand(app, "detokenize", "Token ids to text");
+  detokenize->add_option("--token-ids", o.token_ids, "The ids")->delimiter(',')->required();
+}
+
+absl::Status Check(const ClientOptions& o) {
+  if (o.deadline_seconds < 0 || o.deadline_seconds > 1e9) {
+    return absl::InvalidArgumentError("--deadline must be 0 (none) or a number of seconds");
+  }
+  if (o.command == "generate" && o.prompt.empty() == o.token_ids.empty()) {
+    return absl::InvalidArgumentError("generate needs --prompt or --token-ids, and only one of them");
+  }
+  if (o.command == "chat" && o.prompt.empty() == o.messages_file.empty()) {
+    return absl::InvalidArgumentError("chat needs --prompt or --messages, and only one of them");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ParsedCommandLine> ParseCommandLine(int argc, const char* const* argv,
+                                                   const std::string& version) {
+  ParsedCommandLine result;
+  ClientOptions& o = result.options;
+  CLI::App app{"Talks to lift-server.\nExit codes: 0 done, 1 the call failed, 2 the command line or "
+               "the request is wrong.",
+               "lift-client"};
+  app.set_version_flag("--version", version);
+  app.add_option("--server", o.server, "HOST:PORT of the server")->capture_default_str();
+  app.add_option("--tenant", o.tenant, "Whom to account the call to");
+  app.add_option("--deadline", o.deadline_seconds, "Give up after this many seconds; 0 = never");
+  app.add_option("--model", o.model, "The model's name; needed only where several are served");
+  app.add_flag("--json", o.json, "One JSON object on stdout and nothing else");
+  app.require_subcommand(1);
+  AddPromptCommands(app, o);
+  AddOtherCommands(app, o);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    const auto chosen = app.get_subcommands();
+    result.print = chosen.empty() ? app.help() : chosen.front()->help();
+    return result;
+  } catch (const CLI::CallForVersion&) {
+    result.print = version + "\n";
+    return result;
+  } catch (const CLI::ParseError& error) {
+    return absl::InvalidArgumentError(absl::StrCat(error.what(), "; see --help"));
+  }
+  o.command = app.get_subcommands().front()->get_name();
+  LIFT_RETURN_IF_ERROR(Check(o));
+  return result;
+}
+
+}  // namespace lift::client

@@ -1,0 +1,51 @@
+// lift-client's command line as one struct.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/base/status.h"
+
+namespace lift::client {
+
+struct ClientOptions {
+  std::string command;                       // the sub-command's name
+  std::string server = "127.0.0.1:8431";
+  std::string tenant;                        // empty = none sent
+  double deadline_seconds = 0;               // 0 = none
+  bool json = false;
+
+  std::string model, request_id;
+  std::string prompt, system, messages_file; // text; system message; JSON file with [{"role","content"}]
+  std::vector<int32_t> token_ids;
+  bool parse_special = false, add_special = false;
+
+  std::string variant;                       // pins it
+  double min_lambda = 0, max_quality_loss = 0;
+  bool allow_fallback = false;
+
+  std::optional<double> temperature, top_p, min_p;
+  std::optional<double> repetition_penalty, presence_penalty, frequency_penalty;
+  std::optional<int64_t> top_k, max_new_tokens, min_new_tokens;
+  std::optional<uint64_t> seed;
+  std::vector<std::string> stop;
+  std::vector<int32_t> stop_token_ids;
+  bool ignore_eos = false;
+  int logprobs = -1;                         // -1 = none, else this many alternatives
+  int priority = 0;
+
+  std::string service;                       // health: what to ask about
+  std::string usage_tenant, usage_variant;   // usage: filters
+};
+
+// Exits are the caller's: `print` holds the text of --help or --version.
+struct ParsedCommandLine {
+  std::optional<std::string> print;
+  ClientOptions options;
+};
+absl::StatusOr<ParsedCommandLine> ParseCommandLine(int argc, const char* const* argv,
+                                                   const std::string& version);
+
+}  // namespace lift::client

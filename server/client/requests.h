@@ -1,0 +1,16 @@
+// The command line -> request messages.
+#pragma once
+
+#include "liftserve/v1/generation.pb.h"
+#include "server/client/options.h"
+
+namespace lift::client {
+
+namespace api = liftserve::v1;
+
+api::PrecisionOptions ToPrecision(const ClientOptions& options);
+api::GenerateStreamRequest ToGenerate(const ClientOptions& options);
+// Reads --messages; INVALID_ARGUMENT if the file is not a conversation.
+absl::StatusOr<api::ChatStreamRequest> ToChat(const ClientOptions& options);
+
+}  // namespace lift::client
