@@ -1,0 +1,151 @@
+#include "tests/bench/bench_kernels.h"
+
+#include <cmath>
+#include <cstdio>
+#include <numeric>
+#include <random>
+
+#include "kernels/base/float16.h"
+#include "tests/bench/read_loop.h"
+
+namespace lift::bench {
+namespace {
+
+constexpr size_t kFootprint = 96 << 20;  // planes of one measurement, beyond any cache
+
+struct alignas(64) Line {
+  uint64_t words[8];
+};
+
+std::vector<float> RandomFloats(int64_t n) {
+  std::mt19937_64 random(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> out(static_cast<size_t>(n));
+  for (float& value : out) value = normal(random);
+  return out;
+}
+
+LiftCode MakeCode(int stored, int derived) {
+  LiftCode code;
+  code.stored = stored;
+  code.derived = derived;
+  code.steps = 8;
+  code.taps = RandomFloats(int64_t{8} * code.streams());
+  for (int k = 0; k < derived; ++k) {
+    for (const int lag : {0, 1, 3, 4, 5}) {
+      code.masks.resize(static_cast<size_t>(derived));
+      code.masks[static_cast<size_t>(k)] |= uint64_t{1} << (lag * code.streams());
+    }
+  }
+  return code;
+}
+
+// Many one-stage matrices over one buffer of random planes.
+class LiftedBench {
+ public:
+  LiftedBench(int64_t rows, int64_t cols, int stored, int derived)
+      : code_(MakeCode(stored, derived)), scales_(static_cast<size_t>(rows), FloatToHalf(1.0f)) {
+    plane_bytes_ = static_cast<size_t>(PaddedRows(rows) / kTileRows * PaddedColumns(cols) /
+                                       kTileColumns * stored * kTileBytes);
+    const size_t count = kFootprint / plane_bytes_ + 1;
+    planes_.resize(count * plane_bytes_ / sizeof(Line));
+    std::mt19937_64 random(2);
+    for (Line& line : planes_) {
+      for (uint64_t& word : line.words) word = random();
+    }
+    for (size_t i = 0; i < count; ++i) {
+      LiftedMatrix& w = matrices_.emplace_back();
+      w.rows = rows;
+      w.cols = cols;
+      w.row_scale = scales_.data();
+      w.stages.push_back(
+          {&code_, 0, 1.0f, reinterpret_cast<const std::byte*>(planes_.data()) + i * plane_bytes_});
+      w.stage_rows = {rows};
+    }
+    site_.cols = cols;
+    site_.codes = {&code_};
+    site_.wide = {0};
+    site_.used = {1};
+  }
+
+  LiftedPoint Run(Backend& backend, int64_t tokens, double read_bandwidth, double seconds) {
+    const std::vector<float> x = RandomFloats(tokens * site_.cols);
+    std::vector<float> y(static_cast<size_t>(tokens * matrices_[0].rows));
+    const std::vector<uint8_t> variants(static_cast<size_t>(tokens), 0);
+    auto u = backend.MakeLiftedActivations();
+    backend.Lift(site_, x.data(), tokens, variants, *u);
+    size_t next = 0;
+    LiftedPoint point{code_.stored, code_.derived, tokens, 0, 0, 0, 0};
+    point.seconds = MeanSeconds(seconds, [&] {
+      backend.LiftedMatmul(matrices_[next++ % matrices_.size()], *u, variants, y.data());
+    });
+    point.plane_bytes_per_second = static_cast<double>(plane_bytes_) / point.seconds;
+    point.bandwidth_fraction = point.plane_bytes_per_second / read_bandwidth;
+    point.multiply_adds_per_second =
+        static_cast<double>(matrices_[0].rows * site_.cols * code_.streams() * tokens) /
+        point.seconds;
+    return point;
+  }
+
+ private:
+  LiftCode code_;
+  std::vector<uint16_t> scales_;
+  std::vector<Line> planes_;
+  size_t plane_bytes_;
+  std::vector<LiftedMatrix> matrices_;
+  LiftSite site_;
+};
+
+DensePoint BenchDense(Backend& backend, const std::vector<float>& weights, int64_t rows,
+                      int64_t cols, int64_t tokens, double seconds) {
+  const DenseMatrixView view{DType::kF32, rows, cols,
+                             reinterpret_cast<const std::byte*>(weights.data())};
+  const std::vector<float> x = RandomFloats(tokens * cols);
+  std::vector<float> y(static_cast<size_t>(tokens * rows));
+  DensePoint point{tokens, 0, 0};
+  point.seconds =
+      MeanSeconds(seconds, [&] { backend.DenseMatmul(view, x.data(), tokens, y.data()); });
+  point.flops = 2.0 * static_cast<double>(rows * cols * tokens) / point.seconds;
+  return point;
+}
+
+// One layer of 16 heads of 64 dimensions on 4 key/value heads.
+AttentionPoint BenchAttention(Backend& backend, int64_t tokens, int64_t context, double seconds) {
+  const AttentionShape shape{16, 4, 64, 16, 0.125f};
+  const int64_t blocks = (context + tokens + 15) / 16;
+  std::vector<int32_t> table(static_cast<size_t>(blocks));
+  std::iota(table.begin(), table.end(), 0);
+  const std::vector<float> cache = RandomFloats(blocks * 2 * 4 * 16 * 64);
+  const std::vector<float> q = RandomFloats(tokens * 16 * 64);
+  std::vector<float> out(q.size());
+  const AttentionSequence sequences[1] = {{0, tokens, context, table}};
+  return {tokens, context, MeanSeconds(seconds, [&] {
+            backend.Attention(cache.data(), shape, sequences, q.data(), out.data());
+          })};
+}
+
+}  // namespace
+
+KernelReport BenchKernels(Backend& backend, double read_bandwidth, int64_t rows, int64_t cols,
+                          const std::vector<int64_t>& tokens, double seconds) {
+  KernelReport report;
+  for (const auto& [stored, derived] :
+       {std::pair{1, 0}, {2, 0}, {3, 0}, {4, 0}, {1, 1}, {2, 1}, {2, 2}}) {
+    std::fprintf(stderr, "planes: %d stored, %d derived\n", stored, derived);
+    LiftedBench bench(rows, cols, stored, derived);
+    for (const int64_t n : tokens) {
+      report.lifted.push_back(bench.Run(backend, n, read_bandwidth, seconds));
+    }
+  }
+  std::fprintf(stderr, "dense and attention\n");
+  const std::vector<float> weights = RandomFloats(rows * cols);
+  for (const int64_t n : tokens) {
+    report.dense.push_back(BenchDense(backend, weights, rows, cols, n, seconds));
+  }
+  for (const auto& [n, context] : {std::pair<int64_t, int64_t>{1, 1023}, {1024, 0}}) {
+    report.attention.push_back(BenchAttention(backend, n, context, seconds));
+  }
+  return report;
+}
+
+}  // namespace lift::bench

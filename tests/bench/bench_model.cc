@@ -1,0 +1,105 @@
+#include "tests/bench/bench_model.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <numeric>
+
+#include "server/model/transformer.h"
+#include "tests/bench/read_loop.h"
+
+namespace lift::bench {
+namespace {
+
+constexpr int64_t kBlockTokens = 16;
+
+// Token ids all over the vocabulary: what they say does not matter for the time.
+std::vector<int32_t> SpreadTokens(int64_t count, int64_t vocab_size) {
+  std::vector<int32_t> tokens(static_cast<size_t>(count));
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    tokens[i] = static_cast<int32_t>((i * 7919 + 17) % static_cast<size_t>(vocab_size));
+  }
+  return tokens;
+}
+
+int64_t BlocksFor(int64_t tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
+
+// One token for each of `batch` sequences that already hold `context` tokens. Their cached keys and
+// values are zeros, which costs what real ones cost.
+DecodePoint Decode(Transformer& model, int variant, int64_t batch, int64_t context,
+                   double read_bandwidth, double seconds) {
+  const std::vector<int32_t> tokens = SpreadTokens(batch, model.vocab_size());
+  std::vector<int32_t> blocks(static_cast<size_t>(batch * BlocksFor(context + 1)));
+  std::iota(blocks.begin(), blocks.end(), 0);
+  std::vector<SequenceChunk> chunks;
+  for (int64_t i = 0; i < batch; ++i) {
+    SequenceChunk& chunk = chunks.emplace_back();
+    chunk.tokens = std::span(tokens).subspan(static_cast<size_t>(i), 1);
+    chunk.position = context;
+    chunk.blocks = std::span(blocks).subspan(static_cast<size_t>(i * BlocksFor(context + 1)),
+                                             static_cast<size_t>(BlocksFor(context + 1)));
+    chunk.variant = variant;
+  }
+  std::vector<float> logits;
+  StepStats stats;
+  const double step = MeanSeconds(seconds, [&] { stats = model.Step(chunks, logits); });
+  const double bytes = static_cast<double>(stats.weight_bytes_read);
+  return {model.variants()[static_cast<size_t>(variant)].name,
+          batch,
+          context,
+          static_cast<double>(batch) / step,
+          bytes / static_cast<double>(batch),
+          bytes / step / read_bandwidth};
+}
+
+PrefillPoint Prefill(Transformer& model, int64_t count, double seconds) {
+  const std::vector<int32_t> tokens = SpreadTokens(count, model.vocab_size());
+  std::vector<int32_t> blocks(static_cast<size_t>(BlocksFor(count)));
+  std::iota(blocks.begin(), blocks.end(), 0);
+  SequenceChunk chunk;
+  chunk.tokens = tokens;
+  chunk.blocks = blocks;
+  chunk.variant = static_cast<int>(model.variants().size()) - 1;
+  std::vector<float> logits;
+  const double step =
+      MeanSeconds(seconds, [&] { model.Step(std::span<const SequenceChunk>(&chunk, 1), logits); });
+  return {count, static_cast<double>(count) / step};
+}
+
+}  // namespace
+
+absl::StatusOr<ModelReport> BenchModel(std::shared_ptr<const Weights> weights, Backend& backend,
+                                       double read_bandwidth, const ModelPlan& plan) {
+  const int64_t limit = weights->config().max_context;
+  int64_t blocks = 1;
+  for (const int64_t n : plan.prefills) blocks = std::max(blocks, BlocksFor(std::min(n, limit)));
+  for (const int64_t context : plan.contexts) {
+    for (const int64_t batch : plan.batches) {
+      blocks = std::max(blocks, batch * BlocksFor(std::min(context, limit - 1) + 1));
+    }
+  }
+  Transformer::Options options;
+  options.block_tokens = kBlockTokens;
+  options.num_blocks = blocks;
+  LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(weights, backend, options));
+  ModelReport report;
+  for (const int variant : plan.variants) {
+    for (const int64_t context : plan.contexts) {
+      for (const int64_t batch : plan.batches) {
+        const DecodePoint& point = report.decode.emplace_back(Decode(
+            *model, variant, batch, std::min(context, limit - 1), read_bandwidth, plan.seconds));
+        std::fprintf(stderr, "decode %s, batch %lld, context %lld: %.1f tokens/s\n",
+                     point.variant.c_str(), static_cast<long long>(point.batch),
+                     static_cast<long long>(point.context), point.tokens_per_second);
+      }
+    }
+  }
+  for (const int64_t n : plan.prefills) {
+    const PrefillPoint& point =
+        report.prefill.emplace_back(Prefill(*model, std::min(n, limit), plan.seconds));
+    std::fprintf(stderr, "prefill of %lld: %.1f tokens/s\n", static_cast<long long>(point.tokens),
+                 point.tokens_per_second);
+  }
+  return report;
+}
+
+}  // namespace lift::bench

@@ -1,0 +1,40 @@
+// A whole model: decoding by variant, batch and context, and reading prompts.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "server/model/weights.h"
+
+namespace lift::bench {
+
+struct DecodePoint {
+  std::string variant;
+  int64_t batch = 0, context = 0;
+  double tokens_per_second = 0;
+  double bytes_per_token = 0;     // weight bytes of a step / batch
+  double bandwidth_fraction = 0;  // weight bytes a second / read loop
+};
+
+struct PrefillPoint {
+  int64_t tokens = 0;
+  double tokens_per_second = 0;
+};
+
+struct ModelPlan {
+  std::vector<int> variants;  // indices; the last of the model's reads prompts
+  std::vector<int64_t> batches, contexts, prefills;
+  double seconds = 1;  // spent on each point
+};
+
+struct ModelReport {
+  std::vector<DecodePoint> decode;
+  std::vector<PrefillPoint> prefill;
+};
+
+absl::StatusOr<ModelReport> BenchModel(std::shared_ptr<const Weights> weights, Backend& backend,
+                                       double read_bandwidth, const ModelPlan& plan);
+
+}  // namespace lift::bench

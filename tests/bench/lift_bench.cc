@@ -1,0 +1,229 @@
+// lift-bench: how fast this machine runs a model, or the kernels alone, against a loop that reads.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "server/model/weights.h"
+#include "tests/bench/bench_kernels.h"
+#include "tests/bench/bench_model.h"
+#include "tests/bench/read_loop.h"
+
+namespace lift::bench {
+namespace {
+
+constexpr int kWorkFailed = 1, kWrongInput = 2;
+
+struct Flags {
+  std::string model, isa = "auto";
+  std::vector<std::string> variants;
+  std::vector<int64_t> batches = {1, 2, 4, 8}, contexts = {128}, prefills = {128, 512};
+  std::vector<int64_t> tokens = {1, 2, 4, 8, 512};
+  int64_t rows = 4096, cols = 4096;
+  int threads = 0;
+  double seconds = 1;
+  bool json = false, kernels = false;
+};
+
+void DeclareFlags(CLI::App& app, Flags& flags) {
+  app.add_option("--model", flags.model, "lifted file, GGUF or Hugging Face folder");
+  app.add_option("--variant", flags.variants, "variants to decode with (default: all)")
+      ->delimiter(',');
+  app.add_option("--batch", flags.batches, "sequences decoded at once")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  app.add_option("--context", flags.contexts, "tokens each sequence already holds")
+      ->delimiter(',')
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--prefill", flags.prefills, "prompt lengths, read with the finest variant")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--threads", flags.threads, "threads (default: all cores of this process)")
+      ->check(CLI::Range(1, 1024));
+  app.add_option("--isa", flags.isa, "auto, portable, avx2 or avx512-vnni")->capture_default_str();
+  app.add_option("--seconds", flags.seconds, "time spent on each measurement")
+      ->check(CLI::Range(0.01, 600.0))
+      ->capture_default_str();
+  app.add_flag("--kernels", flags.kernels,
+               "no model: sign planes, dense layers and attention on random data");
+  app.add_option("--rows", flags.rows, "with --kernels: outputs of the layer")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--cols", flags.cols, "with --kernels: inputs of the layer")
+      ->check(CLI::Range(1, 1 << 17))
+      ->capture_default_str();
+  app.add_option("--tokens", flags.tokens, "with --kernels: tokens at once")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 16))
+      ->capture_default_str();
+  app.add_flag("--json", flags.json, "print one JSON object on stdout");
+  app.footer(
+      "bandwidth_fraction: weight bytes read in a second / bytes a second of a loop that only "
+      "reads\n"
+      "memory, on the same threads. bytes_per_token: weight bytes of one step / its batch.");
+}
+
+int Fail(int code, absl::string_view message) {
+  std::fprintf(stderr, "lift-bench: %.*s\n", static_cast<int>(message.size()), message.data());
+  return code;
+}
+
+nlohmann::json ToJson(const KernelReport& report) {
+  nlohmann::json out;
+  for (const LiftedPoint& p : report.lifted) {
+    out["lifted"].push_back({{"stored", p.stored},
+                             {"derived", p.derived},
+                             {"tokens", p.tokens},
+                             {"seconds", p.seconds},
+                             {"plane_bytes_per_second", p.plane_bytes_per_second},
+                             {"bandwidth_fraction", p.bandwidth_fraction},
+                             {"multiply_adds_per_second", p.multiply_adds_per_second}});
+  }
+  for (const DensePoint& p : report.dense) {
+    out["dense"].push_back({{"tokens", p.tokens}, {"seconds", p.seconds}, {"flops", p.flops}});
+  }
+  for (const AttentionPoint& p : report.attention) {
+    out["attention"].push_back(
+        {{"tokens", p.tokens}, {"context", p.context}, {"seconds", p.seconds}});
+  }
+  return out;
+}
+
+nlohmann::json ToJson(const ModelReport& report) {
+  nlohmann::json out = {{"decode", nlohmann::json::array()}, {"prefill", nlohmann::json::array()}};
+  for (const DecodePoint& p : report.decode) {
+    out["decode"].push_back({{"variant", p.variant},
+                             {"batch", p.batch},
+                             {"context", p.context},
+                             {"tokens_per_second", p.tokens_per_second},
+                             {"bytes_per_token", p.bytes_per_token},
+                             {"bandwidth_fraction", p.bandwidth_fraction}});
+  }
+  for (const PrefillPoint& p : report.prefill) {
+    out["prefill"].push_back({{"tokens", p.tokens}, {"tokens_per_second", p.tokens_per_second}});
+  }
+  return out;
+}
+
+void PrintTable(const KernelReport& report) {
+  std::printf("%-8s %7s %12s %10s %10s %12s\n", "planes", "tokens", "us", "GB/s", "of read",
+              "Gmac/s");
+  for (const LiftedPoint& p : report.lifted) {
+    const std::string code = std::to_string(p.stored) + "+" + std::to_string(p.derived) + "p";
+    std::printf("%-8s %7lld %12.1f %10.2f %9.0f%% %12.1f\n", code.c_str(),
+                static_cast<long long>(p.tokens), p.seconds * 1e6, p.plane_bytes_per_second * 1e-9,
+                p.bandwidth_fraction * 100, p.multiply_adds_per_second * 1e-9);
+  }
+  std::printf("\n%-8s %7s %12s %10s\n", "dense", "tokens", "us", "GFLOP/s");
+  for (const DensePoint& p : report.dense) {
+    std::printf("%-8s %7lld %12.1f %10.1f\n", "f32", static_cast<long long>(p.tokens),
+                p.seconds * 1e6, p.flops * 1e-9);
+  }
+  std::printf("\n%-8s %7s %12s\n", "attend", "tokens", "us");
+  for (const AttentionPoint& p : report.attention) {
+    std::printf("after%-4lld %6lld %12.1f\n", static_cast<long long>(p.context),
+                static_cast<long long>(p.tokens), p.seconds * 1e6);
+  }
+}
+
+void PrintTable(const ModelReport& report) {
+  std::printf("%-12s %6s %8s %12s %14s %10s\n", "variant", "batch", "context", "tokens/s",
+              "bytes/token", "of read");
+  for (const DecodePoint& p : report.decode) {
+    std::printf("%-12s %6lld %8lld %12.1f %14.0f %9.0f%%\n", p.variant.c_str(),
+                static_cast<long long>(p.batch), static_cast<long long>(p.context),
+                p.tokens_per_second, p.bytes_per_token, p.bandwidth_fraction * 100);
+  }
+  std::printf("\n%-12s %12s\n", "prompt", "tokens/s");
+  for (const PrefillPoint& p : report.prefill) {
+    std::printf("%-12lld %12.1f\n", static_cast<long long>(p.tokens), p.tokens_per_second);
+  }
+}
+
+template <typename Report>
+int Print(const Flags& flags, const Report& report, double read_bandwidth, const Backend& backend) {
+  if (flags.json) {
+    nlohmann::json out = ToJson(report);
+    out["read_bandwidth_bytes_per_second"] = read_bandwidth;
+    out["device"] = backend.description();
+    std::printf("%s\n", out.dump().c_str());
+  } else {
+    std::printf("%s; read loop %.1f GB/s\n\n", backend.description().c_str(),
+                read_bandwidth * 1e-9);
+    PrintTable(report);
+  }
+  return std::fflush(stdout) == 0 ? 0 : kWorkFailed;
+}
+
+absl::StatusOr<ModelPlan> PlanFor(const Flags& flags, const Weights& weights) {
+  ModelPlan plan;
+  plan.batches = flags.batches;
+  plan.contexts = flags.contexts;
+  plan.prefills = flags.prefills;
+  plan.seconds = flags.seconds;
+  for (const std::string& name : flags.variants) {
+    if (name == "all") continue;
+    const int index = weights.FindVariant(name);
+    if (index < 0) return absl::InvalidArgumentError("the model has no variant \"" + name + "\"");
+    plan.variants.push_back(index);
+  }
+  if (plan.variants.empty()) {
+    plan.variants.resize(weights.variants().size());
+    std::iota(plan.variants.begin(), plan.variants.end(), 0);
+  }
+  return plan;
+}
+
+int RunModel(const Flags& flags, Backend& backend, ThreadPool& pool) {
+  auto weights = Weights::Open(flags.model);
+  if (!weights.ok()) return Fail(kWrongInput, weights.status().message());
+  auto plan = PlanFor(flags, **weights);
+  if (!plan.ok()) return Fail(kWrongInput, plan.status().message());
+  const double read_bandwidth = ReadBandwidth(pool);
+  auto report = BenchModel(*weights, backend, read_bandwidth, *plan);
+  if (!report.ok()) return Fail(kWorkFailed, report.status().message());
+  return Print(flags, *report, read_bandwidth, backend);
+}
+
+int Run(const Flags& flags) {
+  if (flags.kernels != flags.model.empty()) {
+    return Fail(kWrongInput, "give either --model PATH or --kernels");
+  }
+  CpuIsa isa = CpuIsa::kAuto;
+  for (const CpuIsa each : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512Vnni}) {
+    if (flags.isa == CpuIsaName(each)) isa = each;
+  }
+  if (flags.isa != CpuIsaName(isa) || !CpuIsaSupported(isa)) {
+    return Fail(kWrongInput, "this machine has no instruction set \"" + flags.isa + "\"");
+  }
+  ThreadPool pool(flags.threads > 0 ? flags.threads : AvailableCores());
+  const auto backend = MakeCpuBackend(pool, isa);
+  std::fprintf(stderr, "lift-bench on %s\n", backend->description().c_str());
+  if (!flags.kernels) return RunModel(flags, *backend, pool);
+  const double read_bandwidth = ReadBandwidth(pool);
+  const KernelReport report =
+      BenchKernels(*backend, read_bandwidth, flags.rows, flags.cols, flags.tokens, flags.seconds);
+  return Print(flags, report, read_bandwidth, *backend);
+}
+
+}  // namespace
+}  // namespace lift::bench
+
+int main(int argc, char** argv) {
+  CLI::App app{
+      "Measures decode and prefill speed of a model by variant, batch and context, beside the\n"
+      "memory bandwidth of a plain read loop.\n"
+      "Example: lift-bench --model model.lift --batch 1,8 --context 128,1024 --json"};
+  lift::bench::Flags flags;
+  lift::bench::DeclareFlags(app, flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : lift::bench::kWrongInput;
+  }
+  return lift::bench::Run(flags);
+}

@@ -1,0 +1,26 @@
+// What the machine's memory gives a loop that only reads: the yardstick of every bandwidth figure.
+#pragma once
+
+#include "kernels/base/thread_pool.h"
+
+namespace lift::bench {
+
+// Best of several passes over a buffer far larger than the caches, on all threads of the pool.
+double ReadBandwidth(ThreadPool& pool);
+
+// Seconds since an arbitrary start.
+double Now();
+
+// Runs body (at least twice) until `seconds` have passed; returns the mean seconds of one run, the
+// first one, which warms caches, not counted.
+template <typename Body>
+double MeanSeconds(double seconds, const Body& body) {
+  body();
+  const double start = Now();
+  double now = start;
+  int runs = 0;
+  for (; runs == 0 || now - start < seconds; now = Now(), ++runs) body();
+  return (now - start) / runs;
+}
+
+}  // namespace lift::bench
