@@ -1,8 +1,9 @@
 // Chat templates: the Jinja subset that published chat templates use.
 #pragma once
 
-#include <map>
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,7 @@ class ChatTemplate {
   struct Options {
     bool add_generation_prompt = true;
     std::string bos_token, eos_token;
+    std::optional<int64_t> unix_time;  // what strftime_now() shows (in UTC); absent: now
   };
   // INVALID_ARGUMENT if the template raises an exception (its message is passed on). Bounded time and output.
   absl::StatusOr<std::string> Render(const std::vector<ChatMessage>& messages, const Options& options) const;
