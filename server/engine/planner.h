@@ -28,6 +28,7 @@ struct PlanLimits {
 struct PlanChunk {
   size_t sequence = 0;          // index into the snapshot
   int64_t tokens = 0;
+  bool operator==(const PlanChunk&) const = default;
 };
 
 // Apply in this order: preempt, admit, run. A sequence that is planned gets blocks for computed_tokens + tokens; an admitted one gets
