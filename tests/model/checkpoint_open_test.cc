@@ -167,6 +167,15 @@ TEST_F(CheckpointTest, RefusesWhatIsNoCheckpoint) {
               HasSubstr("not a GGUF file"));
 }
 
+// A seed that is refused at once would leave the fuzz targets with nothing to do.
+TEST_F(CheckpointTest, FuzzSeedsAreWholeModels) {
+  for (const char* seed : {"llama.gguf", "qwen2.gguf"}) {
+    const auto checkpoint =
+        Checkpoint::Open(std::string(LIFT_TEST_DATA "/../fuzz/corpus/gguf/") + seed);
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
+  }
+}
+
 TEST_F(CheckpointTest, OpensARealModel) {
   const char* path = std::getenv("LIFT_TEST_MODEL");
   if (path == nullptr) GTEST_SKIP() << "LIFT_TEST_MODEL does not name a model file";

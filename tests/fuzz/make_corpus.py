@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Makes the small seeds under corpus/ that no other fixture serves for.
+
+Needs: pip install gguf safetensors numpy
+Run:   python make_corpus.py
+"""
+
+import json
+import pathlib
+import shutil
+
+import gguf
+import numpy as np
+from safetensors.numpy import save_file
+
+HERE = pathlib.Path(__file__).resolve().parent
+OUT = HERE / "corpus"
+TINY = HERE.parent / "golden" / "tiny"
+
+
+def gguf_model(path, arch, linear, bias):
+    """A whole model of one layer, hidden 32, one head pair, 8 tokens."""
+    writer = gguf.GGUFWriter(str(path), arch)
+    writer.add_name("seed")
+    writer.add_context_length(16)
+    writer.add_embedding_length(32)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    if linear:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(2.0)
+    writer.add_vocab_size(8)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm" if arch == "llama" else "qwen2")
+    writer.add_token_list(["<|endoftext|>", "<|im_end|>", "a", "b", "c", "ab", "\u0120", "\u0120a"])
+    writer.add_token_types([3, 3, 1, 1, 1, 1, 1, 1])
+    writer.add_token_merges(["a b", "\u0120 a"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_add_bos_token(True)
+    writer.add_chat_template("{{ messages[0].content }}")
+    rng = np.random.default_rng(3)
+
+    def matrix(name, rows, cols, qtype):
+        values = rng.standard_normal((rows, cols)).astype(np.float32)
+        writer.add_tensor(name, gguf.quants.quantize(values, qtype), raw_dtype=qtype)
+
+    types = gguf.GGMLQuantizationType
+    matrix("token_embd.weight", 8, 32, types.Q8_0)
+    for name, rows, qtype in (("attn_q", 32, types.Q4_0), ("attn_k", 16, types.Q5_1), ("attn_v", 16, types.Q5_0),
+                              ("attn_output", 32, types.Q4_1), ("ffn_gate", 32, types.Q4_0), ("ffn_up", 32, types.Q4_0),
+                              ("ffn_down", 32, types.Q4_0)):
+        matrix(f"blk.0.{name}.weight", rows, 32, qtype)
+        if bias and name in ("attn_q", "attn_k", "attn_v"):
+            writer.add_tensor(f"blk.0.{name}.bias", np.zeros(rows, np.float32))
+    for name in ("blk.0.attn_norm.weight", "blk.0.ffn_norm.weight", "output_norm.weight"):
+        writer.add_tensor(name, np.ones(32, np.float32))
+    if not linear:
+        writer.add_tensor("rope_freqs.weight", np.ones(8, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def main():
+    shutil.rmtree(OUT, ignore_errors=True)
+    for name in ("gguf", "safetensors", "config", "text"):
+        (OUT / name).mkdir(parents=True)
+    gguf_model(OUT / "gguf" / "llama.gguf", "llama", linear=True, bias=False)
+    gguf_model(OUT / "gguf" / "qwen2.gguf", "qwen2", linear=False, bias=True)
+
+    small = {"w": np.ones((3, 2), np.float32), "h": np.ones(5, np.float16), "i": np.ones((), np.int64)}
+    save_file(small, OUT / "safetensors" / "three.safetensors", metadata={"format": "np"})
+    save_file({"x": np.zeros((0, 4), np.float32)}, OUT / "safetensors" / "empty.safetensors")
+
+    for name in ("tiny-gqa", "tiny-bias", "tiny-tied", "tiny-qwen2"):
+        parts = [TINY / name / file for file in ("config.json", "generation_config.json", "tokenizer_config.json")]
+        tokenizer = {"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}],
+                                        "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}}}
+        texts = [part.read_text() for part in parts] + [json.dumps(tokenizer)]
+        (OUT / "config" / name).write_text("\0".join(texts))
+    own = {
+        "architecture": "llama", "name": "seed", "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_layers": 1,
+        "num_heads": 2, "num_kv_heads": 1, "head_dim": 4, "max_context": 16, "rms_norm_eps": 1e-5, "tie_embeddings": True,
+        "attention_bias": False, "output_bias": False, "mlp_bias": False, "bos_token_id": 0, "eos_token_ids": [1],
+        "add_bos": True,
+        "rope": {"theta": 10000.0, "scaling": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                 "original_context": 8, "dimension": 4, "interleaved": True, "frequency_factors": [1.0, 2.0]},
+    }
+    (OUT / "config" / "own.json").write_text(json.dumps(own))
+
+    (OUT / "text" / "mixed.txt").write_text(
+        "Hello, world! I'll pay 12345 \u20ac for caf\u00e9s\r\n\r\n  \U0001f469\u200d\U0001f469\u200d\U0001f467 <|im_start|>"
+        "\u0645\u0631\u062d\u0628\u0627 \u4f60\u597d e\u0301\t\x01 <|im_end|>", encoding="utf-8")
+    (OUT / "text" / "broken.txt").write_bytes(b"ok \xf0\x9f\x98 \xc3 \xff\xfe \xed\xa0\x80 end")
+
+
+if __name__ == "__main__":
+    main()
