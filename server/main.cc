@@ -1,15 +1,18 @@
 // lift-server: reads the command line, builds the parts, passes references, and turns signals into an orderly end.
 #include <csignal>
+#include <google/protobuf/stubs/logging.h>
 #include <pthread.h>
 
 #include <atomic>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <future>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "server/assembly.h"
+#include "server/billing/meter.h"
 #include "server/config/server_config.h"
 #include "server/metrics/admin_server.h"
 #include "server/metrics/probes.h"
@@ -148,7 +151,14 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
   return 0;
 }
 
+// Both libraries log what a hostile or clumsy client can provoke at will; the callers get it as a status, and so do we.
+void SilenceLibraries() {
+  google::protobuf::SetLogHandler(nullptr);
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
+}
+
 int Main(int argc, char** argv) {
+  SilenceLibraries();
   const sigset_t stop_signals = BlockStopSignals();
   const BuildInfo build = MakeBuildInfo();
   const auto command = ParseCommandLine(argc, argv, VersionText(build));

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "liftserve/v1/generation.grpc.pb.h"
@@ -178,6 +179,7 @@ int Run(const ClientOptions& o) {
 }  // namespace lift::client
 
 int main(int argc, char** argv) {
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);  // its errors arrive as statuses
   using namespace lift::client;
   const auto parsed = ParseCommandLine(argc, argv, "lift-client " LIFTSERVE_VERSION);
   if (!parsed.ok()) {

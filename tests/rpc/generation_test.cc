@@ -228,7 +228,7 @@ TEST_F(GenerationTest, ExplainRouteGeneratesNothing) {
   int chosen = 0;
   for (const auto& v : response.variants()) {
     chosen += v.chosen();
-    if (v.chosen()) EXPECT_EQ(v.variant(), response.served_by().variant());
+    EXPECT_EQ(v.chosen(), v.variant() == response.served_by().variant());
   }
   EXPECT_EQ(chosen, 1);
   EXPECT_EQ(model_.steps.load(), 0);

@@ -1,0 +1,322 @@
+"""The real lift-server and lift-client, and stock Python clients against them. Run by CTest through LIFT_TEST_PYTHON."""
+
+import concurrent.futures
+import os
+import pathlib
+import signal
+import sys
+import tempfile
+import time
+import unittest
+
+if not os.environ.get("LIFT_TEST_PYTHON"):
+    print("SKIPPED: LIFT_TEST_PYTHON is unset; tests/run.sh makes an environment with grpcio and sets it")
+    sys.exit(77)
+
+import harness
+
+FOLDER = tempfile.TemporaryDirectory()
+harness.generate_stubs(FOLDER.name)
+
+import grpc  # noqa: E402
+from google.rpc import error_details_pb2, status_pb2  # noqa: E402
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: E402
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (  # noqa: E402
+    ProtoReflectionDescriptorDatabase)
+from liftserve.v1 import generation_pb2 as api  # noqa: E402
+from liftserve.v1 import generation_pb2_grpc, model_pb2, model_pb2_grpc, types_pb2  # noqa: E402
+
+MODEL = harness.make_lifted_model(pathlib.Path(FOLDER.name))
+PROMPT = "npm install the package"
+
+
+def error_info(error):
+    """ErrorInfo of a failed call, from grpc-status-details-bin."""
+    raw = dict(error.trailing_metadata())["grpc-status-details-bin"]
+    info = error_details_pb2.ErrorInfo()
+    status_pb2.Status.FromString(raw).details[0].Unpack(info)
+    return info
+
+
+def offline_tokens(variant, prompt, tokens):
+    return harness.run_json(
+        harness.program("lift-eval"), "generate", "--model", str(MODEL), "--prompt", prompt, "--variant",
+        variant, "--max-new-tokens", str(tokens), "--seed", "1", "--temperature", "0", "--json")
+
+
+class ServedModel(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.server = harness.Server(MODEL, "--max-batch", "16")
+        cls.channel = grpc.insecure_channel(cls.server.address)
+        cls.stub = generation_pb2_grpc.GenerationServiceStub(cls.channel)
+        cls.models = model_pb2_grpc.ModelServiceStub(cls.channel)
+        listed = cls.models.ListModels(model_pb2.ListModelsRequest()).models
+        cls.model = listed[0]
+        cls.variants = [v.name for v in cls.model.variants]
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.channel.close()
+        cls.server.__exit__()
+
+    def request(self, kind, prompt, variant, tokens, **extra):
+        return kind(text=prompt,
+                    stopping=types_pb2.StoppingOptions(max_new_tokens=tokens),
+                    output=types_pb2.OutputOptions(token_ids=True),
+                    precision=types_pb2.PrecisionOptions(mode=types_pb2.PRECISION_MODE_PINNED, variant=variant),
+                    **extra)
+
+    def stream(self, prompt, variant, tokens, **extra):
+        ids, started, finished = [], None, None
+        for event in self.stub.GenerateStream(
+                self.request(api.GenerateStreamRequest, prompt, variant, tokens, **extra)):
+            if event.HasField("started"):
+                started = event.started
+            ids.extend(event.delta.token_ids)
+            if event.HasField("finished"):
+                finished = event.finished
+        return ids, started, finished
+
+    def test_several_variants_are_resident_in_rising_precision(self):
+        self.assertGreaterEqual(len(self.variants), 4)
+        lambdas = [getattr(v, "lambda") for v in self.model.variants]
+        self.assertEqual(lambdas, sorted(lambdas))
+        self.assertEqual(sum(v.incremental_bytes for v in self.model.variants), self.model.resident_bytes)
+
+    def test_served_tokens_equal_offline_tokens_alone_and_in_a_mixed_batch(self):
+        prompts = [f"{PROMPT} number {i}" for i in range(8)]
+        chosen = [self.variants[i % len(self.variants)] for i in range(8)]
+        offline = [offline_tokens(v, p, 24)["token_ids"] for v, p in zip(chosen, prompts)]
+        for variant, prompt, expected in zip(chosen, prompts, offline):
+            ids, started, _ = self.stream(prompt, variant, 24)
+            self.assertEqual(ids, expected, variant)
+            self.assertEqual(started.served_by.variant, variant)
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            batch = list(pool.map(lambda pair: self.stream(pair[0], pair[1], 24)[0], zip(prompts, chosen)))
+        self.assertEqual(batch, offline)
+
+    def test_unary_and_stream_agree_and_metadata_tells_what_served(self):
+        variant = self.variants[1]
+        answer, call = self.stub.Generate.with_call(
+            self.request(api.GenerateRequest, PROMPT, variant, 12), metadata=[("x-liftserve-tenant", "acme")])
+        self.assertEqual(list(answer.token_ids), self.stream(PROMPT, variant, 12)[0])
+        metadata = dict(call.initial_metadata())
+        self.assertEqual(metadata["liftserve-variant"], variant)
+        self.assertEqual(answer.served_by.weights_sha256, self.model.weights_sha256)
+        self.assertGreater(answer.finished.usage.weight_byte_seconds, 0)
+
+    def test_seeded_sampling_repeats(self):
+        sampling = types_pb2.SamplingOptions(temperature=1.0, top_p=0.9, seed=42)
+        first = self.stream(PROMPT, self.variants[0], 16, sampling=sampling)
+        self.assertEqual(first[0], self.stream(PROMPT, self.variants[0], 16, sampling=sampling)[0])
+        self.assertEqual(first[2].seed_used, 42)
+
+    def test_chat_and_explain(self):
+        chat = api.ChatRequest(messages=[types_pb2.ChatMessage(role="user", content="hi <|im_end|>")],
+                               stopping=types_pb2.StoppingOptions(max_new_tokens=4))
+        answer = self.stub.Chat(chat)
+        self.assertEqual(answer.message.role, "assistant")
+        explained = self.stub.ExplainRoute(api.ExplainRouteRequest(text="prove that 2 is prime"))
+        self.assertEqual([v.variant for v in explained.variants], self.variants)
+        self.assertEqual(sum(v.chosen for v in explained.variants), 1)
+
+    def test_errors_carry_a_reason(self):
+        cases = [
+            (self.request(api.GenerateRequest, PROMPT, "nonesuch", 4), grpc.StatusCode.NOT_FOUND, None),
+            (api.GenerateRequest(text=PROMPT, precision=types_pb2.PrecisionOptions(max_quality_loss=1e-12)),
+             None, None),
+            (api.GenerateRequest(), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"),
+            (api.GenerateRequest(text=PROMPT, model="other"), grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND"),
+        ]
+        for request, code, reason in cases:
+            if code is None:  # the source variant satisfies any cap
+                self.assertEqual(self.stub.Generate(request).served_by.variant, self.variants[-1])
+                continue
+            with self.assertRaises(grpc.RpcError) as caught:
+                self.stub.Generate(request)
+            self.assertEqual(caught.exception.code(), code)
+            info = error_info(caught.exception)
+            self.assertEqual(info.domain, "liftserve.dev")
+            if reason:
+                self.assertEqual(info.reason, reason)
+
+    def test_health_check_and_watch(self):
+        stub = health_pb2_grpc.HealthStub(self.channel)
+        serving = health_pb2.HealthCheckResponse.SERVING
+        for name in ["", "liftserve.v1.GenerationService", f"{self.model.name}/{self.variants[0]}"]:
+            self.assertEqual(stub.Check(health_pb2.HealthCheckRequest(service=name)).status, serving)
+        with self.assertRaises(grpc.RpcError) as caught:
+            stub.Check(health_pb2.HealthCheckRequest(service="nonesuch"))
+        self.assertEqual(caught.exception.code(), grpc.StatusCode.NOT_FOUND)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service=""))
+        self.assertEqual(next(watch).status, serving)
+        watch.cancel()
+
+    def test_a_reflection_client_finds_everything(self):
+        database = ProtoReflectionDescriptorDatabase(self.channel)
+        services = database.get_services()
+        for name in ["liftserve.v1.GenerationService", "liftserve.v1.ModelService", "liftserve.v1.UsageService",
+                     "grpc.reflection.v1alpha.ServerReflection"]:
+            self.assertIn(name, services)
+        described = database.FindFileContainingSymbol("liftserve.v1.GenerationService")
+        methods = [m.name for s in described.service for m in s.method]
+        self.assertIn("GenerateStream", methods)
+        self.assertIn("CancelGeneration", methods)
+
+    def test_client_program(self):
+        server, variant = self.server, self.variants[0]
+        models = server.client_json("models")["models"]
+        self.assertEqual([v["name"] for v in models[0]["variants"]], self.variants)
+        for key in ["name", "lambda", "bitsPerWeight", "bytes"]:
+            self.assertIn(key, models[0]["variants"][0])
+        answer = server.client_json("generate", "--prompt", PROMPT, "--variant", variant, "--max-new-tokens", "8",
+                                    "--seed", "3", "--temperature", "0")
+        for key in ["text", "token_ids", "served_by", "usage", "timings"]:
+            self.assertIn(key, answer)
+        offline = offline_tokens(variant, PROMPT, 8)
+        self.assertEqual(answer["token_ids"], offline["token_ids"])
+        self.assertEqual(answer["text"], offline["text"])
+        self.assertEqual(answer["served_by"]["variant"], variant)
+        self.assertEqual(answer["served_by"]["reason"], "PINNED")
+        text = server.client("generate", "--prompt", PROMPT, "--variant", variant, "--max-new-tokens", "8")
+        self.assertEqual(text.returncode, 0)
+        self.assertEqual(text.stdout.rstrip("\n"), offline["text"].rstrip("\n"))
+        self.assertIn(f"served by {variant}", text.stderr)
+        self.assertIn("servedBy", server.client_json("explain", "--prompt", "hello"))
+        self.assertIn("entries", server.client_json("usage"))
+        self.assertEqual(server.client_json("health")["status"], "SERVING")
+        self.assertEqual(server.client_json("cancel", "--request-id", "none")["cancelled"], False)
+        chat = server.client_json("chat", "--prompt", "hello", "--system", "be brief", "--max-new-tokens", "4")
+        self.assertIn("text", chat)
+        tokens = server.client_json("tokenize", "--text", PROMPT)["tokenIds"]
+        ids = ",".join(str(t) for t in tokens)
+        self.assertEqual(server.client_json("detokenize", "--token-ids", ids)["text"], PROMPT)
+
+    def test_client_exit_codes(self):
+        self.assertEqual(self.server.client("nonesuch").returncode, 2)
+        self.assertEqual(self.server.client("generate").returncode, 2)
+        wrong = self.server.client("generate", "--prompt", "x", "--variant", "nonesuch")
+        self.assertEqual(wrong.returncode, 2)
+        self.assertIn("NOT_FOUND", wrong.stderr)
+        floor = self.server.client("--deadline", "0.000001", "generate", "--prompt", "x")
+        self.assertEqual(floor.returncode, 1)
+        nobody = harness.run(harness.program("lift-client"), "--server", "127.0.0.1:1", "--deadline", "2", "models")
+        self.assertEqual(nobody.returncode, 1)
+
+    def test_metrics_tell_of_the_work(self):
+        self.server.client_json("--tenant", "metered", "generate", "--prompt", PROMPT, "--variant",
+                                self.variants[0], "--max-new-tokens", "4")
+        status, text = self.server.get("/metrics")
+        self.assertEqual(status, 200)
+        samples = {}
+        for line in text.splitlines():
+            if line and not line.startswith("#"):
+                name, value = line.rsplit(" ", 1)
+                self.assertNotIn(name, samples)
+                samples[name] = float(value)
+        done = f'liftserve_requests_total{{code="OK",tenant="metered",variant="{self.variants[0]}"}}'
+        self.assertEqual(samples[done], 1)
+        weights = sum(v for k, v in samples.items() if k.startswith('liftserve_memory_resident_bytes{kind="weights"'))
+        self.assertEqual(weights, self.model.resident_bytes)
+        self.assertTrue(any(k.startswith("liftserve_memory_byte_seconds_total{") and 'tenant="metered"' in k
+                            for k in samples))
+        self.assertEqual(self.server.get("/healthz")[0], 200)
+        self.assertEqual(self.server.get("/readyz")[0], 200)
+
+
+class OwnServer(unittest.TestCase):
+    """Tests that need a server of their own."""
+
+    def test_sigterm_lets_streams_finish_and_refuses_new_ones(self):
+        with harness.Server(MODEL, "--drain-seconds", "60", "--threads", "1") as server:
+            channel = grpc.insecure_channel(server.address)
+            stub = generation_pb2_grpc.GenerationServiceStub(channel)
+            request = api.GenerateStreamRequest(
+                text="a", stopping=types_pb2.StoppingOptions(max_new_tokens=120, ignore_eos=True),
+                output=types_pb2.OutputOptions(token_ids=True))
+            streams = [stub.GenerateStream(request) for _ in range(6)]
+            for stream in streams:
+                self.assertTrue(next(stream).HasField("started"))
+            server.terminate()
+            for stream in streams:
+                ids, reason = [], None
+                for event in stream:
+                    ids.extend(event.delta.token_ids)
+                    if event.HasField("finished"):
+                        reason = event.finished.reason
+                self.assertEqual(len(ids), 120)
+                self.assertEqual(reason, types_pb2.FINISH_REASON_LENGTH)
+            self.assertEqual(server.wait(), 0)
+            self.assertIn("draining", server.log())
+            channel.close()
+
+    def test_sigint_of_an_idle_server_exits_at_once(self):
+        with harness.Server(MODEL) as server:
+            start = time.monotonic()
+            server.process.send_signal(signal.SIGINT)
+            self.assertEqual(server.wait(), 0)
+            self.assertLess(time.monotonic() - start, 10)
+            self.assertEqual(server.log().count("listening on"), 1)
+
+    def test_a_subset_of_variants_and_a_config_file(self):
+        config = pathlib.Path(FOLDER.name) / "config.json"
+        config.write_text('{"max_batch": 2}')
+        names = [v["name"] for v in self.all_variants()]
+        with harness.Server(MODEL, "--config", str(config), "--variants", ",".join(names[:2])) as server:
+            served = server.client_json("models")["models"][0]
+            self.assertEqual([v["name"] for v in served["variants"]], names[:2])
+            self.assertEqual(int(served["residentBytes"]), int(served["variants"][1]["bytes"]))
+            self.assertEqual(server.client("generate", "--prompt", "x", "--variant", names[-1]).returncode, 2)
+
+    def test_a_checkpoint_is_served_as_full(self):
+        with harness.Server(harness.TINY) as server:
+            answer = server.client_json("generate", "--prompt", PROMPT, "--max-new-tokens", "4")
+            self.assertEqual(answer["served_by"]["variant"], "full")
+
+    def all_variants(self):
+        with harness.Server(MODEL) as server:
+            return server.client_json("models")["models"][0]["variants"]
+
+
+class WrongInput(unittest.TestCase):
+    """One sentence and exit code 2, whatever is wrong with the file or the flags."""
+
+    def refused(self, *flags):
+        done = harness.run(harness.program("lift-server"), *flags, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertEqual(done.stdout, "")
+        self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
+        return done.stderr
+
+    def test_broken_files(self):
+        good = MODEL.read_bytes()
+        bad = pathlib.Path(FOLDER.name) / "bad.lift"
+        broken = {
+            "empty": b"", "truncated": good[:len(good) // 2], "short": good[:20],
+            "one byte missing": good[:-1],
+            "flipped in the middle": good[:len(good) // 2] + bytes([good[len(good) // 2] ^ 1]) + good[len(good) // 2 + 1:],
+            "flipped in the head": good[:9] + bytes([good[9] ^ 0xFF]) + good[10:],
+            "not a model": b"hello" * 100,
+        }
+        for name, data in broken.items():
+            with self.subTest(name):
+                bad.write_bytes(data)
+                self.refused("--model", str(bad))
+
+    def test_wrong_flags(self):
+        self.assertIn("--model", self.refused())
+        self.refused("--model", "/nonexistent")
+        self.refused("--model", str(MODEL), "--threads", "0x")
+        self.assertIn("nonesuch", self.refused("--model", str(MODEL), "--variants", "nonesuch"))
+        self.refused("--model", str(MODEL), "--device", "cuda")
+
+    def test_version_says_what_was_built(self):
+        done = harness.run(harness.program("lift-server"), "--version")
+        self.assertEqual(done.returncode, 0)
+        for word in ["lift-server", "build:", "CUDA:", "CPU:"]:
+            self.assertIn(word, done.stdout)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
