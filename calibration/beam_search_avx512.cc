@@ -87,7 +87,7 @@ struct Avx512Ops {
                          const float* feedback, const float* base, const int32_t* parity, int32_t* keys) {
     const __m512i mask = _mm512_set1_epi32(~((1 << index_bits) - 1)), invalid = _mm512_set1_epi32(beam_internal::kInvalidKey);
     const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    const __m512i highest = _mm512_set1_epi32(beam_internal::kInvalidKey - 1);
+    const __m512 most = _mm512_set1_ps(beam_internal::kMaxCost);
     for (int i = 0; i < m; i += 16) {
       const int left = std::clamp(live - i, 0, 16);
       const __mmask16 valid = static_cast<__mmask16>((1u << left) - 1);
@@ -103,10 +103,9 @@ struct Avx512Ops {
         const int flip = b ^ static_cast<int>(code.derived_of[static_cast<size_t>(b)] << code.stored);
         const __m512i index = _mm512_xor_si512(p, _mm512_set1_epi32(flip));
         const __m512 e = _mm512_sub_ps(goal, _mm512_add_ps(old, Table32(code.newest.data(), index)));
-        const __m512 c = _mm512_add_ps(before, _mm512_mul_ps(d, _mm512_mul_ps(e, e)));
+        const __m512 c = _mm512_min_ps(_mm512_add_ps(before, _mm512_mul_ps(d, _mm512_mul_ps(e, e))), most);  // NaN too
         const __m512i id = _mm512_add_epi32(lanes, _mm512_set1_epi32(b * m + i));
-        __m512i key = _mm512_or_si512(_mm512_and_si512(_mm512_castps_si512(c), mask), id);
-        key = _mm512_min_epi32(key, highest);
+        const __m512i key = _mm512_or_si512(_mm512_and_si512(_mm512_castps_si512(c), mask), id);
         _mm512_store_si512(out, _mm512_mask_blend_epi32(valid, invalid, key));
       }
     }

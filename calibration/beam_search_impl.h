@@ -19,6 +19,7 @@ inline constexpr int kWindow = 64;     // uncommitted columns at most
 inline constexpr int kGroup = 4;
 inline constexpr int kMaxBeam = 256;
 inline constexpr int32_t kInvalidKey = 0x7F000000;
+inline constexpr float kMaxCost = 1e30f;   // overflow and NaN become this, whose key is still below kInvalidKey
 
 template <class Ops>
 class Search {

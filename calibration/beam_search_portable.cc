@@ -49,8 +49,7 @@ struct PortableOps {
       for (int i = 0; i < live; ++i) {
         const float e = (aim + feedback[i]) - (base[i] + code.newest[parity[i] ^ flip]);
         const float c = cost[i] + weight * (e * e);
-        const int32_t key = (std::bit_cast<int32_t>(c) & mask) | (b * m + i);
-        out[i] = std::min(key, beam_internal::kInvalidKey - 1);
+        out[i] = (std::bit_cast<int32_t>(c < beam_internal::kMaxCost ? c : beam_internal::kMaxCost) & mask) | (b * m + i);
       }
       std::fill(out + live, out + m, beam_internal::kInvalidKey);
     }

@@ -117,6 +117,10 @@ int TraceBack(const SearchScratch& scratch, int64_t n, int beam, int lane, uint8
 EncoderMetric::EncoderMetric(const std::vector<float>& hessian, int64_t n, int64_t live, double damping, int64_t seam)
     : live_(live), factor_(LdlFactor::Compute(hessian.data(), n, n, live, damping)) {
   LIFT_CHECK(n % kTileColumns == 0 && static_cast<int64_t>(hessian.size()) == n * n);
+  // Padding columns are free, but with no weight at all every path would tie there and the survivors that reach the next lap would
+  // be chosen by number, not by diversity: a little weight keeps the beam alive through them.
+  const float least = *std::min_element(factor_.diagonal.begin(), factor_.diagonal.begin() + live);
+  std::fill(factor_.diagonal.begin() + live, factor_.diagonal.end(), 1e-3f * least);
   band_ = MakeBand(factor_);
   const int64_t region = seam + kSeamForced;
   if (seam == 0 || live < region + kTileColumns) return;

@@ -69,7 +69,7 @@ double Encode(const LiftCode& code, const std::vector<float>& h, const std::vect
 TEST(Encoder, GaussianErrorBeatsScalarQuantizers) {
   const int64_t n = 512, rows = 8;
   const std::vector<float> w = Gaussian(static_cast<size_t>(rows * n), 7);
-  const struct { const char* code; double bound; } cases[] = {{"1+1p", .31}, {"2", .100}, {"2+1p", .083}, {"3+1p", .0225}, {"4", .0085}};
+  const struct { const char* code; double bound; } cases[] = {{"1+1p", .31}, {"2", .100}, {"2+1p", .083}, {"3+1p", .027}, {"4", .0085}};
   for (const auto& c : cases) {
     EncoderOptions options;
     options.beam = 64;
