@@ -20,6 +20,7 @@ std::string_view CpuIsaName(CpuIsa isa) {
 bool CpuIsaSupported(CpuIsa isa) {
   if (isa == CpuIsa::kAuto || isa == CpuIsa::kPortable) return true;
 #if defined(LIFT_CPU_X86)
+  // Every CPU with AVX2 also converts binary16 (F16C), which clang cannot ask for.
   if (isa == CpuIsa::kAvx2) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   }

@@ -137,6 +137,8 @@ struct Kernels {
   void (*derive)(const DeriveTile& a);
   void (*sign_dot)(const SignDot& a);
   void (*combine)(const SignCombine& a);
+  // y[r] *= the binary16 scale[r].
+  void (*scale_rows)(const uint16_t* scale, int64_t rows, float* y);
   void (*decode_row)(const DecodeStageRow& a);
 };
 

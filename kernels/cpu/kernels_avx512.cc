@@ -19,18 +19,42 @@ namespace {
 }  // namespace
 
 const Kernels& Avx512Kernels() {
-  static constexpr Kernels kTable = {
-      CpuIsa::kAvx512Vnni, "avx512-vnni",  RmsNormRow,        AddInPlace, SwiGluRange,
-      RopeToken,           PackPanel,      PanelMatmulKernel, Attend,     Rotate,
-      LiftSlotKernel,      DeriveByShifts, SignDotAvx512,     Combine,    DecodeRow};
+  static constexpr Kernels kTable = {CpuIsa::kAvx512Vnni,
+                                     "avx512-vnni",
+                                     RmsNormRow,
+                                     AddInPlace,
+                                     SwiGluRange,
+                                     RopeToken,
+                                     PackPanel,
+                                     PanelMatmulKernel,
+                                     Attend,
+                                     Rotate,
+                                     LiftSlotKernel,
+                                     DeriveByShifts,
+                                     SignDotAvx512,
+                                     Combine,
+                                     ScaleRows,
+                                     DecodeRow};
   return kTable;
 }
 
 const Kernels& Avx512GfniKernels() {
-  static constexpr Kernels kTable = {
-      CpuIsa::kAvx512Vnni, "avx512-vnni+gfni", RmsNormRow,        AddInPlace, SwiGluRange,
-      RopeToken,           PackPanel,          PanelMatmulKernel, Attend,     Rotate,
-      LiftSlotKernel,      DeriveGfni,         SignDotAvx512,     Combine,    DecodeRow};
+  static constexpr Kernels kTable = {CpuIsa::kAvx512Vnni,
+                                     "avx512-vnni+gfni",
+                                     RmsNormRow,
+                                     AddInPlace,
+                                     SwiGluRange,
+                                     RopeToken,
+                                     PackPanel,
+                                     PanelMatmulKernel,
+                                     Attend,
+                                     Rotate,
+                                     LiftSlotKernel,
+                                     DeriveGfni,
+                                     SignDotAvx512,
+                                     Combine,
+                                     ScaleRows,
+                                     DecodeRow};
   return kTable;
 }
 

@@ -1,6 +1,7 @@
 // The table for any CPU.
 #include <cstdint>
 
+#include "kernels/base/float16.h"
 #include "kernels/cpu/kernel_table.h"
 
 namespace lift::cpu {
@@ -11,6 +12,10 @@ namespace {
 #include "kernels/cpu/simd_portable.inl.h"
 #include "kernels/cpu/shared_kernels.inl.h"
 // clang-format on
+
+void ScaleRows(const uint16_t* scale, int64_t rows, float* y) {
+  for (int64_t r = 0; r < rows; ++r) y[r] *= HalfToFloat(scale[r]);
+}
 
 void SignDotPortable(const SignDot& a) {
   const int streams = a.stored + a.derived_streams;
@@ -43,9 +48,9 @@ void SignDotPortable(const SignDot& a) {
 
 const Kernels& PortableKernels() {
   static constexpr Kernels kTable = {
-      CpuIsa::kPortable, "portable",     RmsNormRow,        AddInPlace, SwiGluRange,
-      RopeToken,         PackPanel,      PanelMatmulKernel, Attend,     Rotate,
-      LiftSlotKernel,    DeriveByShifts, SignDotPortable,   Combine,    DecodeRow};
+      CpuIsa::kPortable, "portable",        RmsNormRow, AddInPlace, SwiGluRange,    RopeToken,
+      PackPanel,         PanelMatmulKernel, Attend,     Rotate,     LiftSlotKernel, DeriveByShifts,
+      SignDotPortable,   Combine,           ScaleRows,  DecodeRow};
   return kTable;
 }
 

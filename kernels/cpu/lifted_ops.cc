@@ -231,7 +231,7 @@ void CpuBackend::SignRows(const LiftedMatrix& w, int64_t padded, int64_t tokens,
     }
   }
   for (int64_t t = 0; t < tokens; ++t) {
-    for (int64_t r = row; r < row_end; ++r) y[t * w.rows + r] *= HalfToFloat(w.row_scale[r]);
+    k_.scale_rows(w.row_scale + row, row_end - row, y + t * w.rows + row);
   }
 }
 

@@ -104,3 +104,16 @@ void SignDotAvx2(const SignDot& a) {
     }
   }
 }
+
+void ScaleRows(const uint16_t* scale, int64_t rows, float* y) {
+  for (int64_t r = 0; r < rows; r += 8) {
+    const int64_t n = rows - r < 8 ? rows - r : 8;
+    uint16_t halves[8] = {};
+    for (int64_t i = 0; i < n; ++i) halves[i] = scale[r + i];
+    __m128i packed;
+    __builtin_memcpy(&packed, halves, sizeof(packed));
+    const __m256i lanes = FirstLanes(n);
+    const __m256 values = _mm256_maskload_ps(y + r, lanes);
+    _mm256_maskstore_ps(y + r, lanes, _mm256_mul_ps(values, _mm256_cvtph_ps(packed)));
+  }
+}

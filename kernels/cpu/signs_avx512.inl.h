@@ -44,51 +44,28 @@ inline void AddTo(int32_t* acc, __m512i value) {
   _mm512_store_si512(acc, _mm512_add_epi32(_mm512_load_si512(acc), value));
 }
 
-// Few columns: `w & mask_i` has bytes of value 0 or 2^i, summed in accumulator i, which is shifted
+// One column: `w & mask_i` has bytes of value 0 or 2^i, summed in accumulator i, which is shifted
 // right by i at the end (exact). No unpacking.
-template <int kTiles, int kColumns>
-void DotMasked(const SignDot& a, int64_t first) {
-  __m512i acc[kTiles][kColumns][8];
-#pragma GCC unroll 2
-  for (int i = 0; i < kTiles; ++i) {
-#pragma GCC unroll 4
-    for (int c = 0; c < kColumns; ++c) {
+void DotMasked(const SignDot& a, int64_t column) {
+  __m512i acc[8];
 #pragma GCC unroll 8
-      for (int bit = 0; bit < 8; ++bit) acc[i][c][bit] = _mm512_setzero_si512();
-    }
-  }
-  const int8_t* u[kColumns];
-  for (int c = 0; c < kColumns; ++c) u[c] = a.columns[first + c];
-  ForEachTile<kTiles>(
+  for (int bit = 0; bit < 8; ++bit) acc[bit] = _mm512_setzero_si512();
+  const int8_t* u = a.columns[column];
+  ForEachTile<1>(
       a, [&](const __m512i* w, int64_t offset) __attribute__((always_inline)) {
 #pragma GCC unroll 8
         for (int bit = 0; bit < 8; ++bit) {
           const __m512i mask = _mm512_set1_epi8(static_cast<char>(1 << bit));
-          __m512i x[kTiles];
-#pragma GCC unroll 2
-          for (int i = 0; i < kTiles; ++i) x[i] = _mm512_and_si512(w[i], mask);
-#pragma GCC unroll 4
-          for (int c = 0; c < kColumns; ++c) {
-            const __m512i bytes = Bytes4(u[c] + offset + 4 * bit);
-#pragma GCC unroll 2
-            for (int i = 0; i < kTiles; ++i) {
-              acc[i][c][bit] = _mm512_dpbusd_epi32(acc[i][c][bit], x[i], bytes);
-            }
-          }
+          acc[bit] = _mm512_dpbusd_epi32(acc[bit], _mm512_and_si512(w[0], mask),
+                                         Bytes4(u + offset + 4 * bit));
         }
       });
-#pragma GCC unroll 2
-  for (int i = 0; i < kTiles; ++i) {
-#pragma GCC unroll 4
-    for (int c = 0; c < kColumns; ++c) {
-      __m512i sum = _mm512_setzero_si512();
+  __m512i sum = _mm512_setzero_si512();
 #pragma GCC unroll 8
-      for (int bit = 0; bit < 8; ++bit) {
-        sum = _mm512_add_epi32(sum, _mm512_srai_epi32(acc[i][c][bit], bit));
-      }
-      AddTo(a.acc + (first + c) * kTilePair + i * kTileRows, sum);
-    }
+  for (int bit = 0; bit < 8; ++bit) {
+    sum = _mm512_add_epi32(sum, _mm512_srai_epi32(acc[bit], bit));
   }
+  AddTo(a.acc + column * kTilePair, sum);
 }
 
 // Many columns: bytes of value 0 or 1, made once for all of them.
@@ -134,11 +111,11 @@ template <int kTiles>
 void DotUpTo8(const SignDot& a, int64_t first, int64_t columns) {
   switch (columns) {
     case 1:
-      return DotMasked<kTiles, 1>(a, first);
+      return DotMasked(a, first);
     case 2:
-      return DotMasked<1, 2>(a, first);
+      return DotExpanded<kTiles, 2>(a, first);
     case 3:
-      return DotMasked<1, 3>(a, first);
+      return DotExpanded<kTiles, 3>(a, first);
     case 4:
       return DotExpanded<kTiles, 4>(a, first);
     case 5:
@@ -155,7 +132,7 @@ void DotUpTo8(const SignDot& a, int64_t first, int64_t columns) {
 void SignDotAvx512(const SignDot& a) {
   for (int64_t first = 0; first < a.num_columns; first += 8) {
     const int64_t columns = a.num_columns - first < 8 ? a.num_columns - first : 8;
-    const bool one_by_one = columns == 2 || columns == 3;  // their sums fill the registers
+    const bool one_by_one = columns == 1;  // eight sums a tile: two tiles would spill
     if (a.tiles == 2 && !one_by_one) {
       DotUpTo8<2>(a, first, columns);
       continue;
@@ -170,34 +147,61 @@ void SignDotAvx512(const SignDot& a) {
   }
 }
 
+void ScaleRows(const uint16_t* scale, int64_t rows, float* y) {
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    const __mmask16 lanes = FirstLanes(rows - r);
+    const __m512 factor = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, scale + r));
+    const __m512 values = _mm512_maskz_loadu_ps(lanes, y + r);
+    _mm512_mask_storeu_ps(y + r, lanes, _mm512_mul_ps(values, factor));
+  }
+}
+
 // A byte of a derived stream depends on the same byte and the one before it of each stored stream,
 // linearly over GF(2): two matrix products, whatever the mask.
-__attribute__((target("gfni"))) void DeriveGfni(const DeriveTile& a) {
+template <int kStored, int kDerived>
+__attribute__((target("gfni"))) void DeriveFixed(const DeriveTile& a) {
   const ParityTables& tables = *a.tables;
-  __m512i before[kMaxStreams];
+  __m512i before[kStored], low[kDerived][kStored], high[kDerived][kStored];
   const int64_t last = a.begin == 0 ? a.blocks - 1 : a.begin - 1;
-  for (int s = 0; s < a.stored; ++s) {
-    before[s] = _mm512_loadu_si512(a.planes + (last * a.stored + s) * kTileBytes);
+  for (int s = 0; s < kStored; ++s) {
+    before[s] = _mm512_loadu_si512(a.planes + (last * kStored + s) * kTileBytes);
+    for (int k = 0; k < kDerived; ++k) {
+      low[k][s] = _mm512_set1_epi64(static_cast<int64_t>(tables.low[k][s]));
+      high[k][s] = _mm512_set1_epi64(static_cast<int64_t>(tables.high[k][s]));
+    }
   }
   uint8_t* out = a.out;
-  const uint8_t* in = a.planes + a.begin * a.stored * kTileBytes;
-  for (int64_t b = a.begin; b < a.end; ++b, out += tables.derived * kTileBytes) {
-    __m512i q[kMaxStreams];
-    for (int k = 0; k < tables.derived; ++k) q[k] = _mm512_setzero_si512();
-    for (int s = 0; s < a.stored; ++s, in += kTileBytes) {
+  const uint8_t* in = a.planes + a.begin * kStored * kTileBytes;
+  for (int64_t b = a.begin; b < a.end; ++b) {
+    __m512i q[kDerived];
+#pragma GCC unroll 8
+    for (int s = 0; s < kStored; ++s, in += kTileBytes) {
       const __m512i w = _mm512_loadu_si512(in);
       _mm_prefetch(reinterpret_cast<const char*>(in) + kPrefetchBytes, _MM_HINT_T0);
       const __m512i byte_before =
           _mm512_or_si512(_mm512_slli_epi32(w, 8), _mm512_srli_epi32(before[s], 24));
       before[s] = w;
-      for (int k = 0; k < tables.derived; ++k) {
-        const __m512i low = _mm512_gf2p8affine_epi64_epi8(
-            w, _mm512_set1_epi64(static_cast<int64_t>(tables.low[k][s])), 0);
-        const __m512i high = _mm512_gf2p8affine_epi64_epi8(
-            byte_before, _mm512_set1_epi64(static_cast<int64_t>(tables.high[k][s])), 0);
-        q[k] = _mm512_ternarylogic_epi32(q[k], low, high, 0x96);
+#pragma GCC unroll 8
+      for (int k = 0; k < kDerived; ++k) {
+        const __m512i same = _mm512_gf2p8affine_epi64_epi8(w, low[k][s], 0);
+        const __m512i carried = _mm512_gf2p8affine_epi64_epi8(byte_before, high[k][s], 0);
+        q[k] = s == 0 ? _mm512_xor_si512(same, carried)
+                      : _mm512_ternarylogic_epi32(q[k], same, carried, 0x96);
       }
     }
-    for (int k = 0; k < tables.derived; ++k) _mm512_store_si512(out + k * kTileBytes, q[k]);
+#pragma GCC unroll 8
+    for (int k = 0; k < kDerived; ++k, out += kTileBytes) _mm512_store_si512(out, q[k]);
   }
+}
+
+void DeriveGfni(const DeriveTile& a) {
+  const int derived = a.tables->derived;
+  if (a.stored == 1 && derived == 1) return DeriveFixed<1, 1>(a);
+  if (a.stored == 1 && derived == 2) return DeriveFixed<1, 2>(a);
+  if (a.stored == 2 && derived == 1) return DeriveFixed<2, 1>(a);
+  if (a.stored == 2 && derived == 2) return DeriveFixed<2, 2>(a);
+  if (a.stored == 3 && derived == 1) return DeriveFixed<3, 1>(a);
+  if (a.stored == 3 && derived == 2) return DeriveFixed<3, 2>(a);
+  if (a.stored == 4 && derived == 1) return DeriveFixed<4, 1>(a);
+  DeriveByShifts(a);
 }
