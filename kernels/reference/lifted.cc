@@ -119,9 +119,9 @@ std::vector<double> RotatedRow(const LiftedMatrix& w, int64_t row, int variant) 
   return v;
 }
 
-Expected LiftedRow(const LiftedMatrix& w, const RotationSpec& spec, int64_t row, int variant) {
+Expected LiftedRow(const LiftedMatrix& w, std::span<const double> rotation, int64_t row,
+                   int variant) {
   const std::vector<double> v = RotatedRow(w, row, variant);
-  const std::vector<double> rotation = RotationMatrix(spec, w.cols);
   double size = 0;
   for (const double value : v) size += std::abs(value);
   Expected out;

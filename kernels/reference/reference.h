@@ -39,8 +39,9 @@ Expected Attention(std::span<const History> histories, const AttentionShape& sha
 std::vector<double> RotationMatrix(const RotationSpec& spec, int64_t n);
 // Row `row` of a lifted tensor at a variant, in the rotated basis: [cols].
 std::vector<double> RotatedRow(const LiftedMatrix& w, int64_t row, int variant);
-// The same in the model's basis.
-Expected LiftedRow(const LiftedMatrix& w, const RotationSpec& spec, int64_t row, int variant);
+// The same in the model's basis; rotation: RotationMatrix(spec, cols).
+Expected LiftedRow(const LiftedMatrix& w, std::span<const double> rotation, int64_t row,
+                   int variant);
 // Quantizes the lifted activations as LiftedActivations declares. Tolerance: rounding, and two
 // activations that a kernel in single precision may round to the other neighbour.
 Expected LiftedMatmul(const LiftedMatrix& w, const LiftSite& site, const RotationSpec& spec,

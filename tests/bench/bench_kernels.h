@@ -11,7 +11,8 @@ namespace lift::bench {
 struct LiftedPoint {
   int stored = 0, derived = 0;
   int64_t tokens = 0;
-  double seconds = 0;  // of one matrix
+  double seconds = 0;       // of one matrix
+  double lift_seconds = 0;  // of rotating, lifting and quantizing its input
   double plane_bytes_per_second = 0;
   double bandwidth_fraction = 0;        // of the read loop
   double multiply_adds_per_second = 0;  // sign x int8, derived streams counted
