@@ -36,7 +36,8 @@ absl::StatusOr<int64_t> StateBlocks(const ServerConfig& config, const ModelConfi
   const int64_t block_bytes = 2 * model.num_layers * model.num_kv_heads * model.head_dim *
                               kBlockTokens * static_cast<int64_t>(sizeof(float));
   const int64_t context_blocks = (model.max_context + kBlockTokens - 1) / kBlockTokens;
-  int64_t blocks = std::max<int64_t>(std::min(4 * context_blocks, kDefaultStateBytes / block_bytes), 1);
+  int64_t blocks =
+      std::max<int64_t>(std::min(4 * context_blocks, kDefaultStateBytes / block_bytes), 1);
   if (config.kv_tokens > 0) blocks = (config.kv_tokens + kBlockTokens - 1) / kBlockTokens;
   if (config.kv_memory_mb > 0) blocks = (config.kv_memory_mb << 20) / block_bytes;
   if (blocks < 1) {
@@ -45,7 +46,8 @@ absl::StatusOr<int64_t> StateBlocks(const ServerConfig& config, const ModelConfi
                                                    " bytes; give more"));
   }
   if (blocks > INT32_MAX) {
-    return absl::InvalidArgumentError("the attention state asked for has more than 2^31 blocks; give less");
+    return absl::InvalidArgumentError(
+        "the attention state asked for has more than 2^31 blocks; give less");
   }
   return blocks;
 }
@@ -69,8 +71,8 @@ void FillInfo(const Weights& weights, const std::string& path, ServingModel& out
     info.weights_sha256 = info.source_sha256;
   }
   // A request must fit the model's context and the state pool.
-  info.max_context = std::min(out.model->max_context(),
-                              out.model->num_blocks() * out.model->block_tokens());
+  info.max_context =
+      std::min(out.model->max_context(), out.model->num_blocks() * out.model->block_tokens());
   info.vocab_size = out.model->vocab_size();
   info.resident_bytes = FillResidentBytes(out.model->variants(), info.variants);
   info.state_bytes = out.transformer->state_bytes();
@@ -107,7 +109,8 @@ absl::StatusOr<std::vector<int>> SelectVariants(std::span<const LiftedVariant> v
     const auto has = [&](const LiftedVariant& v) { return v.name == name; };
     if (std::any_of(variants.begin(), variants.end(), has)) continue;
     std::string known;
-    for (const LiftedVariant& v : variants) absl::StrAppend(&known, known.empty() ? "" : ", ", v.name);
+    for (const LiftedVariant& v : variants)
+      absl::StrAppend(&known, known.empty() ? "" : ", ", v.name);
     return absl::InvalidArgumentError(
         absl::StrCat("--variants: the file has no variant '", name, "'; it has ", known));
   }
@@ -119,8 +122,8 @@ uint64_t FillResidentBytes(std::span<const LiftedVariant> variants,
   infos.clear();
   uint64_t resident = 0, planes = 0;  // so far
   for (const LiftedVariant& v : variants) {
-    // A coarser variant already holds the fixed bytes and its prefix of the planes. The source shares only the fixed bytes, which
-    // are what a plane variant holds besides its planes.
+    // A coarser variant already holds the fixed bytes and its prefix of the planes. The source
+    // shares only the fixed bytes, which are what a plane variant holds besides its planes.
     uint64_t added = v.bytes;
     if (resident > 0) {
       const uint64_t fixed = infos.front().bytes - variants.front().plane_bytes;
@@ -128,14 +131,15 @@ uint64_t FillResidentBytes(std::span<const LiftedVariant> variants,
     }
     planes = std::max(planes, v.plane_bytes);
     resident += added;
-    infos.push_back({.name = v.name,
-                     .lambda = v.lambda,
-                     .bits_per_weight = v.bits_per_weight,
-                     .full = v.full,
-                     .bytes = v.bytes,
-                     .incremental_bytes = added,
-                     .kl = v.full && v.kl < 0 ? 0 : v.kl,  // the source does not diverge from itself
-                     .perplexity = v.perplexity});
+    infos.push_back(
+        {.name = v.name,
+         .lambda = v.lambda,
+         .bits_per_weight = v.bits_per_weight,
+         .full = v.full,
+         .bytes = v.bytes,
+         .incremental_bytes = added,
+         .kl = v.full && v.kl < 0 ? 0 : v.kl,  // the source does not diverge from itself
+         .perplexity = v.perplexity});
   }
   return resident;
 }

@@ -1,4 +1,5 @@
-// Everything between the configuration and a model ready to serve, built once and owned in one place.
+// Everything between the configuration and a model ready to serve, built once and owned in one
+// place.
 #pragma once
 
 #include <memory>
@@ -13,7 +14,8 @@
 
 namespace lift {
 
-// Shows a StepModel with only some of its variants, renumbered; prompts are then read at the finest of them. Borrows the model.
+// Shows a StepModel with only some of its variants, renumbered; prompts are then read at the finest
+// of them. Borrows the model.
 class VariantSubset : public StepModel {
  public:
   // `kept`: ascending indices into model.variants(), at least one.
@@ -33,12 +35,15 @@ class VariantSubset : public StepModel {
   std::vector<SequenceChunk> renumbered_;  // reused between steps
 };
 
-// Indices of the named variants, ascending; all of them for no names. INVALID_ARGUMENT naming the unknown one and what there is.
+// Indices of the named variants, ascending; all of them for no names. INVALID_ARGUMENT naming the
+// unknown one and what there is.
 absl::StatusOr<std::vector<int>> SelectVariants(std::span<const LiftedVariant> variants,
                                                 const std::vector<std::string>& names);
 
-// Bytes of `variants` (ascending, as served): fills in incremental bytes, returns what is resident for all of them together.
-uint64_t FillResidentBytes(std::span<const LiftedVariant> variants, std::vector<VariantInfo>& infos);
+// Bytes of `variants` (ascending, as served): fills in incremental bytes, returns what is resident
+// for all of them together.
+uint64_t FillResidentBytes(std::span<const LiftedVariant> variants,
+                           std::vector<VariantInfo>& infos);
 
 // Members are destroyed in reverse order: whoever borrows comes after what it borrows.
 struct ServingModel {
@@ -46,11 +51,12 @@ struct ServingModel {
   std::unique_ptr<Backend> backend;
   std::shared_ptr<Weights> weights;
   std::shared_ptr<const Tokenizer> tokenizer;
-  std::shared_ptr<const ChatTemplate> chat_template;  // null: the model has none, or one beyond our subset
+  std::shared_ptr<const ChatTemplate>
+      chat_template;  // null: the model has none, or one beyond our subset
   std::unique_ptr<Transformer> transformer;
-  std::unique_ptr<VariantSubset> model;               // what the engine runs
+  std::unique_ptr<VariantSubset> model;  // what the engine runs
   ModelInfo info;
-  std::string warning;                                // one sentence for the log, e.g. why there is no chat template
+  std::string warning;  // one sentence for the log, e.g. why there is no chat template
 };
 
 // Opens, checks and builds. The error's sentence is for the person who typed the command.

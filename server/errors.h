@@ -1,4 +1,5 @@
-// How a layer names the reason of an error in a form that programs can branch on, without knowing gRPC.
+// How a layer names the reason of an error in a form that programs can branch on, without knowing
+// gRPC.
 #pragma once
 
 #include <cctype>
@@ -10,7 +11,8 @@
 
 namespace lift {
 
-// Payloads of absl::Status: the ErrorInfo reason (UPPER_SNAKE_CASE) and the path of the request field that is wrong.
+// Payloads of absl::Status: the ErrorInfo reason (UPPER_SNAKE_CASE) and the path of the request
+// field that is wrong.
 inline constexpr const char* kReasonPayload = "liftserve.dev/reason";
 inline constexpr const char* kFieldPayload = "liftserve.dev/field";
 
@@ -21,8 +23,8 @@ inline absl::Status WithReason(absl::Status status, absl::string_view reason,
   return status;
 }
 
-// The payload if there is one; else the UPPER_SNAKE_CASE word in front of the message's first colon ("QUEUE_FULL: ..."),
-// which layers without payloads use; else the code's name.
+// The payload if there is one; else the UPPER_SNAKE_CASE word in front of the message's first colon
+// ("QUEUE_FULL: ..."), which layers without payloads use; else the code's name.
 inline std::string ErrorReason(const absl::Status& status) {
   if (auto payload = status.GetPayload(kReasonPayload)) return std::string(*payload);
   const absl::string_view message = status.message();

@@ -1,9 +1,10 @@
-// lift-server: reads the command line, builds the parts, passes references, and turns signals into an orderly end.
-#include <csignal>
+// lift-server: reads the command line, builds the parts, passes references, and turns signals into
+// an orderly end.
 #include <google/protobuf/stubs/logging.h>
 #include <pthread.h>
 
 #include <atomic>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -108,9 +109,9 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
                  .prefill_chunk_tokens = config.prefill_chunk,
                  .weight_resident_bytes = serving.info.resident_bytes,
                  .observer = &probes});
-  rpc::ServiceContext services{engine,        serving.tokenizer, serving.chat_template,
-                               serving.info,  build,             usage,
-                               &probes,       {},                {}};
+  rpc::ServiceContext services{
+      engine, serving.tokenizer, serving.chat_template, serving.info, build, usage, &probes, {},
+      {}};
   std::atomic<bool> ready{false};
   const ScrapeGauges gauges(probes, build, [&] { return engine.load(); });
   auto admin = AdminServer::Start(
@@ -145,13 +146,15 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
   const bool drained =
       (*server)->Stop(std::chrono::milliseconds(static_cast<int64_t>(config.drain_seconds * 1e3)));
   if (info) {
-    std::fprintf(stderr, "lift-server: %s\n",
-                 drained ? "all requests finished" : "the grace ran out; running requests were ended");
+    std::fprintf(
+        stderr, "lift-server: %s\n",
+        drained ? "all requests finished" : "the grace ran out; running requests were ended");
   }
   return 0;
 }
 
-// Both libraries log what a hostile or clumsy client can provoke at will; the callers get it as a status, and so do we.
+// Both libraries log what a hostile or clumsy client can provoke at will; the callers get it as a
+// status, and so do we.
 void SilenceLibraries() {
   google::protobuf::SetLogHandler(nullptr);
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);

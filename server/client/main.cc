@@ -32,9 +32,9 @@ class Call {
   explicit Call(const ClientOptions& options) {
     if (!options.tenant.empty()) context_.AddMetadata("x-liftserve-tenant", options.tenant);
     if (options.deadline_seconds > 0) {
-      context_.set_deadline(std::chrono::system_clock::now() +
-                            std::chrono::microseconds(
-                                static_cast<int64_t>(options.deadline_seconds * 1e6)));
+      context_.set_deadline(
+          std::chrono::system_clock::now() +
+          std::chrono::microseconds(static_cast<int64_t>(options.deadline_seconds * 1e6)));
     }
   }
   grpc::ClientContext* context() { return &context_; }
@@ -70,7 +70,8 @@ int ReadAnswer(const ClientOptions& options, grpc::ClientReader<Response>& reade
   if (!options.json && !answer.text.empty()) std::puts("");
   if (!options.json && finished) std::fputs(AnswerSummary(answer).c_str(), stderr);
   if (options.json && status.ok()) {
-    std::puts(AnswerJson(answer).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+    std::puts(
+        AnswerJson(answer).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
   }
   return Report(status);
 }

@@ -45,8 +45,10 @@ CLI::App* AddCommand(CLI::App& app, const char* name, const char* help) {
 void AddPromptCommands(CLI::App& app, ClientOptions& o) {
   CLI::App* generate = AddCommand(app, "generate", "Continue a prompt; prints text as it comes");
   generate->add_option("--prompt", o.prompt, "Text to continue");
-  generate->add_option("--token-ids", o.token_ids, "Tokens to continue instead of text")->delimiter(',');
-  generate->add_flag("--parse-special", o.parse_special, "Special tokens in --prompt are control tokens");
+  generate->add_option("--token-ids", o.token_ids, "Tokens to continue instead of text")
+      ->delimiter(',');
+  generate->add_flag("--parse-special", o.parse_special,
+                     "Special tokens in --prompt are control tokens");
   AddGeneration(*generate, o);
 
   CLI::App* chat = AddCommand(app, "chat", "Answer a conversation; prints text as it comes");
@@ -56,7 +58,8 @@ void AddPromptCommands(CLI::App& app, ClientOptions& o) {
                    "JSON file with a whole conversation: [{\"role\", \"content\"}, ...]");
   AddGeneration(*chat, o);
 
-  CLI::App* explain = AddCommand(app, "explain", "Dry run: which variant would serve this, and why");
+  CLI::App* explain =
+      AddCommand(app, "explain", "Dry run: which variant would serve this, and why");
   explain->add_option("--prompt", o.prompt, "Text that would be asked")->required();
   AddPrecision(*explain, o);
 }
@@ -76,7 +79,8 @@ void AddOtherCommands(CLI::App& app, ClientOptions& o) {
   CLI::App* tokenize = AddCommand(app, "tokenize", "Text to token ids");
   tokenize->add_option("--text", o.prompt, "The text")->required();
   tokenize->add_flag("--add-special", o.add_special, "Add BOS/EOS as the model wants them");
-  tokenize->add_flag("--parse-special", o.parse_special, "Special tokens in the text are control tokens");
+  tokenize->add_flag("--parse-special", o.parse_special,
+                     "Special tokens in the text are control tokens");
   CLI::App* detokenize = AddCommand(app, "detokenize", "Token ids to text");
   detokenize->add_option("--token-ids", o.token_ids, "The ids")->delimiter(',')->required();
 }
@@ -86,7 +90,8 @@ absl::Status Check(const ClientOptions& o) {
     return absl::InvalidArgumentError("--deadline must be 0 (none) or a number of seconds");
   }
   if (o.command == "generate" && o.prompt.empty() == o.token_ids.empty()) {
-    return absl::InvalidArgumentError("generate needs --prompt or --token-ids, and only one of them");
+    return absl::InvalidArgumentError(
+        "generate needs --prompt or --token-ids, and only one of them");
   }
   if (o.command == "chat" && o.prompt.empty() == o.messages_file.empty()) {
     return absl::InvalidArgumentError("chat needs --prompt or --messages, and only one of them");
@@ -100,9 +105,10 @@ absl::StatusOr<ParsedCommandLine> ParseCommandLine(int argc, const char* const* 
                                                    const std::string& version) {
   ParsedCommandLine result;
   ClientOptions& o = result.options;
-  CLI::App app{"Talks to lift-server.\nExit codes: 0 done, 1 the call failed, 2 the command line or "
-               "the request is wrong.",
-               "lift-client"};
+  CLI::App app{
+      "Talks to lift-server.\nExit codes: 0 done, 1 the call failed, 2 the command line or "
+      "the request is wrong.",
+      "lift-client"};
   app.set_version_flag("--version", version);
   app.add_option("--server", o.server, "HOST:PORT of the server")->capture_default_str();
   app.add_option("--tenant", o.tenant, "Whom to account the call to");

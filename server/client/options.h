@@ -11,18 +11,19 @@
 namespace lift::client {
 
 struct ClientOptions {
-  std::string command;                       // the sub-command's name
+  std::string command;  // the sub-command's name
   std::string server = "127.0.0.1:8431";
-  std::string tenant;                        // empty = none sent
-  double deadline_seconds = 0;               // 0 = none
+  std::string tenant;           // empty = none sent
+  double deadline_seconds = 0;  // 0 = none
   bool json = false;
 
   std::string model, request_id;
-  std::string prompt, system, messages_file; // text; system message; JSON file with [{"role","content"}]
+  std::string prompt, system,
+      messages_file;  // text; system message; JSON file with [{"role","content"}]
   std::vector<int32_t> token_ids;
   bool parse_special = false, add_special = false;
 
-  std::string variant;                       // pins it
+  std::string variant;  // pins it
   double min_lambda = 0, max_quality_loss = 0;
   bool allow_fallback = false;
 
@@ -33,11 +34,11 @@ struct ClientOptions {
   std::vector<std::string> stop;
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
-  int logprobs = -1;                         // -1 = none, else this many alternatives
+  int logprobs = -1;  // -1 = none, else this many alternatives
   int priority = 0;
 
-  std::string service;                       // health: what to ask about
-  std::string usage_tenant, usage_variant;   // usage: filters
+  std::string service;                      // health: what to ask about
+  std::string usage_tenant, usage_variant;  // usage: filters
 };
 
 // Exits are the caller's: `print` holds the text of --help or --version.

@@ -78,8 +78,9 @@ absl::StatusOr<api::ChatStreamRequest> ToChat(const ClientOptions& o) {
   }
   std::ifstream in(o.messages_file);
   const auto list = nlohmann::json::parse(in, nullptr, /*allow_exceptions=*/false);
-  const auto wrong = absl::InvalidArgumentError(absl::StrCat(
-      "--messages ", o.messages_file, " must hold [{\"role\": \"user\", \"content\": \"...\"}, ...]"));
+  const auto wrong = absl::InvalidArgumentError(
+      absl::StrCat("--messages ", o.messages_file,
+                   " must hold [{\"role\": \"user\", \"content\": \"...\"}, ...]"));
   if (!list.is_array()) return wrong;
   for (const auto& entry : list) {
     if (!entry.is_object() || !entry.contains("role") || !entry.contains("content") ||

@@ -22,7 +22,8 @@ std::map<std::string, Setter> SettersOf(ServerConfig& c) {
     return [&field](const json& value) {
       using Field = std::remove_reference_t<decltype(field)>;
       if constexpr (std::is_integral_v<Field>) {
-        if (!value.is_number_integer()) throw json::type_error::create(302, "not an integer", &value);
+        if (!value.is_number_integer())
+          throw json::type_error::create(302, "not an integer", &value);
       }
       value.get_to(field);
     };
@@ -52,7 +53,8 @@ void AddFlags(CLI::App& app, ServerConfig& c) {
       ->capture_default_str();
   app.add_option("--threads", c.threads, "Compute threads; 0 = all cores this process may use")
       ->capture_default_str();
-  app.add_option("--kv-tokens", c.kv_tokens, "Attention state for this many tokens over all requests");
+  app.add_option("--kv-tokens", c.kv_tokens,
+                 "Attention state for this many tokens over all requests");
   app.add_option("--kv-memory-mb", c.kv_memory_mb,
                  "Attention state in MiB; 0 = four full contexts, at most 1024 MiB");
   app.add_option("--max-batch", c.max_batch, "Requests computed together")->capture_default_str();
@@ -62,7 +64,8 @@ void AddFlags(CLI::App& app, ServerConfig& c) {
       ->capture_default_str();
   app.add_option("--max-message-mb", c.max_message_mb, "Largest request message in MiB")
       ->capture_default_str();
-  app.add_option("--variants", c.variants, "Serve only these variants (comma-separated); default all")
+  app.add_option("--variants", c.variants,
+                 "Serve only these variants (comma-separated); default all")
       ->delimiter(',');
   app.add_option("--drain-seconds", c.drain_seconds,
                  "After SIGTERM, time running requests get to finish")
@@ -90,7 +93,8 @@ absl::Status CheckChoice(const char* flag, const std::string& value,
       absl::StrCat(flag, " is '", value, "'; it must be one of ", list));
 }
 
-// The value of --config, found before the flags proper are parsed so that those can override the file.
+// The value of --config, found before the flags proper are parsed so that those can override the
+// file.
 const char* ConfigPath(int argc, const char* const* argv) {
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--config") == 0 && i + 1 < argc) return argv[i + 1];
@@ -102,7 +106,8 @@ const char* ConfigPath(int argc, const char* const* argv) {
 }  // namespace
 
 absl::Status ServerConfig::Validate() const {
-  if (model.empty()) return absl::InvalidArgumentError("--model is missing; name the file to serve");
+  if (model.empty())
+    return absl::InvalidArgumentError("--model is missing; name the file to serve");
   for (const auto& [flag, address] : {std::pair{"--listen", &listen}, {"--admin", &admin}}) {
     const size_t colon = address->rfind(':');
     if (colon == std::string::npos || colon == 0 || colon + 1 == address->size()) {
@@ -118,7 +123,8 @@ absl::Status ServerConfig::Validate() const {
   LIFT_RETURN_IF_ERROR(CheckRange("--prefill-chunk", prefill_chunk, 1, 65536));
   LIFT_RETURN_IF_ERROR(CheckRange("--max-message-mb", max_message_mb, 1, 1024));
   if (kv_tokens > 0 && kv_memory_mb > 0) {
-    return absl::InvalidArgumentError("--kv-tokens and --kv-memory-mb exclude each other; give one");
+    return absl::InvalidArgumentError(
+        "--kv-tokens and --kv-memory-mb exclude each other; give one");
   }
   if (!(drain_seconds >= 0 && drain_seconds <= 86400)) {
     return absl::InvalidArgumentError(
@@ -163,7 +169,8 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv,
       "Serves every precision variant of a lifted model over gRPC.\n"
       "SIGTERM or SIGINT refuses new work, lets running requests finish and exits 0.",
       "lift-server"};
-  app.add_option("--config", config_path, "JSON object with these flags' names ('-' as '_'); flags win");
+  app.add_option("--config", config_path,
+                 "JSON object with these flags' names ('-' as '_'); flags win");
   app.set_version_flag("--version", version_text, "Print version, build and device support");
   AddFlags(app, result.config);
   try {

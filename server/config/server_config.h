@@ -10,21 +10,22 @@
 namespace lift {
 
 struct ServerConfig {
-  std::string model;                        // lifted file, GGUF file or Hugging Face folder
-  std::string listen = "127.0.0.1:8431";    // gRPC; port 0 picks one
-  std::string admin = "127.0.0.1:8432";     // /metrics, /healthz, /readyz; port 0 picks one
-  int threads = 0;                          // of the compute pool; 0 = every core this process may use
-  int64_t kv_tokens = 0;                    // attention state for this many tokens; 0 = from kv_memory_mb
-  int64_t kv_memory_mb = 0;                 // MiB of attention state; 0 = room for 4 full contexts, at most 1024 MiB
-  int64_t max_batch = 32;                   // sequences in a step
-  int64_t max_queue = 256;                  // requests waiting; beyond this QUEUE_FULL
-  int64_t prefill_chunk = 256;              // prompt tokens per step
-  int64_t max_message_mb = 4;               // largest request message, MiB
-  std::vector<std::string> variants;        // to serve; empty = all of the file
-  double drain_seconds = 30;                // grace of running requests after SIGTERM
-  std::string device = "auto";              // auto | cpu | cuda
-  std::string log_level = "info";           // error | info
-  std::string ready_file;                   // written (listen and admin address, a line each) once ready; "" = none
+  std::string model;                      // lifted file, GGUF file or Hugging Face folder
+  std::string listen = "127.0.0.1:8431";  // gRPC; port 0 picks one
+  std::string admin = "127.0.0.1:8432";   // /metrics, /healthz, /readyz; port 0 picks one
+  int threads = 0;        // of the compute pool; 0 = every core this process may use
+  int64_t kv_tokens = 0;  // attention state for this many tokens; 0 = from kv_memory_mb
+  int64_t kv_memory_mb =
+      0;                   // MiB of attention state; 0 = room for 4 full contexts, at most 1024 MiB
+  int64_t max_batch = 32;  // sequences in a step
+  int64_t max_queue = 256;            // requests waiting; beyond this QUEUE_FULL
+  int64_t prefill_chunk = 256;        // prompt tokens per step
+  int64_t max_message_mb = 4;         // largest request message, MiB
+  std::vector<std::string> variants;  // to serve; empty = all of the file
+  double drain_seconds = 30;          // grace of running requests after SIGTERM
+  std::string device = "auto";        // auto | cpu | cuda
+  std::string log_level = "info";     // error | info
+  std::string ready_file;  // written (listen and admin address, a line each) once ready; "" = none
 
   // INVALID_ARGUMENT naming the flag and its range.
   absl::Status Validate() const;
@@ -38,8 +39,9 @@ struct CommandLine {
   ServerConfig config;
 };
 
-// Flags win over the file named by --config, which is a JSON object with the flags' names as keys ("-" written as "_").
-// INVALID_ARGUMENT with one sentence for unknown flags, unknown keys, wrong types and values out of range.
+// Flags win over the file named by --config, which is a JSON object with the flags' names as keys
+// ("-" written as "_"). INVALID_ARGUMENT with one sentence for unknown flags, unknown keys, wrong
+// types and values out of range.
 absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv,
                                              const std::string& version_text);
 

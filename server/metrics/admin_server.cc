@@ -55,7 +55,8 @@ absl::StatusOr<std::string> ListenSpec(const std::string& address) {
 
 struct AdminServer::Impl {
   Endpoint metrics, healthz, readyz;
-  std::unique_ptr<CivetServer> server;  // after the endpoints: destroyed first, it stops calling them
+  std::unique_ptr<CivetServer>
+      server;  // after the endpoints: destroyed first, it stops calling them
 
   explicit Impl(Callbacks callbacks)
       : metrics([f = std::move(callbacks.metrics)] {
@@ -75,9 +76,8 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
   LIFT_ASSIGN_OR_RETURN(const std::string spec, ListenSpec(address));
   auto impl = std::make_unique<Impl>(std::move(callbacks));
   try {
-    impl->server = std::make_unique<CivetServer>(
-        std::vector<std::string>{"listening_ports", spec, "num_threads", "2",
-                                 "request_timeout_ms", "10000"});
+    impl->server = std::make_unique<CivetServer>(std::vector<std::string>{
+        "listening_ports", spec, "num_threads", "2", "request_timeout_ms", "10000"});
   } catch (const CivetException&) {
     return absl::UnavailableError(absl::StrCat("cannot listen on admin address ", address,
                                                "; is the port taken or the host not an IP of "

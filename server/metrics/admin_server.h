@@ -16,8 +16,8 @@ class AdminServer {
     // True only when a request sent now would get its first token.
     std::function<bool()> ready;
   };
-  // `address` is IP:PORT, [IPV6]:PORT or localhost:PORT; port 0 picks one. INVALID_ARGUMENT if it is malformed, UNAVAILABLE if it
-  // cannot be bound.
+  // `address` is IP:PORT, [IPV6]:PORT or localhost:PORT; port 0 picks one. INVALID_ARGUMENT if it
+  // is malformed, UNAVAILABLE if it cannot be bound.
   static absl::StatusOr<std::unique_ptr<AdminServer>> Start(const std::string& address,
                                                             Callbacks callbacks);
   ~AdminServer();

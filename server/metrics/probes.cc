@@ -56,16 +56,16 @@ Probes::Probes(const ModelInfo& model, UsageTotals& totals, size_t max_tenant_la
   prompt_cached_ = &prompt.Add({{"source", "cached"}});
   e2e_ = AddHistogram(registry_, "liftserve_e2e_request_latency_seconds",
                       "From arrival to the end of the answer", kWhole);
-  queue_ = AddHistogram(registry_, "liftserve_request_queue_time_seconds",
-                        "Waiting for a slot", kFirstToken);
+  queue_ = AddHistogram(registry_, "liftserve_request_queue_time_seconds", "Waiting for a slot",
+                        kFirstToken);
   prefill_ = AddHistogram(registry_, "liftserve_request_prefill_time_seconds",
                           "From leaving the queue to the first token", kFirstToken);
   decode_ = AddHistogram(registry_, "liftserve_request_decode_time_seconds",
                          "From the first token to the last", kWhole);
   router_score_ = AddHistogram(registry_, "liftserve_router_complexity_score",
                                "The router's estimate of difficulty", kScore);
-  router_seconds_ = AddHistogram(registry_, "liftserve_router_decision_seconds",
-                                 "Time the router took", kRouter);
+  router_seconds_ =
+      AddHistogram(registry_, "liftserve_router_decision_seconds", "Time the router took", kRouter);
   AddVariantProbes();
 }
 
@@ -84,8 +84,8 @@ void Probes::AddVariantProbes() {
                   .Register(registry_);
   for (const VariantInfo& variant : model_.variants) {
     const prometheus::Labels labels{{"variant", variant.name}};
-    variants_.push_back({&tokens.Add(labels), &ttft.Add(labels, kFirstToken),
-                         &itl.Add(labels, kInterToken)});
+    variants_.push_back(
+        {&tokens.Add(labels), &ttft.Add(labels, kFirstToken), &itl.Add(labels, kInterToken)});
   }
 }
 

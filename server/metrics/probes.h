@@ -18,7 +18,8 @@
 
 namespace lift {
 
-// Bounds the `tenant` label: the first `limit` tenants keep their names, later ones share "__other__". Thread-safe.
+// Bounds the `tenant` label: the first `limit` tenants keep their names, later ones share
+// "__other__". Thread-safe.
 class TenantLabels {
  public:
   explicit TenantLabels(size_t limit) : limit_(limit) {}
@@ -30,8 +31,8 @@ class TenantLabels {
   std::set<std::string> known_;
 };
 
-// Observes the engine. Thread-safe: rejections come from RPC threads, everything else from the engine's. Probes that fire per
-// token look nothing up; they hold pointers made at construction.
+// Observes the engine. Thread-safe: rejections come from RPC threads, everything else from the
+// engine's. Probes that fire per token look nothing up; they hold pointers made at construction.
 class Probes : public EngineObserver {
  public:
   // `model` and `totals` must outlive the probes.

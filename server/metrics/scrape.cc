@@ -36,8 +36,8 @@ uint64_t ProcessRssBytes() {
 }
 
 uint64_t MemoryCapacityBytes() {
-  const uint64_t machine = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
-                           static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  const uint64_t machine =
+      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   uint64_t limit = 0;
   std::ifstream cgroup("/sys/fs/cgroup/memory.max");  // "max" where there is no limit
   return cgroup >> limit && limit < machine ? limit : machine;
@@ -50,8 +50,8 @@ void ScrapeGauges::CollectMemory(std::vector<MetricFamily>& out) const {
                                     "bytes added by it to all coarser ones, so the series sum to "
                                     "the total");
   const auto labels = [&](const char* kind, const std::string& variant) {
-    return Labels{{"kind", kind}, {"model", model.name}, {"variant", variant},
-                  {"device", model.device}};
+    return Labels{
+        {"kind", kind}, {"model", model.name}, {"variant", variant}, {"device", model.device}};
   };
   for (const VariantInfo& variant : model.variants) {
     AddSample(resident, labels("weights", variant.name),

@@ -17,8 +17,9 @@ uint64_t ProcessRssBytes();
 // Memory this process may use: the cgroup's limit if there is one, else the machine's.
 uint64_t MemoryCapacityBytes();
 
-// Memory of one model by kind. Weights are reported by variant as the bytes that are resident because of it and no coarser one, so
-// that summing the series gives the resident total and not a multiple of it.
+// Memory of one model by kind. Weights are reported by variant as the bytes that are resident
+// because of it and no coarser one, so that summing the series gives the resident total and not a
+// multiple of it.
 class ScrapeGauges : public prometheus::Collectable {
  public:
   // `probes` must outlive this; `load` may be called from any thread.

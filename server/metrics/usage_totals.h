@@ -1,4 +1,5 @@
-// Memory x time and tokens by tenant and variant since start-up: the one in-memory account that GetUsage and the metrics show.
+// Memory x time and tokens by tenant and variant since start-up: the one in-memory account that
+// GetUsage and the metrics show.
 #pragma once
 
 #include <chrono>
@@ -23,11 +24,12 @@ struct UsageCell {
 
 inline double ByteSeconds(unsigned __int128 byte_us) { return static_cast<double>(byte_us) * 1e-6; }
 
-// Thread-safe. Past `max_tenants` distinct tenants, new ones are counted as "__other__": a client that invents tenants cannot
-// grow the process.
+// Thread-safe. Past `max_tenants` distinct tenants, new ones are counted as "__other__": a client
+// that invents tenants cannot grow the process.
 class UsageTotals {
  public:
-  using Key = std::pair<std::string, int>;  // tenant, variant index; -1 = memory that belongs to no variant
+  using Key =
+      std::pair<std::string, int>;  // tenant, variant index; -1 = memory that belongs to no variant
 
   explicit UsageTotals(size_t max_tenants = 100000) : max_tenants_(max_tenants) {}
 

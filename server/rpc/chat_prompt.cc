@@ -7,6 +7,8 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "server/errors.h"
 
 namespace lift::rpc {
@@ -18,7 +20,8 @@ struct Part {
   std::string text;
 };
 
-// Placeholders are private-use code points around a number; `salt` makes them differ from anything a message says.
+// Placeholders are private-use code points around a number; `salt` makes them differ from anything
+// a message says.
 std::string Placeholder(const std::string& salt, size_t index) {
   return absl::StrCat("\uE0F0", salt, ".", index, "\uE0F1");
 }
@@ -26,7 +29,9 @@ std::string Placeholder(const std::string& salt, size_t index) {
 std::string UniqueSalt(const std::vector<ChatMessage>& messages) {
   for (uint64_t i = 0;; ++i) {
     std::string salt = absl::StrCat("\uE0F2", i);
-    const auto says = [&](const ChatMessage& m) { return m.content.find(salt) != std::string::npos; };
+    const auto says = [&](const ChatMessage& m) {
+      return m.content.find(salt) != std::string::npos;
+    };
     if (std::none_of(messages.begin(), messages.end(), says)) return salt;
   }
 }
@@ -52,13 +57,16 @@ std::vector<Part> SplitAtPlaceholders(std::string_view text, const std::string& 
   return parts;
 }
 
-// Parts whose concatenation is `text`; nothing if the template does more with contents than print them.
-absl::StatusOr<std::optional<std::vector<Part>>> TellApart(
-    const ChatTemplate& chat_template, const ChatTemplate::Options& options,
-    const std::vector<ChatMessage>& messages, const std::string& text) {
+// Parts whose concatenation is `text`; nothing if the template does more with contents than print
+// them.
+absl::StatusOr<std::optional<std::vector<Part>>> TellApart(const ChatTemplate& chat_template,
+                                                           const ChatTemplate::Options& options,
+                                                           const std::vector<ChatMessage>& messages,
+                                                           const std::string& text) {
   const std::string salt = UniqueSalt(messages);
   std::vector<ChatMessage> masked = messages;
-  std::vector<std::string> cores;  // contents without the white space around them, which templates like to trim
+  std::vector<std::string>
+      cores;  // contents without the white space around them, which templates like to trim
   for (ChatMessage& message : masked) {
     const std::string core(absl::StripAsciiWhitespace(message.content));
     if (!core.empty()) {
@@ -67,7 +75,8 @@ absl::StatusOr<std::optional<std::vector<Part>>> TellApart(
     }
     cores.push_back(core);
   }
-  // A template may refuse the placeholder where it accepts the content; then they cannot be told apart.
+  // A template may refuse the placeholder where it accepts the content; then they cannot be told
+  // apart.
   const absl::StatusOr<std::string> rendered = chat_template.Render(masked, options);
   if (!rendered.ok()) return std::nullopt;
   std::vector<Part> parts = SplitAtPlaceholders(*rendered, salt, cores);
@@ -102,6 +111,7 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(const Tokenizer& tokenizer,
   ChatTemplate::Options options;
   options.bos_token = tokenizer.spec().bos_token;
   options.eos_token = tokenizer.spec().eos_token;
+  options.unix_time = absl::ToUnixSeconds(absl::Now());  // the same in both renderings
   LIFT_ASSIGN_OR_RETURN(const std::string text, chat_template.Render(messages, options));
   const Tokenizer::EncodeOptions with_control{.add_special = false, .parse_special = true};
   const Tokenizer::EncodeOptions plain{.add_special = false, .parse_special = false};

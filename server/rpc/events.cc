@@ -10,30 +10,44 @@ namespace {
 
 api::RoutingReason ToReason(router::Reason reason) {
   switch (reason) {
-    case router::Reason::kAuto: return api::ROUTING_REASON_AUTO;
-    case router::Reason::kPinned: return api::ROUTING_REASON_PINNED;
-    case router::Reason::kFloor: return api::ROUTING_REASON_FLOOR;
-    case router::Reason::kLoad: return api::ROUTING_REASON_LOAD;
-    case router::Reason::kEscalated: return api::ROUTING_REASON_ESCALATED;
-    case router::Reason::kFallback: return api::ROUTING_REASON_FALLBACK;
+    case router::Reason::kAuto:
+      return api::ROUTING_REASON_AUTO;
+    case router::Reason::kPinned:
+      return api::ROUTING_REASON_PINNED;
+    case router::Reason::kFloor:
+      return api::ROUTING_REASON_FLOOR;
+    case router::Reason::kLoad:
+      return api::ROUTING_REASON_LOAD;
+    case router::Reason::kEscalated:
+      return api::ROUTING_REASON_ESCALATED;
+    case router::Reason::kFallback:
+      return api::ROUTING_REASON_FALLBACK;
   }
   return api::ROUTING_REASON_UNSPECIFIED;
 }
 
 api::FinishReason ToReason(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kStop: return api::FINISH_REASON_STOP;
-    case FinishReason::kLength: return api::FINISH_REASON_LENGTH;
-    case FinishReason::kCancelled: return api::FINISH_REASON_CANCELLED;
-    case FinishReason::kDeadline: return api::FINISH_REASON_DEADLINE;
-    case FinishReason::kError: return api::FINISH_REASON_ERROR;
-    case FinishReason::kDrained: return api::FINISH_REASON_DRAINED;
+    case FinishReason::kStop:
+      return api::FINISH_REASON_STOP;
+    case FinishReason::kLength:
+      return api::FINISH_REASON_LENGTH;
+    case FinishReason::kCancelled:
+      return api::FINISH_REASON_CANCELLED;
+    case FinishReason::kDeadline:
+      return api::FINISH_REASON_DEADLINE;
+    case FinishReason::kError:
+      return api::FINISH_REASON_ERROR;
+    case FinishReason::kDrained:
+      return api::FINISH_REASON_DRAINED;
   }
   return api::FINISH_REASON_UNSPECIFIED;
 }
 
-// Everything that fixes the numbers: weights, precision, state format, device and the program's version.
-std::string Fingerprint(const ModelInfo& model, const BuildInfo& build, const std::string& variant) {
+// Everything that fixes the numbers: weights, precision, state format, device and the program's
+// version.
+std::string Fingerprint(const ModelInfo& model, const BuildInfo& build,
+                        const std::string& variant) {
   const std::string text = absl::StrCat(model.weights_sha256, "|", variant, "|", model.kv_format,
                                         "|", model.device, "|", build.version);
   const auto bytes = std::as_bytes(std::span(text.data(), text.size()));

@@ -20,7 +20,8 @@ api::PositionLogprobs ToLogprobs(const SampledToken& token);
 std::map<std::string, std::string> ServedByMetadata(const std::string& request_id,
                                                     const api::ServedBy& served_by);
 
-// The status a call ends with: OK for kStop and kLength; UNAVAILABLE DRAINING where the server, not the client, ended it.
+// The status a call ends with: OK for kStop and kLength; UNAVAILABLE DRAINING where the server, not
+// the client, ended it.
 absl::Status FinalStatus(const FinishedEvent& event, bool aborting);
 
 }  // namespace lift::rpc

@@ -17,8 +17,9 @@ absl::StatusOr<Prompt> PromptOf(const ServiceContext& services,
     case api::ExplainRouteRequest::kChat:
       return ChatPrompt(services, request.chat().messages());
     default:
-      return WithReason(absl::InvalidArgumentError("prompt is missing; set text, token_ids or chat"),
-                        "INVALID_FIELD", "prompt");
+      return WithReason(
+          absl::InvalidArgumentError("prompt is missing; set text, token_ids or chat"),
+          "INVALID_FIELD", "prompt");
   }
 }
 
@@ -48,7 +49,8 @@ absl::Status Explain(const ServiceContext& services, const api::ExplainRouteRequ
     assessment.set_bytes(info.bytes);
     if (info.kl >= 0) assessment.set_calibrated_kl(info.kl);
     assessment.set_chosen(static_cast<int>(i) == decision.variant);
-    // The router itself judges: would it serve this variant if it were pinned under the same floors?
+    // The router itself judges: would it serve this variant if it were pinned under the same
+    // floors?
     router::PrecisionRequest pinned = precision;
     pinned.mode = router::Mode::kPinned;
     pinned.variant = info.name;

@@ -6,7 +6,8 @@
 
 namespace lift::rpc {
 
-// What would serve the request and what each variant would cost, from the text alone: no prefill is run.
+// What would serve the request and what each variant would cost, from the text alone: no prefill is
+// run.
 absl::Status Explain(const ServiceContext& services,
                      const liftserve::v1::ExplainRouteRequest& request,
                      liftserve::v1::ExplainRouteResponse& response);

@@ -107,12 +107,10 @@ grpc::ServerUnaryReactor* GenerationService::Tokenize(Context* context, const By
       context, in, out, [&](const auto& request, auto& response) -> absl::Status {
         LIFT_RETURN_IF_ERROR(CheckModel(services_, request.model()));
         if (request.text().size() > services_.limits.prompt_bytes) {
-          return WithReason(
-              absl::InvalidArgumentError(absl::StrCat("text has ", request.text().size(),
-                                                      " bytes; at most ",
-                                                      services_.limits.prompt_bytes,
-                                                      " are accepted")),
-              "INVALID_FIELD", "text");
+          return WithReason(absl::InvalidArgumentError(
+                                absl::StrCat("text has ", request.text().size(), " bytes; at most ",
+                                             services_.limits.prompt_bytes, " are accepted")),
+                            "INVALID_FIELD", "text");
         }
         LIFT_ASSIGN_OR_RETURN(
             const std::vector<int32_t> ids,
@@ -140,9 +138,8 @@ grpc::ServerUnaryReactor* GenerationService::Detokenize(Context* context, const 
 grpc::ServerUnaryReactor* GenerationService::ExplainRoute(Context* context, const Bytes* in,
                                                           Bytes* out) {
   return AnswerNow<api::ExplainRouteRequest, api::ExplainRouteResponse>(
-      context, in, out, [&](const auto& request, auto& response) {
-        return Explain(services_, request, response);
-      });
+      context, in, out,
+      [&](const auto& request, auto& response) { return Explain(services_, request, response); });
 }
 
 grpc::ServerUnaryReactor* GenerationService::CancelGeneration(Context* context, const Bytes* in,

@@ -1,4 +1,5 @@
-// GenerationService: parses, checks and hands over; the calls themselves are in stream_call.h and unary_call.h.
+// GenerationService: parses, checks and hands over; the calls themselves are in stream_call.h and
+// unary_call.h.
 #pragma once
 
 #include "liftserve/v1/generation.grpc.pb.h"
@@ -7,16 +8,16 @@
 namespace lift::rpc {
 
 // The generated base with every method taking raw bytes (see wire.h).
-using RawGenerationService =
-    liftserve::v1::GenerationService::WithRawCallbackMethod_Generate<
+using RawGenerationService = liftserve::v1::GenerationService::WithRawCallbackMethod_Generate<
     liftserve::v1::GenerationService::WithRawCallbackMethod_GenerateStream<
-    liftserve::v1::GenerationService::WithRawCallbackMethod_Chat<
-    liftserve::v1::GenerationService::WithRawCallbackMethod_ChatStream<
-    liftserve::v1::GenerationService::WithRawCallbackMethod_Tokenize<
-    liftserve::v1::GenerationService::WithRawCallbackMethod_Detokenize<
-    liftserve::v1::GenerationService::WithRawCallbackMethod_ExplainRoute<
-    liftserve::v1::GenerationService::WithRawCallbackMethod_CancelGeneration<
-    liftserve::v1::GenerationService::Service>>>>>>>>;
+        liftserve::v1::GenerationService::WithRawCallbackMethod_Chat<
+            liftserve::v1::GenerationService::WithRawCallbackMethod_ChatStream<
+                liftserve::v1::GenerationService::WithRawCallbackMethod_Tokenize<
+                    liftserve::v1::GenerationService::WithRawCallbackMethod_Detokenize<
+                        liftserve::v1::GenerationService::WithRawCallbackMethod_ExplainRoute<
+                            liftserve::v1::GenerationService::
+                                WithRawCallbackMethod_CancelGeneration<
+                                    liftserve::v1::GenerationService::Service>>>>>>>>;
 
 // Thread-safe: gRPC calls it from many threads.
 class GenerationService final : public RawGenerationService {
@@ -32,7 +33,8 @@ class GenerationService final : public RawGenerationService {
   grpc::ServerUnaryReactor* Tokenize(Context* context, const Bytes* in, Bytes* out) override;
   grpc::ServerUnaryReactor* Detokenize(Context* context, const Bytes* in, Bytes* out) override;
   grpc::ServerUnaryReactor* ExplainRoute(Context* context, const Bytes* in, Bytes* out) override;
-  grpc::ServerUnaryReactor* CancelGeneration(Context* context, const Bytes* in, Bytes* out) override;
+  grpc::ServerUnaryReactor* CancelGeneration(Context* context, const Bytes* in,
+                                             Bytes* out) override;
 
  private:
   // Parses and translates; tells the observer of a refusal.

@@ -7,12 +7,11 @@
 
 namespace lift::rpc {
 
-using RawModelService =
-    liftserve::v1::ModelService::WithRawCallbackMethod_ListModels<
+using RawModelService = liftserve::v1::ModelService::WithRawCallbackMethod_ListModels<
     liftserve::v1::ModelService::WithRawCallbackMethod_GetModel<
-    liftserve::v1::ModelService::WithRawCallbackMethod_GetServerInfo<
-    liftserve::v1::ModelService::WithRawCallbackMethod_GetLoad<
-    liftserve::v1::ModelService::Service>>>>;
+        liftserve::v1::ModelService::WithRawCallbackMethod_GetServerInfo<
+            liftserve::v1::ModelService::WithRawCallbackMethod_GetLoad<
+                liftserve::v1::ModelService::Service>>>>;
 
 class ModelService final : public RawModelService {
  public:

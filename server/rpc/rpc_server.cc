@@ -13,7 +13,8 @@
 namespace lift::rpc {
 namespace {
 
-constexpr auto kAbortGrace = std::chrono::seconds(5);  // cancelled requests free their slot within one step
+constexpr auto kAbortGrace =
+    std::chrono::seconds(5);  // cancelled requests free their slot within one step
 
 // gRPC wants its plugins chosen before any builder exists; both switches are process-wide.
 void EnablePlugins() {
@@ -83,7 +84,8 @@ void RpcServer::SetServing(bool serving) {
 bool RpcServer::Stop(std::chrono::milliseconds grace) {
   if (impl_->stopped || impl_->server == nullptr) return impl_->drained;
   impl_->stopped = true;
-  // Watchers and load balancers hear it first; new calls still get a proper DRAINING answer while live ones run.
+  // Watchers and load balancers hear it first; new calls still get a proper DRAINING answer while
+  // live ones run.
   impl_->server->GetHealthCheckService()->Shutdown();
   Engine& engine = impl_->services.engine;
   impl_->drained = engine.Drain(grace);

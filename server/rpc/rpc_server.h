@@ -16,8 +16,9 @@ class RpcServer {
     std::string listen = "127.0.0.1:0";
     int max_message_bytes = 4 << 20;
   };
-  // Health starts as NOT_SERVING for "", "liftserve.v1.GenerationService" and every "MODEL/VARIANT"; see SetServing. UNAVAILABLE if
-  // the address cannot be bound. `services` must outlive the server.
+  // Health starts as NOT_SERVING for "", "liftserve.v1.GenerationService" and every
+  // "MODEL/VARIANT"; see SetServing. UNAVAILABLE if the address cannot be bound. `services` must
+  // outlive the server.
   static absl::StatusOr<std::unique_ptr<RpcServer>> Start(ServiceContext& services,
                                                           const Options& options);
   ~RpcServer();  // as Stop(0)
@@ -25,8 +26,9 @@ class RpcServer {
   // The address to connect to, with the port that was picked.
   const std::string& address() const;
   void SetServing(bool serving);
-  // Refuses new work (the engine says DRAINING), lets live requests finish for `grace`, ends the rest with UNAVAILABLE/DRAINING and
-  // closes. Returns true if all finished by themselves. Idempotent; one caller.
+  // Refuses new work (the engine says DRAINING), lets live requests finish for `grace`, ends the
+  // rest with UNAVAILABLE/DRAINING and closes. Returns true if all finished by themselves.
+  // Idempotent; one caller.
   bool Stop(std::chrono::milliseconds grace);
 
  private:

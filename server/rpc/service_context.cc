@@ -45,10 +45,10 @@ absl::StatusOr<Caller> CallerOf(const grpc::CallbackServerContext& context) {
   if (const auto it = metadata.find(kTenantKey); it != metadata.end()) {
     caller.tenant.assign(it->second.data(), it->second.size());
     if (!IsTenantName(caller.tenant)) {
-      return WithReason(
-          absl::InvalidArgumentError("metadata x-liftserve-tenant must be 1 to 64 of [A-Za-z0-9_.-] "
-                                     "and must not start with \"__\""),
-          "INVALID_TENANT");
+      return WithReason(absl::InvalidArgumentError(
+                            "metadata x-liftserve-tenant must be 1 to 64 of [A-Za-z0-9_.-] "
+                            "and must not start with \"__\""),
+                        "INVALID_TENANT");
     }
   }
   const auto deadline = context.deadline();

@@ -30,15 +30,17 @@ struct Limits {
   int logit_bias = 300;
   int top_logprobs = 20;
   int64_t default_max_new_tokens = 256;
-  int64_t priority = 100;            // absolute value
+  int64_t priority = 100;  // absolute value
 };
 
-// Ids of the requests this layer has in the engine, so that a drain whose grace has run out can end them. Thread-safe.
+// Ids of the requests this layer has in the engine, so that a drain whose grace has run out can end
+// them. Thread-safe.
 class LiveCalls {
  public:
   uint64_t Add(const std::string& request_id);  // returns a ticket for Remove
   void Remove(uint64_t ticket);
-  // From now on a cancelled request answers UNAVAILABLE/DRAINING: it was not its client that ended it.
+  // From now on a cancelled request answers UNAVAILABLE/DRAINING: it was not its client that ended
+  // it.
   std::vector<std::string> BeginAbort();
   bool aborting() const { return aborting_.load(); }
 
@@ -57,7 +59,7 @@ struct ServiceContext {
   const ModelInfo& model;
   const BuildInfo& build;
   const UsageTotals& usage;
-  EngineObserver* observer = nullptr;                 // told of refusals that never reach the engine; may be null
+  EngineObserver* observer = nullptr;  // told of refusals that never reach the engine; may be null
   Limits limits;
   LiveCalls live;
 };

@@ -7,8 +7,8 @@
 namespace lift::rpc {
 namespace {
 
-constexpr int kQueueFullRetryMs = 500;   // about the time a slot takes to come free
-constexpr int kDrainingRetryMs = 1000;   // a load balancer has another replica by then
+constexpr int kQueueFullRetryMs = 500;  // about the time a slot takes to come free
+constexpr int kDrainingRetryMs = 1000;  // a load balancer has another replica by then
 
 }  // namespace
 

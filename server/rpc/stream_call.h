@@ -1,4 +1,5 @@
-// One streaming answer: engine events in on the engine's thread, messages out as fast as the reader takes them.
+// One streaming answer: engine events in on the engine's thread, messages out as fast as the reader
+// takes them.
 #pragma once
 
 #include <grpcpp/support/byte_buffer.h>
@@ -30,10 +31,10 @@ grpc::ByteBuffer EncodeEvent(StreamEvent event) {
   return SerializeMessage(response);
 }
 
-// One write is in flight at a time. What arrives meanwhile is merged into one pending Delta, so a slow reader costs at most the
-// memory of its own answer and holds up nobody. Finish is called once, after the engine's OnFinished, when everything is written
-// or a write has failed.
-// Owned jointly by gRPC (until OnDone) and the engine (until OnFinished).
+// One write is in flight at a time. What arrives meanwhile is merged into one pending Delta, so a
+// slow reader costs at most the memory of its own answer and holds up nobody. Finish is called
+// once, after the engine's OnFinished, when everything is written or a write has failed. Owned
+// jointly by gRPC (until OnDone) and the engine (until OnFinished).
 class StreamCall : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public RequestListener {
  public:
   // Submits; a refusal ends the call with its status. The reactor to hand to gRPC.
@@ -76,7 +77,7 @@ class StreamCall : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public Req
   std::optional<api::Finished> finished_;  // not yet written
   std::optional<absl::Status> final_status_;
   bool writing_ = false, broken_ = false, done_ = false;
-  grpc::ByteBuffer buffer_;                // of the write in flight
+  grpc::ByteBuffer buffer_;  // of the write in flight
 };
 
 }  // namespace lift::rpc

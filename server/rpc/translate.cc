@@ -14,13 +14,14 @@ namespace {
 
 template <class... Parts>
 absl::Status BadField(absl::string_view field, const Parts&... parts) {
-  return WithReason(absl::InvalidArgumentError(absl::StrCat(field, " ", parts...)),
-                    "INVALID_FIELD", field);
+  return WithReason(absl::InvalidArgumentError(absl::StrCat(field, " ", parts...)), "INVALID_FIELD",
+                    field);
 }
 
 bool AllOf(absl::string_view text, absl::string_view punctuation) {
   return std::all_of(text.begin(), text.end(), [&](unsigned char c) {
-    return c < 128 && (std::isalnum(c) || punctuation.find(static_cast<char>(c)) != punctuation.npos);
+    return c < 128 &&
+           (std::isalnum(c) || punctuation.find(static_cast<char>(c)) != punctuation.npos);
   });
 }
 
@@ -30,13 +31,15 @@ uint64_t RandomBits() {
   return static_cast<uint64_t>(device()) << 32 | device();
 }
 
-absl::Status CheckPromptBytes(const ServiceContext& context, absl::string_view field, size_t bytes) {
+absl::Status CheckPromptBytes(const ServiceContext& context, absl::string_view field,
+                              size_t bytes) {
   if (bytes <= context.limits.prompt_bytes) return absl::OkStatus();
   return BadField(field, "has ", bytes, " bytes; at most ", context.limits.prompt_bytes,
                   " are accepted");
 }
 
-absl::Status CheckTokenCount(const ServiceContext& context, absl::string_view field, size_t tokens) {
+absl::Status CheckTokenCount(const ServiceContext& context, absl::string_view field,
+                             size_t tokens) {
   if (tokens == 0) return BadField(field, "is empty; give at least one token");
   if (static_cast<int64_t>(tokens) < context.model.max_context) return absl::OkStatus();
   return BadField(field, "has ", tokens, " tokens; the model's context of ",
@@ -72,9 +75,9 @@ absl::Status CheckMessages(const ServiceContext& context,
 
 // Which request field the sampler's complaint names.
 std::string SamplingField(absl::string_view message) {
-  for (const char* name : {"temperature", "top_logprobs", "top_p", "top_k", "min_p",
-                           "repetition_penalty", "presence_penalty", "frequency_penalty",
-                           "logit_bias"}) {
+  for (const char* name :
+       {"temperature", "top_logprobs", "top_p", "top_k", "min_p", "repetition_penalty",
+        "presence_penalty", "frequency_penalty", "logit_bias"}) {
     if (message.find(name) == absl::string_view::npos) continue;
     return absl::StrCat(absl::string_view(name) == "top_logprobs" ? "output." : "sampling.", name);
   }
@@ -94,8 +97,8 @@ absl::StatusOr<SamplingParams> ToSampling(const ServiceContext& context,
   if (options.has_frequency_penalty()) params.frequency_penalty = options.frequency_penalty();
   params.seed = options.has_seed() ? options.seed() : RandomBits();
   if (options.logit_bias_size() > context.limits.logit_bias) {
-    return BadField("sampling.logit_bias", "has ", options.logit_bias_size(),
-                    " entries; at most ", context.limits.logit_bias, " are accepted");
+    return BadField("sampling.logit_bias", "has ", options.logit_bias_size(), " entries; at most ",
+                    context.limits.logit_bias, " are accepted");
   }
   params.logit_bias.insert(options.logit_bias().begin(), options.logit_bias().end());
   if (output.top_logprobs() < 0 || output.top_logprobs() > context.limits.top_logprobs) {
@@ -189,9 +192,8 @@ absl::StatusOr<Prompt> ChatPrompt(
     const ServiceContext& context,
     const google::protobuf::RepeatedPtrField<api::ChatMessage>& messages) {
   if (context.chat_template == nullptr) {
-    return WithReason(absl::FailedPreconditionError(
-                          absl::StrCat("model '", context.model.name,
-                                       "' has no chat template; use Generate")),
+    return WithReason(absl::FailedPreconditionError(absl::StrCat(
+                          "model '", context.model.name, "' has no chat template; use Generate")),
                       "NO_CHAT_TEMPLATE");
   }
   LIFT_RETURN_IF_ERROR(CheckMessages(context, messages));

@@ -1,4 +1,5 @@
-// Protobuf requests -> what the engine takes, with every limit checked and the offending field named.
+// Protobuf requests -> what the engine takes, with every limit checked and the offending field
+// named.
 #pragma once
 
 #include <string>
@@ -14,7 +15,7 @@ namespace api = liftserve::v1;
 // Token ids and what the router may read of a prompt.
 struct Prompt {
   std::vector<int32_t> ids;
-  std::string text;    // of the last user turn
+  std::string text;  // of the last user turn
   int64_t turns = 1;
 };
 

@@ -8,8 +8,8 @@ namespace lift::rpc {
 
 // Parses, runs `answer(request, response) -> absl::Status` and finishes the call.
 template <class Request, class Response, class F>
-grpc::ServerUnaryReactor* AnswerNow(grpc::CallbackServerContext* context, const grpc::ByteBuffer* in,
-                                    grpc::ByteBuffer* out, F&& answer) {
+grpc::ServerUnaryReactor* AnswerNow(grpc::CallbackServerContext* context,
+                                    const grpc::ByteBuffer* in, grpc::ByteBuffer* out, F&& answer) {
   Request request;
   Response response;
   absl::Status status = ParseMessage(*in, request);

@@ -23,7 +23,8 @@ struct Answer {
 // Turns it into the bytes of the RPC's own response type.
 using AnswerEncoder = grpc::ByteBuffer (*)(Answer);
 
-// Owned jointly by gRPC (until OnDone) and the engine (until OnFinished). Only the engine's thread touches the answer.
+// Owned jointly by gRPC (until OnDone) and the engine (until OnFinished). Only the engine's thread
+// touches the answer.
 class UnaryCall : public grpc::ServerUnaryReactor, public RequestListener {
  public:
   // Submits; a refusal ends the call with its status. `response` is filled before Finish.

@@ -12,11 +12,10 @@ absl::Status ParseMessage(const grpc::ByteBuffer& buffer, google::protobuf::Mess
   grpc::ByteBuffer view(buffer);  // shares the slices; the reader wants a mutable one
   grpc::ProtoBufferReader reader(&view);
   if (reader.status().ok() && message.ParseFromZeroCopyStream(&reader)) return absl::OkStatus();
-  return WithReason(
-      absl::InvalidArgumentError(absl::StrCat("the bytes are not a ",
-                                              message.GetDescriptor()->full_name(),
-                                              " message; every string must be valid UTF-8")),
-      "MALFORMED_MESSAGE");
+  return WithReason(absl::InvalidArgumentError(
+                        absl::StrCat("the bytes are not a ", message.GetDescriptor()->full_name(),
+                                     " message; every string must be valid UTF-8")),
+                    "MALFORMED_MESSAGE");
 }
 
 grpc::ByteBuffer SerializeMessage(const google::protobuf::Message& message) {

@@ -54,7 +54,7 @@ def make_lifted_model(folder):
     words = (SOURCE / "tests/golden/text/node_modules_and_packages.txt").read_text(encoding="utf-8")
     text.write_text(words[:20000], encoding="utf-8")
     out = folder / "tiny.lift"
-    done = run(program("lift-calibrate"), "--model", str(TINY), "--calib", str(text), "--bits", "2,4,6",
+    done = run(program("lift-calibrate"), "--model", str(TINY), "--calib", str(text), "--bits", "2.5,4.5,6.5",
                "--lambda", "1", "--samples", "4", "--context", "64", "--quality", "fast", "--beam", "16",
                "--eval-tokens", "256", "--out", str(out), "--json")
     if done.returncode != 0:

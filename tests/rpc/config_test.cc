@@ -1,9 +1,9 @@
-#include "server/config/server_config.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
+
+#include "server/config/server_config.h"
 
 namespace lift {
 namespace {
@@ -20,8 +20,9 @@ std::string WriteFile(const std::string& name, const std::string& text) {
 }
 
 TEST(ServerConfig, FlagsWinOverTheFileAndTheFileOverDefaults) {
-  const std::string path = WriteFile(
-      "config.json", R"({"model": "a.lift", "max_batch": 7, "max_queue": 9, "variants": ["x", "y"]})");
+  const std::string path =
+      WriteFile("config.json",
+                R"({"model": "a.lift", "max_batch": 7, "max_queue": 9, "variants": ["x", "y"]})");
   const auto parsed = Parse({"--config", path.c_str(), "--max-batch", "5"});
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(parsed->config.model, "a.lift");
@@ -32,8 +33,8 @@ TEST(ServerConfig, FlagsWinOverTheFileAndTheFileOverDefaults) {
 }
 
 TEST(ServerConfig, ContractFlags) {
-  const auto parsed = Parse({"--model", "m", "--listen", "0.0.0.0:0", "--admin", "0.0.0.0:1",
-                             "--variants", "a,b"});
+  const auto parsed =
+      Parse({"--model", "m", "--listen", "0.0.0.0:0", "--admin", "0.0.0.0:1", "--variants", "a,b"});
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(parsed->config.listen, "0.0.0.0:0");
   EXPECT_EQ(parsed->config.admin, "0.0.0.0:1");

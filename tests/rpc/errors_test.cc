@@ -144,7 +144,8 @@ TEST_F(ErrorsTest, ChatNeedsATemplateAndSaneMessages) {
 }
 
 TEST_F(ErrorsTest, TenantIsValidated) {
-  for (const std::string& tenant : {std::string("a b"), std::string("__idle__"), std::string(65, 'a')}) {
+  for (const std::string& tenant :
+       {std::string("a b"), std::string("__idle__"), std::string(65, 'a')}) {
     grpc::ClientContext context;
     context.AddMetadata("x-liftserve-tenant", tenant);
     api::GenerateResponse response;
@@ -162,8 +163,8 @@ TEST_F(ErrorsTest, InvalidUtf8AndGarbageAreInvalidArgument) {
     grpc::CompletionQueue queue;
     grpc::Slice slice(bytes);
     grpc::ByteBuffer request(&slice, 1), response;
-    auto call = generic.PrepareUnaryCall(
-        &context, "/liftserve.v1.GenerationService/Generate", request, &queue);
+    auto call = generic.PrepareUnaryCall(&context, "/liftserve.v1.GenerationService/Generate",
+                                         request, &queue);
     grpc::Status status;
     call->StartCall();
     call->Finish(&response, &status, this);

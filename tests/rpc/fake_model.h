@@ -1,5 +1,5 @@
-// A model without weights: the next token is a function of the variant, the last token and the position, so that every test can
-// say what a request must produce whatever else is in the batch.
+// A model without weights: the next token is a function of the variant, the last token and the
+// position, so that every test can say what a request must produce whatever else is in the batch.
 #pragma once
 
 #include <algorithm>
@@ -17,11 +17,13 @@ namespace lift::test {
 // Byte-level vocabulary: ids 0..255 are the bytes, then the control tokens.
 inline constexpr int32_t kImStart = 256, kImEnd = 257, kBos = 258, kVocab = 259;
 inline constexpr const char* kChatMl =
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] "
+    "+ "
     "'<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' "
     "}}{% endif %}";
 
-// The byte-level alphabet: printable bytes stand for themselves, the others for code points from U+0100.
+// The byte-level alphabet: printable bytes stand for themselves, the others for code points from
+// U+0100.
 inline std::string ByteLevelCharacter(int byte) {
   const auto printable = [](int b) {
     return (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || (b >= 174 && b <= 255);

@@ -40,8 +40,8 @@ void RpcTest::StartServer(EngineOptions options, bool with_template) {
   options.observer = probes_.get();
   options.weight_resident_bytes = info_.resident_bytes;
   engine_ = std::make_unique<Engine>(model_, tokenizer_, options);
-  services_.reset(new rpc::ServiceContext{*engine_, tokenizer_, chat_template, info_, build_,
-                                          usage_, probes_.get(), {}, {}});
+  services_.reset(new rpc::ServiceContext{
+      *engine_, tokenizer_, chat_template, info_, build_, usage_, probes_.get(), {}, {}});
   auto server = rpc::RpcServer::Start(*services_, {.listen = "127.0.0.1:0"});
   ASSERT_TRUE(server.ok()) << server.status();
   server_ = *std::move(server);

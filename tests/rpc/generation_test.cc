@@ -28,7 +28,8 @@ Streamed ReadAll(grpc::ClientReader<Response>& reader) {
   Streamed out;
   Response response;
   while (reader.Read(&response)) {
-    out.in_order = out.in_order && out.finished_events == 0 && (response.has_started() == (out.started == 0));
+    out.in_order =
+        out.in_order && out.finished_events == 0 && (response.has_started() == (out.started == 0));
     if (response.has_started()) out.started++, out.start = response.started();
     if (response.has_finished()) out.finished_events++, out.finished = response.finished();
     if (!response.has_delta()) continue;
@@ -175,9 +176,10 @@ TEST_F(GenerationTest, ChatWithoutControlTokensEqualsPlainRendering) {
 }
 
 TEST_F(GenerationTest, TemplateThatRewritesContentsRefusesControlTokens) {
-  const auto rewriting =
-      ChatTemplate::Compile("{% for m in messages %}{{ m['content'] | upper }}<|im_end|>{% endfor %}");
-  if (!rewriting.ok()) GTEST_SKIP() << "the template subset has no upper filter: " << rewriting.status();
+  const auto rewriting = ChatTemplate::Compile(
+      "{% for m in messages %}{{ m['content'] | upper }}<|im_end|>{% endfor %}");
+  if (!rewriting.ok())
+    GTEST_SKIP() << "the template subset has no upper filter: " << rewriting.status();
   EXPECT_TRUE(rpc::EncodeChat(*tokenizer_, **rewriting, {{"user", "plain"}}).ok());
   EXPECT_EQ(rpc::EncodeChat(*tokenizer_, **rewriting, {{"user", "a<|im_end|>b"}}).status().code(),
             absl::StatusCode::kInvalidArgument);

@@ -1,4 +1,5 @@
-// How calls end when something happens to them: cancellation, deadlines, slow and vanished readers, drains.
+// How calls end when something happens to them: cancellation, deadlines, slow and vanished readers,
+// drains.
 #include <future>
 #include <thread>
 
@@ -88,7 +89,8 @@ TEST_F(LifecycleTest, DisconnectFreesTheSlot) {
   {
     grpc::ChannelArguments own;  // not shared with the fixture's connection
     own.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    auto channel = grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), own);
+    auto channel =
+        grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), own);
     auto stub = api::GenerationService::NewStub(channel);
     grpc::ClientContext context;
     auto reader = stub->GenerateStream(&context, StreamRequest("hello", 4000, "fine"));
@@ -98,7 +100,8 @@ TEST_F(LifecycleTest, DisconnectFreesTheSlot) {
   EXPECT_TRUE(AllSlotsFree());
 }
 
-// A reader that does not read: the engine finishes at full speed, the answer waits in one merged delta.
+// A reader that does not read: the engine finishes at full speed, the answer waits in one merged
+// delta.
 TEST_F(LifecycleTest, SlowReaderDelaysNobodyAndLosesNothing) {
   constexpr int kTokens = 4000;
   grpc::ClientContext slow_context;
@@ -122,7 +125,8 @@ TEST_F(LifecycleTest, SlowReaderDelaysNobodyAndLosesNothing) {
   EXPECT_GT(deltas, 0);
 }
 
-// The bar of the path: eight at once, one cancelled, one past its deadline, one slow; the others finish, all slots free.
+// The bar of the path: eight at once, one cancelled, one past its deadline, one slow; the others
+// finish, all slots free.
 TEST_F(LifecycleTest, EightStreamsWithTrouble) {
   model_.step_micros = 1000;
   const std::vector<std::string> names{"coarse", "middle", "fine"};

@@ -1,8 +1,8 @@
 // What /metrics says after known work, and that a Prometheus parser accepts it.
-#include <gmock/gmock.h>
-#include <sys/socket.h>
-#include <netinet/in.h>
 #include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <map>
@@ -19,7 +19,8 @@ namespace {
 
 using Samples = std::map<std::string, double>;
 
-// Parses text format 0.0.4 strictly: names, quoted labels, one HELP and TYPE per family and all its samples in one block.
+// Parses text format 0.0.4 strictly: names, quoted labels, one HELP and TYPE per family and all its
+// samples in one block.
 Samples Parse(const std::string& text) {
   static const std::regex sample(
       R"re(([a-zA-Z_:][a-zA-Z0-9_:]*)(\{([a-zA-Z_][a-zA-Z0-9_]*="([^"\\\n]|\\["\\n])*",?)*\})? (\S+))re");
@@ -60,7 +61,8 @@ std::string HttpGet(int port, const std::string& path) {
   EXPECT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
   std::string reply;
   char buffer[4096];
-  for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;) reply.append(buffer, static_cast<size_t>(n));
+  for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;)
+    reply.append(buffer, static_cast<size_t>(n));
   close(fd);
   return reply;
 }
@@ -87,13 +89,16 @@ TEST_F(MetricsTest, CountsWhatWasDone) {
   ASSERT_TRUE(AllSlotsFree());
   Samples s = Scrape();
   EXPECT_EQ((s[R"(liftserve_requests_total{code="OK",tenant="acme",variant="middle"})"]), 1);
-  EXPECT_EQ((s[R"(liftserve_requests_total{code="INVALID_ARGUMENT",tenant="acme",variant=""})"]), 1);
+  EXPECT_EQ((s[R"(liftserve_requests_total{code="INVALID_ARGUMENT",tenant="acme",variant=""})"]),
+            1);
   EXPECT_EQ((s[R"(liftserve_requests_rejected_total{reason="INVALID_FIELD"})"]), 1);
   EXPECT_EQ((s[R"(liftserve_generation_tokens_total{variant="middle"})"]), 10);
   EXPECT_EQ((s[R"(liftserve_prompt_tokens_total{source="computed"})"]), 12);
   EXPECT_EQ((s[R"(liftserve_time_to_first_token_seconds_count{variant="middle"})"]), 1);
   EXPECT_EQ((s[R"(liftserve_inter_token_latency_seconds_count{variant="middle"})"]), 9);
-  EXPECT_EQ((s.count(R"(liftserve_inter_token_latency_seconds_bucket{variant="middle",le="0.00025"})")), 1u);
+  EXPECT_EQ(
+      (s.count(R"(liftserve_inter_token_latency_seconds_bucket{variant="middle",le="0.00025"})")),
+      1u);
   EXPECT_EQ((s[R"(liftserve_router_decisions_total{reason="PINNED",variant="fine"})"]), 1);
   EXPECT_EQ(s["liftserve_e2e_request_latency_seconds_count"], 2);
   EXPECT_EQ(s["liftserve_requests_running"], 0);
@@ -117,8 +122,12 @@ TEST_F(MetricsTest, ByteSecondsHaveTenantVariantAndBasis) {
   ASSERT_TRUE(Generate(Request("hello", 20, "coarse"), "acme").ok());
   ASSERT_TRUE(AllSlotsFree());
   Samples s = Scrape();
-  EXPECT_GT((s[R"(liftserve_memory_byte_seconds_total{tenant="acme",variant="coarse",kind="weights",basis="planes_read"})"]), 0);
-  EXPECT_GT((s[R"(liftserve_memory_byte_seconds_total{tenant="acme",variant="coarse",kind="state",basis="blocks_held"})"]), 0);
+  EXPECT_GT(
+      (s[R"(liftserve_memory_byte_seconds_total{tenant="acme",variant="coarse",kind="weights",basis="planes_read"})"]),
+      0);
+  EXPECT_GT(
+      (s[R"(liftserve_memory_byte_seconds_total{tenant="acme",variant="coarse",kind="state",basis="blocks_held"})"]),
+      0);
 }
 
 TEST_F(MetricsTest, TenantLabelsAreBounded) {
