@@ -126,12 +126,12 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
   if (absl::Status status = WarmUp(engine); !status.ok()) return Fail(kExitFailed, status);
   const std::string admin_address =
       absl::StrCat(config.admin.substr(0, config.admin.rfind(':')), ":", (*admin)->port());
+  ready = true;
+  (*server)->SetServing(true);
   if (absl::Status status = WriteReadyFile(config.ready_file, (*server)->address(), admin_address);
       !status.ok()) {
     return Fail(kExitWrongInput, status);
   }
-  ready = true;
-  (*server)->SetServing(true);
   std::fprintf(stderr, "lift-server: listening on %s, admin on %s, model %s, %zu variants, %s\n",
                (*server)->address().c_str(), admin_address.c_str(), serving.info.name.c_str(),
                serving.info.variants.size(), serving.info.device_description.c_str());
