@@ -3,7 +3,9 @@
 import concurrent.futures
 import os
 import pathlib
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -232,6 +234,9 @@ class ServedModel(unittest.TestCase):
         self.assertEqual(weights, self.model.resident_bytes)
         self.assertTrue(any(k.startswith("liftserve_memory_byte_seconds_total{") and 'tenant="metered"' in k
                             for k in samples))
+        if shutil.which("promtool"):
+            checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True)
+            self.assertNotEqual(checked.returncode, 1, checked.stderr)  # 1: not parsed; 3: matters of style
         self.assertEqual(self.server.get("/healthz")[0], 200)
         self.assertEqual(self.server.get("/readyz")[0], 200)
 
