@@ -32,6 +32,7 @@ class RecordingListener : public RequestListener {
     changed_.notify_all();
   }
   void OnFinished(const FinishedEvent& event) override {
+    if (on_finished) on_finished();
     const std::lock_guard lock(mutex_);
     EXPECT_FALSE(finished_) << "finished twice";
     finished_ = event;
@@ -77,7 +78,9 @@ class RecordingListener : public RequestListener {
     return finished_ ? text + finished_->tail_text : text;
   }
 
-  std::function<void(const TokenEvent&)> on_token;  // set before submission; on the engine thread
+  // Set before submission; called on the engine thread.
+  std::function<void(const TokenEvent&)> on_token;
+  std::function<void()> on_finished;
 
  private:
   std::mutex mutex_;
