@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "kernels/format/lifted_file.h"
@@ -53,9 +54,10 @@ struct SearchScratch {
 // Follows the path that ends in `lane` back through the scratch's trace: bits [n]. Returns the lane it started in.
 int TraceBack(const SearchScratch& scratch, int64_t n, int beam, int lane, uint8_t* bits);
 
-void BeamSearchPortable(const SearchProblem& problem, SearchScratch& scratch);
+// Searches rows together: problems that differ only in target, start and forced bits. scratch: one for each.
+void BeamSearchPortable(std::span<const SearchProblem> problems, std::span<SearchScratch> scratch);
 #if defined(LIFT_HAVE_AVX512_ENCODER)
-void BeamSearchAvx512(const SearchProblem& problem, SearchScratch& scratch);
+void BeamSearchAvx512(std::span<const SearchProblem> problems, std::span<SearchScratch> scratch);
 #endif
 
 }  // namespace lift

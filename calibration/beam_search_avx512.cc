@@ -166,12 +166,34 @@ struct Avx512Ops {
       _mm512_store_si512(history + i, _mm512_and_si512(_mm512_or_si512(shifted, signs), mask));
     }
   }
+  static void PushFar(const float* errors, int count, const float* u, int64_t stride, int64_t begin, int64_t n, float* correction) {
+    int64_t k = begin;
+    for (; k + 64 <= n; k += 64) {
+      __m512 a0 = _mm512_loadu_ps(correction + k), a1 = _mm512_loadu_ps(correction + k + 16);
+      __m512 a2 = _mm512_loadu_ps(correction + k + 32), a3 = _mm512_loadu_ps(correction + k + 48);
+      for (int s = 0; s < count; ++s) {
+        const float* x = u + s * stride + k;
+        const __m512 e = _mm512_set1_ps(errors[s]);
+        a0 = _mm512_add_ps(a0, _mm512_mul_ps(e, _mm512_loadu_ps(x)));
+        a1 = _mm512_add_ps(a1, _mm512_mul_ps(e, _mm512_loadu_ps(x + 16)));
+        a2 = _mm512_add_ps(a2, _mm512_mul_ps(e, _mm512_loadu_ps(x + 32)));
+        a3 = _mm512_add_ps(a3, _mm512_mul_ps(e, _mm512_loadu_ps(x + 48)));
+      }
+      _mm512_storeu_ps(correction + k, a0);
+      _mm512_storeu_ps(correction + k + 16, a1);
+      _mm512_storeu_ps(correction + k + 32, a2);
+      _mm512_storeu_ps(correction + k + 48, a3);
+    }
+    for (; k < n; ++k) {
+      for (int s = 0; s < count; ++s) correction[k] += errors[s] * u[s * stride + k];
+    }
+  }
 };
 
 }  // namespace
 
-void BeamSearchAvx512(const SearchProblem& problem, SearchScratch& scratch) {
-  beam_internal::Search<Avx512Ops>(problem, scratch).Run();
+void BeamSearchAvx512(std::span<const SearchProblem> problems, std::span<SearchScratch> scratch) {
+  beam_internal::SearchRows<Avx512Ops>(problems, scratch);
 }
 
 }  // namespace lift

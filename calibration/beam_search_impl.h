@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <span>
 #include <utility>
 
 #include "calibration/beam_search.h"
@@ -18,6 +19,8 @@ namespace lift::beam_internal {
 inline constexpr int kWindow = 64;     // uncommitted columns at most
 inline constexpr int kGroup = 4;
 inline constexpr int kMaxBeam = 256;
+inline constexpr int kMaxMarks = kWindow / kGroup;
+inline constexpr int64_t kPanel = 64;  // columns between far pushes
 inline constexpr int32_t kInvalidKey = 0x7F000000;
 inline constexpr float kMaxCost = 1e30f;   // overflow and NaN become this, whose key is still below kInvalidKey
 
@@ -26,9 +29,9 @@ class Search {
  public:
   Search(const SearchProblem& p, SearchScratch& scratch) : p_(p), code_(*p.code), m_(p.beam), scratch_(scratch) {
     LIFT_CHECK(m_ >= 16 && m_ <= kMaxBeam && std::has_single_bit(static_cast<unsigned>(m_)));
-    LIFT_CHECK(p.block % kGroup == 0 && p.lag % kGroup == 0 && p.block + p.lag <= kWindow);
+    LIFT_CHECK(p.block % kGroup == 0 && p.lag % p.block == 0 && p.block + p.lag <= kWindow);
     const size_t lanes = static_cast<size_t>(m_);
-    const size_t floats = lanes * (kWindow + 3 * kGroup + 12 + static_cast<size_t>(code_.branches)) + 64;
+    const size_t floats = lanes * (kWindow + 3 * kGroup + 12 + kMaxMarks + static_cast<size_t>(code_.branches)) + 64;
     if (scratch.floats.size() < floats) scratch.floats.resize(floats);
     float* next = scratch.floats.data();
     next += (64 - reinterpret_cast<uintptr_t>(next) % 64) % 64 / sizeof(float);
@@ -36,27 +39,39 @@ class Search {
     old_ = take(lanes * kWindow);
     recent_ = take(lanes * kGroup);
     partial_ = take(lanes * kGroup);
+    for (int32_t*& q : ancestor_) q = reinterpret_cast<int32_t*>(take(lanes));
     for (float** q : {&cost_, &target_, &base_, &spare_, &spare2_}) *q = take(lanes);
     for (int32_t** q : {&map_, &history_, &parity_, &parent_, &branch_, &order_}) *q = reinterpret_cast<int32_t*>(take(lanes));
     keys_ = reinterpret_cast<int32_t*>(take(lanes * static_cast<size_t>(code_.branches)));
     const size_t steps = static_cast<size_t>(p.n) * lanes;
     if (scratch.trace.size() < steps) scratch.trace.resize(steps);
     trace_ = scratch.trace.data();
-    scratch.correction.assign(static_cast<size_t>(p.n), 0.0f);
+    scratch.correction.assign(static_cast<size_t>(2 * p.n), 0.0f);
     correction_ = scratch.correction.data();
+    committed_ = correction_ + p.n;
     index_bits_ = std::countr_zero(static_cast<unsigned>(m_ * code_.branches));
   }
 
-  void Run() {
-    Start();
-    for (int64_t t = 0; t < p_.n; ++t) {
+  // Columns [begin, end); begin = 0 starts the row. Errors committed on the way are pushed to columns before `end` at once; the rest of
+  // their effect is the caller's (PushFar), many rows at a time, so that U is read once for all of them.
+  void RunPanel(int64_t begin, int64_t end) {
+    if (begin == 0) Start();
+    panel_end_ = end;
+    panel_lo_ = lo_;
+    for (int64_t t = begin; t < end; ++t) {
       if (t % kGroup == 0) BeginGroup(t);
       Step(t);
       if ((t + 1) % kGroup == 0) EndGroup(t);
       if ((t + 1) % p_.block == 0 && t + 1 < p_.n) Commit(t);
     }
-    KeepEnd();
+    if (end == p_.n) KeepEnd();
   }
+
+  // The errors committed by the last panel and where their far effect goes.
+  int64_t committed_begin() const { return panel_lo_; }
+  int64_t committed_end() const { return lo_; }
+  const float* committed() const { return committed_; }
+  float* correction() { return correction_; }
 
  private:
   float* old_slot(int64_t column) { return old_ + (column % kWindow) * m_; }
@@ -111,9 +126,8 @@ class Search {
     const int32_t index_mask = (1 << index_bits_) - 1;
     Ops::Finish(m_, count, order_, index_mask, parent_, branch_, cost_);
     live_ = count;
-    for (int i = 0; i < count; ++i) {
-      trace_[t * m_ + i] = static_cast<uint16_t>(order_[i] & index_mask);
-    }
+    uint16_t* trace = trace_ + t * m_;
+    for (int i = 0; i < m_; ++i) trace[i] = static_cast<uint16_t>(order_[i] & index_mask);
     Advance(t, c);
   }
 
@@ -127,6 +141,10 @@ class Search {
     { int32_t* q = history_; history_ = reinterpret_cast<int32_t*>(spare_); spare_ = reinterpret_cast<float*>(q); }
     Ops::PermuteInt(m_, map_, parent_, reinterpret_cast<int32_t*>(spare_));
     { int32_t* q = map_; map_ = reinterpret_cast<int32_t*>(spare_); spare_ = reinterpret_cast<float*>(q); }
+    for (int a = 0; a < ancestors_; ++a) {
+      Ops::PermuteInt(m_, ancestor_[a], parent_, reinterpret_cast<int32_t*>(spare_));
+      { int32_t* q = ancestor_[a]; ancestor_[a] = reinterpret_cast<int32_t*>(spare_); spare_ = reinterpret_cast<float*>(q); }
+    }
     for (int s = 0; s < c; ++s) {
       Ops::Permute(m_, recent_ + s * m_, parent_, spare_);
       std::memcpy(recent_ + s * m_, spare_, sizeof(float) * m_);
@@ -174,38 +192,48 @@ class Search {
     for (int64_t s = group_; s <= t; ++s) std::memcpy(old_slot(s), recent_ + (s - group_) * m_, sizeof(float) * m_);
   }
 
-  int Ancestor(int64_t t, int lane, int64_t column) const {
-    for (int64_t s = t; s > column; --s) lane = trace_[s * m_ + lane] & (m_ - 1);
-    return lane;
-  }
-
   // Fixes the columns at least `lag` behind on the best path's choice, drops paths that disagree, pushes their errors forward.
   void Commit(int64_t t) {
     const int64_t upto = t + 1 - p_.lag;
-    if (upto <= lo_) return;
-    const int best = static_cast<int>(std::min_element(cost_, cost_ + live_) - cost_);
-    const int keep = Ancestor(t, best, upto - 1);
-    for (int64_t s = lo_; s < upto; ++s) {
-      const float e = old_slot(s)[best];
-      const float* u = p_.upper + s * p_.stride;
-      for (int64_t k = t + 1; k < p_.n; ++k) correction_[k] += e * u[k];
+    if (upto > lo_) {
+      const int best = static_cast<int>(std::min_element(cost_, cost_ + live_) - cost_);
+      for (int64_t s = lo_; s < upto; ++s) {
+        const float e = committed_[s] = old_slot(s)[best];
+        const float* u = p_.upper + s * p_.stride;
+        for (int64_t k = t + 1; k < panel_end_; ++k) correction_[k] += e * u[k];
+      }
+      // ancestor_[0]: each path's lane after column upto - 1.
+      int kept = 0;
+      for (int i = 0; i < live_; ++i) {
+        if (ancestor_[0][i] == ancestor_[0][best]) order_[kept++] = i;
+      }
+      DropOthers(t, upto, kept);
+      lo_ = upto;
     }
-    int kept = 0;
-    for (int i = 0; i < live_; ++i) {
-      if (Ancestor(t, i, upto - 1) == keep) order_[kept++] = i;
+    // From now on remember the lanes after this column; the oldest mark, if its commit is done, makes room.
+    int32_t* mark = ancestor_[ancestors_ == kMaxMarks || upto > 0 ? 0 : ancestors_];
+    if (upto > 0) {
+      for (int a = 0; a + 1 < ancestors_; ++a) ancestor_[a] = ancestor_[a + 1];
+      ancestor_[ancestors_ - 1] = mark;
+    } else {
+      ++ancestors_;
     }
+    for (int i = 0; i < m_; ++i) mark[i] = i;
+  }
+
+  // Keeps the paths in order_[0, kept) only.
+  void DropOthers(int64_t t, int64_t upto, int kept) {
     for (int i = kept; i < m_; ++i) order_[i] = order_[0];
-    const auto gather = [&](float* values) {
-      Ops::Permute(m_, values, order_, spare_);
+    const auto gather = [&](void* values) {
+      Ops::PermuteInt(m_, static_cast<const int32_t*>(values), order_, reinterpret_cast<int32_t*>(spare_));
       std::memcpy(values, spare_, sizeof(float) * m_);
     };
     gather(cost_);
-    Ops::PermuteInt(m_, history_, order_, reinterpret_cast<int32_t*>(spare_));
-    std::memcpy(history_, spare_, sizeof(float) * m_);
+    gather(history_);
+    for (int a = 0; a < ancestors_; ++a) gather(ancestor_[a]);
     for (int64_t s = upto; s <= t; ++s) gather(old_slot(s));
     for (int i = 0; i < kept; ++i) trace_[t * m_ + i] = trace_[t * m_ + order_[i]];
     live_ = kept;
-    lo_ = upto;
   }
 
   void KeepEnd() {
@@ -225,10 +253,29 @@ class Search {
   float *old_, *recent_, *partial_, *cost_, *target_, *base_, *spare_, *spare2_;
   int32_t *map_, *history_, *parity_, *parent_, *branch_, *order_, *keys_;
   uint16_t* trace_;
-  float* correction_;
+  float *correction_, *committed_;
+  int32_t* ancestor_[kMaxMarks];       // lanes after the columns that the next commits will decide, oldest first
+  int ancestors_ = 0;
   int index_bits_ = 0, live_ = 0;
-  int64_t lo_ = 0, group_ = 0;
+  int64_t lo_ = 0, group_ = 0, panel_end_ = 0, panel_lo_ = 0;
   int32_t threshold_ = 0;
 };
+
+// Searches rows that share everything but their targets, panel by panel.
+template <class Ops>
+void SearchRows(std::span<const SearchProblem> problems, std::span<SearchScratch> scratch) {
+  std::vector<Search<Ops>> rows;
+  rows.reserve(problems.size());
+  for (size_t r = 0; r < problems.size(); ++r) rows.emplace_back(problems[r], scratch[r]);
+  const SearchProblem& first = problems[0];
+  for (int64_t begin = 0; begin < first.n; begin += kPanel) {
+    const int64_t end = std::min(first.n, begin + kPanel);
+    for (Search<Ops>& row : rows) row.RunPanel(begin, end);
+    for (Search<Ops>& row : rows) {
+      Ops::PushFar(row.committed() + row.committed_begin(), static_cast<int>(row.committed_end() - row.committed_begin()),
+                   first.upper + row.committed_begin() * first.stride, first.stride, end, first.n, row.correction());
+    }
+  }
+}
 
 }  // namespace lift::beam_internal

@@ -88,12 +88,18 @@ struct PortableOps {
       history[i] = static_cast<int32_t>(((static_cast<uint32_t>(history[i]) << code.streams) | static_cast<uint32_t>(signs)) & code.history_mask);
     }
   }
+  // correction[k] += sum over s of errors[s] * u[s, k] for k in [begin, n), in the order of s.
+  static void PushFar(const float* errors, int count, const float* u, int64_t stride, int64_t begin, int64_t n, float* correction) {
+    for (int s = 0; s < count; ++s) {
+      for (int64_t k = begin; k < n; ++k) correction[k] += errors[s] * u[s * stride + k];
+    }
+  }
 };
 
 }  // namespace
 
-void BeamSearchPortable(const SearchProblem& problem, SearchScratch& scratch) {
-  beam_internal::Search<PortableOps>(problem, scratch).Run();
+void BeamSearchPortable(std::span<const SearchProblem> problems, std::span<SearchScratch> scratch) {
+  beam_internal::SearchRows<PortableOps>(problems, scratch);
 }
 
 }  // namespace lift

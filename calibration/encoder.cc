@@ -53,7 +53,7 @@ void ReconstructOne(const LiftCode& code, const SearchCode& search, const uint8_
   }
 }
 
-using SearchFunction = void (*)(const SearchProblem&, SearchScratch&);
+using SearchFunction = void (*)(std::span<const SearchProblem>, std::span<SearchScratch>);
 
 SearchFunction ChooseSearch(EncoderOptions::Isa isa) {
 #if defined(LIFT_HAVE_AVX512_ENCODER)
@@ -176,30 +176,44 @@ void EncodeRows(const LiftCode& code, float gain, const EncoderMetric& metric, c
   const SearchCode search(code, gain);
   const SearchFunction run = ChooseSearch(options.isa);
   const int64_t n = metric.n(), region = metric.seam_n(), live = metric.live();
-  std::vector<SearchScratch> whole(static_cast<size_t>(pool.threads())), seam(static_cast<size_t>(pool.threads()));
-  pool.ParallelFor(rows, 4, [&](int64_t begin, int64_t end, int thread) {
-    std::vector<float> work(static_cast<size_t>(n)), shifted(static_cast<size_t>(region));
-    std::vector<uint8_t> head(static_cast<size_t>(region));
+  // Rows that a thread searches together share each read of U; more rows would spill the scratch from the cache.
+  constexpr int64_t kRows = 8;
+  struct Work {
+    std::vector<SearchScratch> whole{static_cast<size_t>(kRows)}, seam{static_cast<size_t>(kRows)};
+  };
+  std::vector<Work> work(static_cast<size_t>(pool.threads()));
+  const LdlFactor &factor = metric.factor(), &start = metric.seam_factor();
+  pool.ParallelFor(rows, kRows, [&](int64_t begin, int64_t end, int thread) {
+    Work& mine = work[static_cast<size_t>(thread)];
+    const size_t count = static_cast<size_t>(end - begin);
+    std::vector<SearchProblem> problems;
     for (int64_t r = begin; r < end; ++r) {
-      uint8_t* row = bits + r * n;
-      const float* target = targets + r * n;
-      run({&search, n, target, metric.factor().diagonal.data(), metric.factor().upper.data(), n, metric.band().data(), nullptr, n,
-           nullptr, options.beam, options.block, options.lag},
-          whole[static_cast<size_t>(thread)]);
-      SearchScratch& mine = whole[static_cast<size_t>(thread)];
-      TraceBack(mine, n, options.beam, mine.end.best, row);
-      if (region == 0) continue;
-      // The first columns again: their real history is the row's end, of which every surviving path is a candidate.
-      ReconstructOne(code, search, row, n, work.data());
-      for (int64_t t = 0; t < n; ++t) work[static_cast<size_t>(t)] = t < live ? target[t] - work[static_cast<size_t>(t)] : 0.0f;
-      std::copy_n(target, region, shifted.data());
-      metric.AddSeamShift(work.data(), shifted.data());
-      run({&search, region, shifted.data(), metric.seam_factor().diagonal.data(), metric.seam_factor().upper.data(), region,
-           metric.seam_band().data(), &mine.end, region - kSeamForced, row, options.beam, options.block, options.lag},
-          seam[static_cast<size_t>(thread)]);
-      SearchScratch& again = seam[static_cast<size_t>(thread)];
-      const int lane = TraceBack(again, region, options.beam, again.end.best, head.data());
-      TraceBack(mine, n, options.beam, lane, row);
+      problems.push_back({&search, n, targets + r * n, factor.diagonal.data(), factor.upper.data(), n, metric.band().data(), nullptr, n,
+                          nullptr, options.beam, options.block, options.lag});
+    }
+    run(problems, std::span(mine.whole).first(count));
+    for (size_t i = 0; i < count; ++i) {
+      TraceBack(mine.whole[i], n, options.beam, mine.whole[i].end.best, bits + (begin + static_cast<int64_t>(i)) * n);
+    }
+    if (region == 0) return;
+    // The first columns again: their real history is the row's end, of which every surviving path is a candidate.
+    std::vector<float> shifted(count * static_cast<size_t>(region)), error(static_cast<size_t>(n));
+    for (size_t i = 0; i < count; ++i) {
+      const int64_t r = begin + static_cast<int64_t>(i);
+      float* shift = &shifted[i * static_cast<size_t>(region)];
+      ReconstructOne(code, search, bits + r * n, n, error.data());
+      for (int64_t t = 0; t < n; ++t) error[static_cast<size_t>(t)] = t < live ? targets[r * n + t] - error[static_cast<size_t>(t)] : 0.0f;
+      std::copy_n(targets + r * n, region, shift);
+      metric.AddSeamShift(error.data(), shift);
+      problems[i] = {&search, region, shift, start.diagonal.data(), start.upper.data(), region, metric.seam_band().data(),
+                     &mine.whole[i].end, region - kSeamForced, bits + r * n, options.beam, options.block, options.lag};
+    }
+    run(problems, std::span(mine.seam).first(count));
+    std::vector<uint8_t> head(static_cast<size_t>(region));
+    for (size_t i = 0; i < count; ++i) {
+      uint8_t* row = bits + (begin + static_cast<int64_t>(i)) * n;
+      const int lane = TraceBack(mine.seam[i], region, options.beam, mine.seam[i].end.best, head.data());
+      TraceBack(mine.whole[i], n, options.beam, lane, row);
       std::copy_n(head.data(), region - kSeamForced, row);
     }
   });

@@ -14,7 +14,7 @@ namespace lift {
 struct EncoderOptions {
   int beam = 64;         // survivors per column: 16, 32, 64, 128 or 256
   int block = 16;        // columns between commitments (a multiple of 4)
-  int lag = 16;          // columns a decision waits at least (a multiple of 4); block + lag <= 64
+  int lag = 16;          // columns a decision waits at least (a multiple of block); block + lag <= 64
   int seam = 48;         // columns searched again at the row start once the row's end, its circular history, is known; 0 = never
   enum class Isa { kAuto, kPortable, kAvx512 } isa = Isa::kAuto;   // the results are equal to the bit
 };
