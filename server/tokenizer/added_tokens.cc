@@ -11,8 +11,9 @@ namespace {
 
 // White_Space of Unicode, what \s matches in Rust's regex.
 bool IsSpace(char32_t c) {
-  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
-         c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
 }
 
 // \w of Rust's regex: alphabetic, marks, decimal digits, connector punctuation and the joiners.
@@ -32,8 +33,9 @@ bool IsWord(char32_t c) {
       return true;
     default:
       // Other_Alphabetic among the symbols (circled and squared letters), and Join_Control.
-      return (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) || (c >= 0x1F150 && c <= 0x1F169) ||
-             (c >= 0x1F170 && c <= 0x1F189) || c == 0x200C || c == 0x200D;
+      return (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||
+             (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189) || c == 0x200C ||
+             c == 0x200D;
   }
 }
 
@@ -48,7 +50,9 @@ bool EndsWithWord(std::string_view text) {
   return !text.empty() && IsWord(ReadUtf8(text.substr(PreviousChar(text, text.size()))).code_point);
 }
 
-bool StartsWithWord(std::string_view text) { return !text.empty() && IsWord(ReadUtf8(text).code_point); }
+bool StartsWithWord(std::string_view text) {
+  return !text.empty() && IsWord(ReadUtf8(text).code_point);
+}
 
 size_t TrailingSpaceStart(std::string_view text, size_t floor) {
   size_t at = text.size();
@@ -76,7 +80,8 @@ void AddedTokenMatcher::Add(std::string_view content, const AddedToken& token) {
   if (content.empty()) return;
   int32_t node = 0;
   for (const char c : content) {
-    const auto [it, added] = nodes_[node].next.try_emplace(static_cast<uint8_t>(c), static_cast<int32_t>(nodes_.size()));
+    const auto [it, added] =
+        nodes_[node].next.try_emplace(static_cast<uint8_t>(c), static_cast<int32_t>(nodes_.size()));
     node = it->second;
     if (added) nodes_.emplace_back();
   }
@@ -97,7 +102,8 @@ AddedTokenMatcher::Match AddedTokenMatcher::LongestAt(std::string_view text, siz
   return best;
 }
 
-std::vector<AddedTokenMatcher::Segment> AddedTokenMatcher::Split(std::string_view text, bool parse_special) const {
+std::vector<AddedTokenMatcher::Segment> AddedTokenMatcher::Split(std::string_view text,
+                                                                 bool parse_special) const {
   std::vector<Segment> out;
   size_t covered = 0;
   for (size_t at = 0; at < text.size();) {
@@ -114,7 +120,9 @@ std::vector<AddedTokenMatcher::Segment> AddedTokenMatcher::Split(std::string_vie
     size_t begin = at, end = match.end;
     at = match.end;  // a match that is then discarded still hides those inside it
     if (token.special && !parse_special) continue;
-    if (token.single_word && (EndsWithWord(text.substr(0, begin)) || StartsWithWord(text.substr(end)))) continue;
+    if (token.single_word &&
+        (EndsWithWord(text.substr(0, begin)) || StartsWithWord(text.substr(end))))
+      continue;
     if (token.lstrip) begin = TrailingSpaceStart(text.substr(0, begin), std::min(covered, begin));
     if (token.rstrip) end += LeadingSpaceLength(text.substr(end));
     if (covered < begin) out.push_back({text.substr(covered, begin - covered), -1});

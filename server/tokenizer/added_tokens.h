@@ -1,4 +1,5 @@
-// Finds added tokens ("<|im_start|>") in a text the way `tokenizers` does: leftmost-longest, then each token's flags.
+// Finds added tokens ("<|im_start|>") in a text the way `tokenizers` does: leftmost-longest, then
+// each token's flags.
 #pragma once
 
 #include <array>
@@ -14,7 +15,8 @@ namespace lift {
 // Immutable after the Add calls; thread-safe.
 class AddedTokenMatcher {
  public:
-  // `content` is what the text must contain (the token's content, normalized if the token asks for it). Empty is ignored.
+  // `content` is what the text must contain (the token's content, normalized if the token asks for
+  // it). Empty is ignored.
   void Add(std::string_view content, const AddedToken& token);
 
   struct Segment {

@@ -27,14 +27,16 @@ absl::StatusOr<BpeModel> BpeModel::Create(const TokenizerSpec& spec) {
     const auto it = ids.find(token);
     return it == ids.end() ? -1 : it->second;
   };
-  for (int b = 0; b < 256; ++b) model.byte_id_[b] = find(ToByteAlphabet(std::string(1, static_cast<char>(b))));
+  for (int b = 0; b < 256; ++b)
+    model.byte_id_[b] = find(ToByteAlphabet(std::string(1, static_cast<char>(b))));
   model.merges_.reserve(spec.merges.size());
   for (size_t rank = 0; rank < spec.merges.size(); ++rank) {
     const auto& [a, b] = spec.merges[rank];
     const int32_t left = find(a), right = find(b), merged = find(a + b);
     if (left < 0 || right < 0 || merged < 0) {
       return absl::InvalidArgumentError(
-          absl::StrCat("Tokenizer merge ", rank, " uses a token that is not in the vocabulary; the tokenizer is damaged"));
+          absl::StrCat("Tokenizer merge ", rank,
+                       " uses a token that is not in the vocabulary; the tokenizer is damaged"));
     }
     model.merges_.insert_or_assign(Key(left, right), Target{static_cast<int32_t>(rank), merged});
   }
@@ -46,7 +48,8 @@ absl::StatusOr<BpeModel> BpeModel::Create(const TokenizerSpec& spec) {
     }
     for (const auto& [token, id] : ids) {
       std::string bytes = FromByteAlphabet(token);
-      if (!special.contains(id) && ToByteAlphabet(bytes) == token) model.whole_.try_emplace(std::move(bytes), id);
+      if (!special.contains(id) && ToByteAlphabet(bytes) == token)
+        model.whole_.try_emplace(std::move(bytes), id);
     }
   }
   model.unk_id_ = spec.unk_id;
@@ -54,7 +57,8 @@ absl::StatusOr<BpeModel> BpeModel::Create(const TokenizerSpec& spec) {
   return model;
 }
 
-// A byte the vocabulary lacks becomes the unknown token, or nothing if there is none (as `tokenizers` does).
+// A byte the vocabulary lacks becomes the unknown token, or nothing if there is none (as
+// `tokenizers` does).
 void BpeModel::LoadSymbols(std::string_view piece, Scratch& scratch) const {
   auto& symbols = scratch.symbols;
   symbols.clear();
@@ -78,13 +82,15 @@ void BpeModel::Queue(Scratch& scratch, int32_t position) const {
   if (left.next < 0) return;
   const auto it = merges_.find(Key(left.id, scratch.symbols[left.next].id));
   if (it == merges_.end()) return;
-  scratch.heap.push_back({it->second.rank, position, left.id, scratch.symbols[left.next].id, it->second.merged});
+  scratch.heap.push_back(
+      {it->second.rank, position, left.id, scratch.symbols[left.next].id, it->second.merged});
   std::push_heap(scratch.heap.begin(), scratch.heap.end(), Later);
 }
 
 void BpeModel::Encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>& ids) const {
   if (!whole_.empty()) {
-    if (const auto it = whole_.find(absl::string_view(piece.data(), piece.size())); it != whole_.end()) {
+    if (const auto it = whole_.find(absl::string_view(piece.data(), piece.size()));
+        it != whole_.end()) {
       ids.push_back(it->second);
       return;
     }

@@ -19,10 +19,12 @@ class BpeModel {
   // Working memory, reused between calls of one thread.
   struct Scratch {
     struct Symbol {
-      int32_t id, previous, next;  // next of the last one and previous of the first one: -1; id -1: merged away
+      int32_t id, previous,
+          next;  // next of the last one and previous of the first one: -1; id -1: merged away
     };
     struct Merge {
-      int32_t rank, position, left, right, merged;  // left, right: ids when queued, to notice stale entries
+      int32_t rank, position, left, right,
+          merged;  // left, right: ids when queued, to notice stale entries
     };
     std::vector<Symbol> symbols;
     std::vector<Merge> heap;
@@ -41,8 +43,9 @@ class BpeModel {
   void Queue(Scratch& scratch, int32_t position) const;
 
   absl::flat_hash_map<uint64_t, Target> merges_;
-  absl::flat_hash_map<std::string, int32_t> whole_;  // raw bytes -> id; filled only for ignore_merges
-  int32_t byte_id_[256];                             // -1: the vocabulary lacks this byte
+  absl::flat_hash_map<std::string, int32_t>
+      whole_;             // raw bytes -> id; filled only for ignore_merges
+  int32_t byte_id_[256];  // -1: the vocabulary lacks this byte
   int32_t unk_id_ = -1;
   bool fuse_unk_ = false;
 };

@@ -26,8 +26,10 @@ class ChatTemplate {
     std::string bos_token, eos_token;
     std::optional<int64_t> unix_time;  // what strftime_now() shows (in UTC); absent: now
   };
-  // INVALID_ARGUMENT if the template raises an exception (its message is passed on). Bounded time and output.
-  absl::StatusOr<std::string> Render(const std::vector<ChatMessage>& messages, const Options& options) const;
+  // INVALID_ARGUMENT if the template raises an exception (its message is passed on). Bounded time
+  // and output.
+  absl::StatusOr<std::string> Render(const std::vector<ChatMessage>& messages,
+                                     const Options& options) const;
 
  private:
   struct Impl;

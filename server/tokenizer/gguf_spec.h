@@ -6,7 +6,8 @@
 
 namespace lift {
 
-// UNIMPLEMENTED names the tokenizer model or pre-tokenizer that is not supported, INVALID_ARGUMENT what is malformed.
+// UNIMPLEMENTED names the tokenizer model or pre-tokenizer that is not supported, INVALID_ARGUMENT
+// what is malformed.
 absl::StatusOr<TokenizerSpec> ReadGgufTokenizer(const GgufFile& file);
 
 }  // namespace lift

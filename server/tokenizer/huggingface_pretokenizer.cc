@@ -59,12 +59,14 @@ absl::Status ReadByteLevel(const Json& json, TokenizerSpec& spec) {
   return absl::OkStatus();
 }
 
-// `byte_level` becomes true at the ByteLevel step, after which nothing may follow: it would see the byte alphabet.
+// `byte_level` becomes true at the ByteLevel step, after which nothing may follow: it would see the
+// byte alphabet.
 absl::Status ReadStep(const Json& json, bool& byte_level, TokenizerSpec& spec) {
   const std::string type = JsonType(json);
   if (type == "Sequence") {
     const Json* list = JsonFind(json, "pretokenizers");
-    if (list == nullptr || !list->is_array()) return Invalid("a pre_tokenizer Sequence has no list");
+    if (list == nullptr || !list->is_array())
+      return Invalid("a pre_tokenizer Sequence has no list");
     for (const Json& item : *list) {
       LIFT_RETURN_IF_ERROR(ReadStep(item, byte_level, spec));
     }
@@ -81,7 +83,8 @@ absl::Status ReadStep(const Json& json, bool& byte_level, TokenizerSpec& spec) {
     spec.splits.push_back({individual ? "\\p{N}" : "\\p{N}+", "isolated", false});
     return absl::OkStatus();
   }
-  return Unsupported("pre_tokenizer ", type, " is not supported; ByteLevel, Split, Digits and Sequence are");
+  return Unsupported("pre_tokenizer ", type,
+                     " is not supported; ByteLevel, Split, Digits and Sequence are");
 }
 
 }  // namespace
@@ -89,7 +92,8 @@ absl::Status ReadStep(const Json& json, bool& byte_level, TokenizerSpec& spec) {
 absl::Status ReadPreTokenizer(const Json* pre_tokenizer, TokenizerSpec& spec) {
   bool byte_level = false;
   if (pre_tokenizer != nullptr) LIFT_RETURN_IF_ERROR(ReadStep(*pre_tokenizer, byte_level, spec));
-  if (!byte_level) return Unsupported("a tokenizer without the ByteLevel pre_tokenizer is not supported");
+  if (!byte_level)
+    return Unsupported("a tokenizer without the ByteLevel pre_tokenizer is not supported");
   return absl::OkStatus();
 }
 

@@ -27,24 +27,30 @@ absl::Status Unsupported(absl::string_view a, const auto&... rest) {
 
 absl::Status RefuseModelOptions(const Json& model) {
   LIFT_ASSIGN_OR_RETURN(const std::string type, JsonString(model, "type", "BPE"));
-  if (type != "BPE") return Unsupported("model type ", type, " is not supported; byte-level BPE is the only one");
+  if (type != "BPE")
+    return Unsupported("model type ", type, " is not supported; byte-level BPE is the only one");
   LIFT_ASSIGN_OR_RETURN(const bool byte_fallback, JsonBool(model, "byte_fallback", false));
   if (byte_fallback) return Unsupported("byte_fallback (SentencePiece-style BPE) is not supported");
-  LIFT_ASSIGN_OR_RETURN(const std::string prefix, JsonString(model, "continuing_subword_prefix", ""));
+  LIFT_ASSIGN_OR_RETURN(const std::string prefix,
+                        JsonString(model, "continuing_subword_prefix", ""));
   LIFT_ASSIGN_OR_RETURN(const std::string suffix, JsonString(model, "end_of_word_suffix", ""));
   if (!prefix.empty() || !suffix.empty()) {
     return Unsupported("continuing_subword_prefix and end_of_word_suffix are not supported");
   }
   const Json* dropout = JsonFind(model, "dropout");
-  if (dropout != nullptr && !(dropout->is_number() && dropout->get<double>() == 0)) return Unsupported("BPE dropout is not supported");
+  if (dropout != nullptr && !(dropout->is_number() && dropout->get<double>() == 0))
+    return Unsupported("BPE dropout is not supported");
   return absl::OkStatus();
 }
 
 absl::Status PlaceToken(const std::string& token, int32_t id, size_t known, TokenizerSpec& spec) {
   if (id < 0) return Invalid("token \"", token.substr(0, 80), "\" has no valid id");
-  if (static_cast<size_t>(id) > known + kMaxIdGap) return Invalid("token id ", id, " is far beyond the ", known, " tokens");
-  if (static_cast<size_t>(id) >= spec.tokens.size()) spec.tokens.resize(static_cast<size_t>(id) + 1);
-  if (!spec.tokens[id].empty() && spec.tokens[id] != token) return Invalid("two tokens have the id ", id);
+  if (static_cast<size_t>(id) > known + kMaxIdGap)
+    return Invalid("token id ", id, " is far beyond the ", known, " tokens");
+  if (static_cast<size_t>(id) >= spec.tokens.size())
+    spec.tokens.resize(static_cast<size_t>(id) + 1);
+  if (!spec.tokens[id].empty() && spec.tokens[id] != token)
+    return Invalid("two tokens have the id ", id);
   spec.tokens[id] = token;
   return absl::OkStatus();
 }
@@ -56,9 +62,12 @@ absl::Status ReadModel(const Json& json, TokenizerSpec& spec) {
   const Json* vocab = JsonFind(*model, "vocab");
   if (vocab == nullptr || !vocab->is_object()) return Invalid("\"model.vocab\" must be an object");
   for (const auto& [token, id] : vocab->items()) {
-    if (!id.is_number_integer()) return Invalid("the id of token \"", token.substr(0, 80), "\" is not a whole number");
-    const int64_t value = id.is_number_unsigned() && id.get<uint64_t>() > (1u << 30) ? -1 : id.get<int64_t>();
-    if (value < 0 || value > (1 << 30)) return Invalid("the id of token \"", token.substr(0, 80), "\" is out of range");
+    if (!id.is_number_integer())
+      return Invalid("the id of token \"", token.substr(0, 80), "\" is not a whole number");
+    const int64_t value =
+        id.is_number_unsigned() && id.get<uint64_t>() > (1u << 30) ? -1 : id.get<int64_t>();
+    if (value < 0 || value > (1 << 30))
+      return Invalid("the id of token \"", token.substr(0, 80), "\" is out of range");
     if (token.empty()) return Invalid("the empty string is a token");
     LIFT_RETURN_IF_ERROR(PlaceToken(token, static_cast<int32_t>(value), vocab->size(), spec));
   }
@@ -103,7 +112,8 @@ absl::Status ReadNormalizer(const Json* normalizer, TokenizerSpec& spec) {
   if (type == "Sequence") {
     const Json* list = JsonFind(*normalizer, "normalizers");
     if (list == nullptr || !list->is_array()) return Invalid("a normalizer Sequence has no list");
-    if (list->size() > 1) return Unsupported("a normalizer Sequence of more than one is not supported");
+    if (list->size() > 1)
+      return Unsupported("a normalizer Sequence of more than one is not supported");
     return list->empty() ? absl::OkStatus() : ReadNormalizer(&list->front(), spec);
   }
   if (type != "NFC" && type != "NFD" && type != "NFKC" && type != "NFKD") {
@@ -113,15 +123,16 @@ absl::Status ReadNormalizer(const Json* normalizer, TokenizerSpec& spec) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<int32_t> TemplateTokenId(const Json& processor, const Json& item, const TokenizerSpec& spec) {
+absl::StatusOr<int32_t> TemplateTokenId(const Json& processor, const Json& item,
+                                        const TokenizerSpec& spec) {
   const Json* special = JsonFind(item, "SpecialToken");
   if (special == nullptr) return Invalid("an unknown item in TemplateProcessing");
   LIFT_ASSIGN_OR_RETURN(const std::string name, JsonString(*special, "id", ""));
   const Json* table = JsonFind(processor, "special_tokens");
   const Json* entry = table == nullptr ? nullptr : JsonFind(*table, name.c_str());
   const Json* ids = entry == nullptr ? nullptr : JsonFind(*entry, "ids");
-  if (ids == nullptr || !ids->is_array() || ids->size() != 1 || !ids->front().is_number_unsigned() ||
-      ids->front().get<uint64_t>() >= spec.tokens.size()) {
+  if (ids == nullptr || !ids->is_array() || ids->size() != 1 ||
+      !ids->front().is_number_unsigned() || ids->front().get<uint64_t>() >= spec.tokens.size()) {
     return Invalid("TemplateProcessing names \"", name, "\" without one valid id");
   }
   return ids->front().get<int32_t>();
@@ -130,7 +141,8 @@ absl::StatusOr<int32_t> TemplateTokenId(const Json& processor, const Json& item,
 // "$A" with at most one token before it (BOS) and one after it (EOS).
 absl::Status ReadTemplate(const Json& processor, TokenizerSpec& spec) {
   const Json* single = JsonFind(processor, "single");
-  if (single == nullptr || !single->is_array()) return Invalid("TemplateProcessing has no \"single\" list");
+  if (single == nullptr || !single->is_array())
+    return Invalid("TemplateProcessing has no \"single\" list");
   bool after = false;
   for (const Json& item : *single) {
     if (JsonFind(item, "Sequence") != nullptr) {
@@ -139,7 +151,8 @@ absl::Status ReadTemplate(const Json& processor, TokenizerSpec& spec) {
       continue;
     }
     LIFT_ASSIGN_OR_RETURN(const int32_t id, TemplateTokenId(processor, item, spec));
-    if (after ? spec.add_eos : spec.add_bos) return Unsupported("a TemplateProcessing with two tokens on one side is not supported");
+    if (after ? spec.add_eos : spec.add_bos)
+      return Unsupported("a TemplateProcessing with two tokens on one side is not supported");
     (after ? spec.add_eos : spec.add_bos) = true;
     (after ? spec.eos_id : spec.bos_id) = id;
   }
@@ -161,11 +174,13 @@ absl::Status ReadPostProcessor(const Json* processor, TokenizerSpec& spec) {
 }
 
 absl::Status ReadDecoder(const Json* decoder) {
-  if (decoder == nullptr) return Unsupported("a tokenizer without the ByteLevel decoder is not supported");
+  if (decoder == nullptr)
+    return Unsupported("a tokenizer without the ByteLevel decoder is not supported");
   const std::string type = JsonType(*decoder);
   if (type == "ByteLevel") return absl::OkStatus();
   const Json* list = JsonFind(*decoder, "decoders");
-  if (type == "Sequence" && list != nullptr && list->is_array() && list->size() == 1) return ReadDecoder(&list->front());
+  if (type == "Sequence" && list != nullptr && list->is_array() && list->size() == 1)
+    return ReadDecoder(&list->front());
   return Unsupported("decoder ", type, " is not supported; ByteLevel is the only one");
 }
 
@@ -195,15 +210,18 @@ absl::StatusOr<std::string> ConfigTemplate(const Json& config) {
 
 absl::Status ReadConfig(const std::string& text, TokenizerSpec& spec) {
   if (text.empty()) return absl::OkStatus();
-  LIFT_ASSIGN_OR_RETURN(const Json config, ParseJson(text, "tokenizer_config.json", kMaxTokenizerJsonBytes));
-  if (!config.is_object()) return absl::InvalidArgumentError("tokenizer_config.json is not an object");
+  LIFT_ASSIGN_OR_RETURN(const Json config,
+                        ParseJson(text, "tokenizer_config.json", kMaxTokenizerJsonBytes));
+  if (!config.is_object())
+    return absl::InvalidArgumentError("tokenizer_config.json is not an object");
   LIFT_ASSIGN_OR_RETURN(spec.bos_token, ConfigToken(config, "bos_token"));
   LIFT_ASSIGN_OR_RETURN(spec.eos_token, ConfigToken(config, "eos_token"));
   LIFT_ASSIGN_OR_RETURN(const std::string pad, ConfigToken(config, "pad_token"));
   const int32_t bos = FindToken(spec, spec.bos_token), eos = FindToken(spec, spec.eos_token);
   spec.pad_id = FindToken(spec, pad);
   if (eos >= 0) spec.eos_ids.push_back(eos);
-  if (spec.bos_id < 0) spec.bos_id = bos;  // what the post-processor adds goes before what the config says
+  if (spec.bos_id < 0)
+    spec.bos_id = bos;  // what the post-processor adds goes before what the config says
   if (spec.eos_id < 0) spec.eos_id = eos;
   LIFT_ASSIGN_OR_RETURN(spec.add_bos, JsonBool(config, "add_bos_token", spec.add_bos));
   LIFT_ASSIGN_OR_RETURN(spec.add_eos, JsonBool(config, "add_eos_token", spec.add_eos));
@@ -215,12 +233,16 @@ absl::Status ReadConfig(const std::string& text, TokenizerSpec& spec) {
 
 absl::Status ReadGenerationConfig(const std::string& text, TokenizerSpec& spec) {
   if (text.empty()) return absl::OkStatus();
-  LIFT_ASSIGN_OR_RETURN(const Json config, ParseJson(text, "generation_config.json", kMaxTokenizerJsonBytes));
+  LIFT_ASSIGN_OR_RETURN(const Json config,
+                        ParseJson(text, "generation_config.json", kMaxTokenizerJsonBytes));
   const Json* eos = JsonFind(config, "eos_token_id");
   if (eos == nullptr) return absl::OkStatus();
   for (const Json& id : eos->is_array() ? *eos : Json::array({*eos})) {
-    LIFT_ASSIGN_OR_RETURN(const int32_t value, JsonInt32(Json{{"eos_token_id", id}}, "eos_token_id", -1));
-    if (value >= 0 && std::find(spec.eos_ids.begin(), spec.eos_ids.end(), value) == spec.eos_ids.end()) spec.eos_ids.push_back(value);
+    LIFT_ASSIGN_OR_RETURN(const int32_t value,
+                          JsonInt32(Json{{"eos_token_id", id}}, "eos_token_id", -1));
+    if (value >= 0 &&
+        std::find(spec.eos_ids.begin(), spec.eos_ids.end(), value) == spec.eos_ids.end())
+      spec.eos_ids.push_back(value);
   }
   return absl::OkStatus();
 }
@@ -229,7 +251,9 @@ absl::StatusOr<std::string> ReadOptional(const std::filesystem::path& path) {
   std::error_code error;
   const auto size = std::filesystem::file_size(path, error);
   if (error) return std::string();
-  if (size > kMaxTokenizerJsonBytes) return absl::InvalidArgumentError(absl::StrCat(path.string(), " is too large: ", size, " bytes"));
+  if (size > kMaxTokenizerJsonBytes)
+    return absl::InvalidArgumentError(
+        absl::StrCat(path.string(), " is too large: ", size, " bytes"));
   std::ifstream file(path, std::ios::binary);
   std::stringstream text;
   text << file.rdbuf();
@@ -240,7 +264,8 @@ absl::StatusOr<std::string> ReadOptional(const std::filesystem::path& path) {
 }  // namespace
 
 absl::StatusOr<TokenizerSpec> ParseHuggingFaceTokenizer(const HuggingFaceTokenizerFiles& files) {
-  LIFT_ASSIGN_OR_RETURN(const Json json, ParseJson(files.tokenizer, "tokenizer.json", kMaxTokenizerJsonBytes));
+  LIFT_ASSIGN_OR_RETURN(const Json json,
+                        ParseJson(files.tokenizer, "tokenizer.json", kMaxTokenizerJsonBytes));
   TokenizerSpec spec;
   spec.type = "byte_level_bpe";
   LIFT_RETURN_IF_ERROR(ReadModel(json, spec));
@@ -264,8 +289,9 @@ absl::StatusOr<TokenizerSpec> LoadHuggingFaceTokenizer(const std::string& folder
   HuggingFaceTokenizerFiles files;
   LIFT_ASSIGN_OR_RETURN(files.tokenizer, ReadOptional(path / "tokenizer.json"));
   if (files.tokenizer.empty()) {
-    return absl::NotFoundError(absl::StrCat("No tokenizer.json in ", folder,
-                                            "; convert the tokenizer to the fast format and save it there"));
+    return absl::NotFoundError(
+        absl::StrCat("No tokenizer.json in ", folder,
+                     "; convert the tokenizer to the fast format and save it there"));
   }
   LIFT_ASSIGN_OR_RETURN(files.tokenizer_config, ReadOptional(path / "tokenizer_config.json"));
   LIFT_ASSIGN_OR_RETURN(files.generation_config, ReadOptional(path / "generation_config.json"));

@@ -29,22 +29,28 @@ bool TooDeep(const std::string& text) {
 }
 
 absl::Status WrongType(const char* key, const char* wanted, const Json& value) {
-  return absl::InvalidArgumentError(absl::StrCat("\"", key, "\" must be ", wanted, ", not ", value.type_name()));
+  return absl::InvalidArgumentError(
+      absl::StrCat("\"", key, "\" must be ", wanted, ", not ", value.type_name()));
 }
 
 }  // namespace
 
 absl::StatusOr<Json> ParseJson(const std::string& text, const std::string& what, size_t max_bytes) {
   if (text.size() > max_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat(what, " has ", text.size(), " bytes; at most ", max_bytes, " are read"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, " has ", text.size(), " bytes; at most ", max_bytes, " are read"));
   }
-  if (TooDeep(text)) return absl::InvalidArgumentError(absl::StrCat(what, " nests deeper than ", kMaxDepth, " levels"));
+  if (TooDeep(text))
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, " nests deeper than ", kMaxDepth, " levels"));
   try {
     return Json::parse(text);
   } catch (const Json::parse_error& error) {
-    return absl::InvalidArgumentError(absl::StrCat(what, " is not valid JSON near byte ", error.byte));
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, " is not valid JSON near byte ", error.byte));
   } catch (const Json::exception&) {
-    return absl::InvalidArgumentError(absl::StrCat(what, " is not valid JSON: a number is out of range"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, " is not valid JSON: a number is out of range"));
   }
 }
 
@@ -77,9 +83,12 @@ absl::StatusOr<int32_t> JsonInt32(const Json& object, const char* key, int32_t o
   const Json* value = JsonFind(object, key);
   if (value == nullptr) return otherwise;
   if (!value->is_number_integer()) return WrongType(key, "a whole number", *value);
-  const bool high = value->is_number_unsigned() && value->get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int32_t>::max());
+  const bool high =
+      value->is_number_unsigned() &&
+      value->get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int32_t>::max());
   if (high || value->get<int64_t>() < -1) {
-    return absl::InvalidArgumentError(absl::StrCat("\"", key, "\" is out of range: ", value->dump()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", key, "\" is out of range: ", value->dump()));
   }
   return static_cast<int32_t>(value->get<int64_t>());
 }

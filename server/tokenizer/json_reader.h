@@ -11,11 +11,13 @@ namespace lift {
 
 using Json = nlohmann::json;
 
-// INVALID_ARGUMENT for what is not JSON (lone surrogates and invalid UTF-8 included), is larger than `max_bytes` or nests
-// deeper than 64 levels. `what` names the text in errors ("tokenizer.json").
+// INVALID_ARGUMENT for what is not JSON (lone surrogates and invalid UTF-8 included), is larger
+// than `max_bytes` or nests deeper than 64 levels. `what` names the text in errors
+// ("tokenizer.json").
 absl::StatusOr<Json> ParseJson(const std::string& text, const std::string& what, size_t max_bytes);
 
-// The member `key` of an object. Absent or null gives the default; a wrong type is INVALID_ARGUMENT.
+// The member `key` of an object. Absent or null gives the default; a wrong type is
+// INVALID_ARGUMENT.
 absl::StatusOr<std::string> JsonString(const Json& object, const char* key, std::string otherwise);
 absl::StatusOr<bool> JsonBool(const Json& object, const char* key, bool otherwise);
 absl::StatusOr<int32_t> JsonInt32(const Json& object, const char* key, int32_t otherwise);

@@ -12,10 +12,12 @@
 namespace lift {
 namespace {
 
-utf8proc_propval_t CombiningClass(utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; }
+utf8proc_propval_t CombiningClass(utf8proc_int32_t c) {
+  return utf8proc_get_property(c)->combining_class;
+}
 
-// Full decomposition of each character, then canonical order within each run of combining marks. utf8proc's own ordering is
-// quadratic on such runs, hence the stable sort here.
+// Full decomposition of each character, then canonical order within each run of combining marks.
+// utf8proc's own ordering is quadratic on such runs, hence the stable sort here.
 std::vector<utf8proc_int32_t> Decompose(std::string_view text, bool compatibility) {
   const int options = UTF8PROC_DECOMPOSE | (compatibility ? UTF8PROC_COMPAT : 0);
   std::vector<utf8proc_int32_t> out;
@@ -25,8 +27,9 @@ std::vector<utf8proc_int32_t> Decompose(std::string_view text, bool compatibilit
     const Utf8Step step = ReadUtf8(text.substr(at));
     at += step.length;
     int boundary = 0;
-    const utf8proc_ssize_t n = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(step.code_point), buffer, 64,
-                                                       static_cast<utf8proc_option_t>(options), &boundary);
+    const utf8proc_ssize_t n =
+        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(step.code_point), buffer, 64,
+                                static_cast<utf8proc_option_t>(options), &boundary);
     LIFT_CHECK(n >= 0 && n <= 64);  // the longest decomposition in Unicode has 18 characters
     out.insert(out.end(), buffer, buffer + n);
   }
@@ -34,7 +37,8 @@ std::vector<utf8proc_int32_t> Decompose(std::string_view text, bool compatibilit
     if (CombiningClass(out[i]) == 0) continue;
     size_t end = i;
     while (end < out.size() && CombiningClass(out[end]) != 0) ++end;
-    std::stable_sort(out.begin() + i, out.begin() + end, [](auto a, auto b) { return CombiningClass(a) < CombiningClass(b); });
+    std::stable_sort(out.begin() + i, out.begin() + end,
+                     [](auto a, auto b) { return CombiningClass(a) < CombiningClass(b); });
     i = end;
   }
   return out;
@@ -49,16 +53,20 @@ absl::StatusOr<NormalForm> NormalFormFromName(std::string_view name) {
   if (name == "nfkc") return NormalForm::kNfkc;
   if (name == "nfkd") return NormalForm::kNfkd;
   return absl::UnimplementedError(
-      absl::StrCat("Tokenizer normalizer \"", std::string(name), "\" is not supported; supported are NFC, NFD, NFKC and NFKD"));
+      absl::StrCat("Tokenizer normalizer \"", std::string(name),
+                   "\" is not supported; supported are NFC, NFD, NFKC and NFKD"));
 }
 
 std::string Normalize(std::string_view text, NormalForm form) {
-  const bool ascii = std::all_of(text.begin(), text.end(), [](char c) { return static_cast<uint8_t>(c) < 0x80; });
+  const bool ascii =
+      std::all_of(text.begin(), text.end(), [](char c) { return static_cast<uint8_t>(c) < 0x80; });
   if (form == NormalForm::kNone || ascii) return std::string(text);
-  std::vector<utf8proc_int32_t> chars = Decompose(text, form == NormalForm::kNfkc || form == NormalForm::kNfkd);
+  std::vector<utf8proc_int32_t> chars =
+      Decompose(text, form == NormalForm::kNfkc || form == NormalForm::kNfkd);
   if (form == NormalForm::kNfc || form == NormalForm::kNfkc) {
     const auto options = static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE);
-    const utf8proc_ssize_t n = utf8proc_normalize_utf32(chars.data(), static_cast<utf8proc_ssize_t>(chars.size()), options);
+    const utf8proc_ssize_t n = utf8proc_normalize_utf32(
+        chars.data(), static_cast<utf8proc_ssize_t>(chars.size()), options);
     LIFT_CHECK(n >= 0 && static_cast<size_t>(n) <= chars.size());
     chars.resize(static_cast<size_t>(n));
   }

@@ -12,7 +12,8 @@
 namespace lift {
 namespace {
 
-// Generous for any real pattern on a long prompt, small enough to end a hostile one within about a second.
+// Generous for any real pattern on a long prompt, small enough to end a hostile one within about a
+// second.
 constexpr uint32_t kMatchLimit = 20'000'000, kDepthLimit = 100'000, kHeapLimitKib = 64 * 1024;
 constexpr size_t kJitStackStart = 64 * 1024, kJitStackMax = 16 * 1024 * 1024;
 
@@ -25,8 +26,8 @@ struct Piece {
   bool match;
 };
 
-// Rewrites what Oniguruma and PCRE2 read differently: \s means exactly White_Space (PCRE2 adds U+180E). What cannot be
-// rewritten (class intersections, nested classes, \h) is refused.
+// Rewrites what Oniguruma and PCRE2 read differently: \s means exactly White_Space (PCRE2 adds
+// U+180E). What cannot be rewritten (class intersections, nested classes, \h) is refused.
 absl::StatusOr<std::string> ToPcre(const std::string& pattern) {
   std::string out;
   bool in_class = false;
@@ -35,7 +36,8 @@ absl::StatusOr<std::string> ToPcre(const std::string& pattern) {
     if (c == '\\' && i + 1 < pattern.size()) {
       const char next = pattern[++i];
       if (next == 'h' || next == 'H' || next == 'K' || next == 'Q' || next == 'C') {
-        return absl::UnimplementedError(absl::StrCat("Pre-tokenizer pattern uses \\", std::string(1, next),
+        return absl::UnimplementedError(absl::StrCat("Pre-tokenizer pattern uses \\",
+                                                     std::string(1, next),
                                                      ", which is not supported: ", pattern));
       }
       if (next == 's') {
@@ -48,13 +50,16 @@ absl::StatusOr<std::string> ToPcre(const std::string& pattern) {
       }
       continue;
     }
-    if (in_class && (c == '[' || pattern.compare(i, 2, "&&") == 0) && pattern.compare(i, 2, "[:") != 0) {
-      return absl::UnimplementedError(
-          absl::StrCat("Pre-tokenizer pattern nests or intersects character classes, which is not supported: ", pattern));
+    if (in_class && (c == '[' || pattern.compare(i, 2, "&&") == 0) &&
+        pattern.compare(i, 2, "[:") != 0) {
+      return absl::UnimplementedError(absl::StrCat(
+          "Pre-tokenizer pattern nests or intersects character classes, which is not supported: ",
+          pattern));
     }
     if (in_class && pattern.compare(i, 2, "[:") == 0) {
       const size_t close = pattern.find(":]", i + 2);
-      if (close == std::string::npos) return absl::InvalidArgumentError(absl::StrCat("Unclosed [: in ", pattern));
+      if (close == std::string::npos)
+        return absl::InvalidArgumentError(absl::StrCat("Unclosed [: in ", pattern));
       out.append(pattern, i, close + 2 - i);
       i = close + 1;
       continue;
@@ -104,7 +109,8 @@ struct SplitPattern::Impl {
   std::string behavior;
   bool invert;
 
-  absl::Status FindPieces(std::string_view text, MatchScratch::Impl& scratch, std::vector<Piece>& out) const;
+  absl::Status FindPieces(std::string_view text, MatchScratch::Impl& scratch,
+                          std::vector<Piece>& out) const;
 };
 
 SplitPattern::SplitPattern(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -113,13 +119,14 @@ SplitPattern& SplitPattern::operator=(SplitPattern&&) noexcept = default;
 SplitPattern::~SplitPattern() = default;
 
 bool IsSplitBehavior(std::string_view name) {
-  return name == "isolated" || name == "removed" || name == "merged_with_previous" || name == "merged_with_next" ||
-         name == "contiguous";
+  return name == "isolated" || name == "removed" || name == "merged_with_previous" ||
+         name == "merged_with_next" || name == "contiguous";
 }
 
 absl::StatusOr<SplitPattern> SplitPattern::Create(const TokenizerSpec::Split& split) {
   if (!IsSplitBehavior(split.behavior)) {
-    return absl::InvalidArgumentError(absl::StrCat("Unknown split behavior \"", split.behavior, "\""));
+    return absl::InvalidArgumentError(
+        absl::StrCat("Unknown split behavior \"", split.behavior, "\""));
   }
   LIFT_ASSIGN_OR_RETURN(const std::string pattern, ToPcre(split.pattern));
   int error = 0;
@@ -127,14 +134,17 @@ absl::StatusOr<SplitPattern> SplitPattern::Create(const TokenizerSpec::Split& sp
   // MULTILINE because ^ and $ match at every line in Oniguruma's Ruby syntax.
   const uint32_t flags = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;
   auto impl = std::make_unique<Impl>();
-  impl->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), flags, &error, &offset, nullptr));
+  impl->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                                 flags, &error, &offset, nullptr));
   if (impl->code == nullptr) {
     PCRE2_UCHAR message[256];
     pcre2_get_error_message(error, message, sizeof(message));
     return absl::InvalidArgumentError(absl::StrCat("Pre-tokenizer pattern does not compile (",
-                                                   reinterpret_cast<const char*>(message), "): ", split.pattern));
+                                                   reinterpret_cast<const char*>(message),
+                                                   "): ", split.pattern));
   }
-  // Without JIT support on this machine the interpreter runs the same pattern under the same limits.
+  // Without JIT support on this machine the interpreter runs the same pattern under the same
+  // limits.
   pcre2_jit_compile(impl->code.get(), PCRE2_JIT_COMPLETE);
   impl->behavior = split.behavior;
   impl->invert = split.invert;
@@ -142,15 +152,17 @@ absl::StatusOr<SplitPattern> SplitPattern::Create(const TokenizerSpec::Split& sp
 }
 
 // Covers `text` with matches and the gaps between them, in order.
-absl::Status SplitPattern::Impl::FindPieces(std::string_view text, MatchScratch::Impl& scratch, std::vector<Piece>& out) const {
+absl::Status SplitPattern::Impl::FindPieces(std::string_view text, MatchScratch::Impl& scratch,
+                                            std::vector<Piece>& out) const {
   size_t covered = 0, from = 0;
   while (from <= text.size()) {
-    const int rc = pcre2_match(code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from, PCRE2_NO_UTF_CHECK,
-                               scratch.data, scratch.context);
+    const int rc = pcre2_match(code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
+                               from, PCRE2_NO_UTF_CHECK, scratch.data, scratch.context);
     if (rc == PCRE2_ERROR_NOMATCH) break;
     if (rc < 0) {
       return absl::ResourceExhaustedError(
-          "The text drives the model's pre-tokenizer pattern over its match limits; split the text into shorter parts");
+          "The text drives the model's pre-tokenizer pattern over its match limits; split the text "
+          "into shorter parts");
     }
     const PCRE2_SIZE* span = pcre2_get_ovector_pointer(scratch.data);
     const size_t begin = span[0], end = span[1];
@@ -169,7 +181,8 @@ absl::Status SplitPattern::Impl::FindPieces(std::string_view text, MatchScratch:
   return absl::OkStatus();
 }
 
-absl::Status SplitPattern::Apply(std::string_view text, MatchScratch& scratch, std::vector<std::string_view>& pieces) const {
+absl::Status SplitPattern::Apply(std::string_view text, MatchScratch& scratch,
+                                 std::vector<std::string_view>& pieces) const {
   std::vector<Piece> found;
   LIFT_RETURN_IF_ERROR(impl_->FindPieces(text, *scratch.impl_, found));
   const std::string& behavior = impl_->behavior;
@@ -179,9 +192,10 @@ absl::Status SplitPattern::Apply(std::string_view text, MatchScratch& scratch, s
     const Piece piece = found[i];
     const bool first = i == 0;
     if (behavior == "removed" && piece.match) continue;
-    const bool join = !first && ((behavior == "contiguous" && found[kept - 1].match == piece.match) ||
-                                 (behavior == "merged_with_previous" && piece.match && !found[kept - 1].match) ||
-                                 (behavior == "merged_with_next" && found[kept - 1].match && !piece.match));
+    const bool join =
+        !first && ((behavior == "contiguous" && found[kept - 1].match == piece.match) ||
+                   (behavior == "merged_with_previous" && piece.match && !found[kept - 1].match) ||
+                   (behavior == "merged_with_next" && found[kept - 1].match && !piece.match));
     if (join) {
       found[kept - 1].end = piece.end;
       // A joined piece cannot take another one, except within a contiguous run.
@@ -191,7 +205,8 @@ absl::Status SplitPattern::Apply(std::string_view text, MatchScratch& scratch, s
       found[kept++] = piece;
     }
   }
-  for (size_t i = 0; i < kept; ++i) pieces.push_back(text.substr(found[i].begin, found[i].end - found[i].begin));
+  for (size_t i = 0; i < kept; ++i)
+    pieces.push_back(text.substr(found[i].begin, found[i].end - found[i].begin));
   return absl::OkStatus();
 }
 

@@ -1,4 +1,5 @@
-// One pre-tokenizer split: a regular expression written for Oniguruma (what Hugging Face `tokenizers` uses), run by PCRE2.
+// One pre-tokenizer split: a regular expression written for Oniguruma (what Hugging Face
+// `tokenizers` uses), run by PCRE2.
 #pragma once
 
 #include <memory>
@@ -26,15 +27,17 @@ class MatchScratch {
 // Immutable; thread-safe.
 class SplitPattern {
  public:
-  // INVALID_ARGUMENT if the pattern does not compile, UNIMPLEMENTED if it uses what the two engines read differently.
+  // INVALID_ARGUMENT if the pattern does not compile, UNIMPLEMENTED if it uses what the two engines
+  // read differently.
   static absl::StatusOr<SplitPattern> Create(const TokenizerSpec::Split& split);
   SplitPattern(SplitPattern&&) noexcept;
   SplitPattern& operator=(SplitPattern&&) noexcept;
   ~SplitPattern();
 
-  // Appends the non-empty pieces of `text` (valid UTF-8), which borrow from it. RESOURCE_EXHAUSTED when the text drives the
-  // pattern over its match limits.
-  absl::Status Apply(std::string_view text, MatchScratch& scratch, std::vector<std::string_view>& pieces) const;
+  // Appends the non-empty pieces of `text` (valid UTF-8), which borrow from it. RESOURCE_EXHAUSTED
+  // when the text drives the pattern over its match limits.
+  absl::Status Apply(std::string_view text, MatchScratch& scratch,
+                     std::vector<std::string_view>& pieces) const;
 
  private:
   struct Impl;

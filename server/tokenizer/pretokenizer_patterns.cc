@@ -37,13 +37,18 @@ struct Row {
 
 const std::vector<Row>& Table() {
   static const std::vector<Row> rows = {
-      {{"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "dbrx", "smaug-bpe"}, {kLlama3}, true, true},
+      {{"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "dbrx", "smaug-bpe"},
+       {kLlama3},
+       true,
+       true},
       {{"glm4", "chatglm-bpe"}, {kLlama3}},
       {{"qwen2", "deepseek-r1-qwen", "megrez"}, {kQwen2}, false, false, "nfc"},
       {{"stablelm2", "hunyuan"}, {kQwen2}},
-      {{"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}, {kDigit, kGpt2Pattern}},
-      {{"gpt-2", "gpt2", "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "jina-v2-code", "mpt", "olmo", "jais",
-        "trillion", "roberta-bpe", "exaone4", "a.x-4.0", "mellum", "gigachat", "granite-docling"},
+      {{"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"},
+       {kDigit, kGpt2Pattern}},
+      {{"gpt-2", "gpt2", "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "jina-v2-code",
+        "mpt", "olmo", "jais", "trillion", "roberta-bpe", "exaone4", "a.x-4.0", "mellum",
+        "gigachat", "granite-docling"},
        {kGpt2Pattern}},
       {{"tekken"}, {kTekken}, true, true},
       {{"gpt-4o", "llama4"}, {kGpt4o}},
@@ -66,8 +71,9 @@ absl::StatusOr<PreTokenizerRecipe> PreTokenizerByGgufName(std::string_view name)
     recipe.normalizer = row.normalizer;
     return recipe;
   }
-  return absl::UnimplementedError(absl::StrCat("GGUF pre-tokenizer (tokenizer.ggml.pre) \"", std::string(name),
-                                               "\" is not supported; use the model's Hugging Face folder instead"));
+  return absl::UnimplementedError(
+      absl::StrCat("GGUF pre-tokenizer (tokenizer.ggml.pre) \"", std::string(name),
+                   "\" is not supported; use the model's Hugging Face folder instead"));
 }
 
 }  // namespace lift

@@ -15,20 +15,21 @@ using ExprPtr = std::unique_ptr<Expr>;
 
 struct Expr {
   enum Kind {
-    kLiteral,      // value
-    kName,         // text
-    kList,         // args
-    kDict,         // args: key, value, key, value ...
-    kAttribute,    // args[0].text
-    kItem,         // args[0][args[1]]
-    kSlice,        // args[0][args[1]:args[2]:args[3]], absent ones null
-    kCall,         // text(args, keywords): a global function or a macro
-    kMethod,       // args[0].text(args[1..], keywords)
-    kFilter,       // args[0] | text(args[1..], keywords)
-    kTest,         // args[0] is text(args[1..])
-    kNot,          // not args[0]
-    kNegate,       // -args[0]
-    kAnd, kOr,     // args[0], args[1]
+    kLiteral,    // value
+    kName,       // text
+    kList,       // args
+    kDict,       // args: key, value, key, value ...
+    kAttribute,  // args[0].text
+    kItem,       // args[0][args[1]]
+    kSlice,      // args[0][args[1]:args[2]:args[3]], absent ones null
+    kCall,       // text(args, keywords): a global function or a macro
+    kMethod,     // args[0].text(args[1..], keywords)
+    kFilter,     // args[0] | text(args[1..], keywords)
+    kTest,       // args[0] is text(args[1..])
+    kNot,        // not args[0]
+    kNegate,     // -args[0]
+    kAnd,
+    kOr,           // args[0], args[1]
     kBinary,       // args[0] text args[1]
     kCompare,      // args[0] ops[0] args[1] ops[1] args[2] ...
     kConditional,  // args[0] if args[1] else args[2] (may be null)
@@ -47,15 +48,16 @@ using Block = std::vector<std::unique_ptr<Statement>>;
 
 struct Statement {
   enum Kind {
-    kText,         // text
-    kOutput,       // expr
-    kIf,           // branches (condition null: else)
-    kFor,          // for names in expr [if filter]: body, else otherwise
-    kSet,          // names[0] = expr
-    kSetAttribute, // names[0].names[1] = expr
-    kSetBlock,     // names[0] = what body prints
-    kMacro,        // text(names, defaults): body; known from the start of its scope on
-    kBreak, kContinue,
+    kText,          // text
+    kOutput,        // expr
+    kIf,            // branches (condition null: else)
+    kFor,           // for names in expr [if filter]: body, else otherwise
+    kSet,           // names[0] = expr
+    kSetAttribute,  // names[0].names[1] = expr
+    kSetBlock,      // names[0] = what body prints
+    kMacro,         // text(names, defaults): body; known from the start of its scope on
+    kBreak,
+    kContinue,
   } kind = kText;
   int line = 0;
   std::string text;

@@ -10,12 +10,15 @@
 
 namespace lift::jinja {
 
-// Work left for one rendering: one unit is a byte or an element touched. RESOURCE_EXHAUSTED when it is used up.
+// Work left for one rendering: one unit is a byte or an element touched. RESOURCE_EXHAUSTED when it
+// is used up.
 class Budget {
  public:
   explicit Budget(uint64_t units) : left_(units) {}
   absl::Status Take(uint64_t units) {
-    if (units > left_) return absl::ResourceExhaustedError("the template takes too much work or makes too much text");
+    if (units > left_)
+      return absl::ResourceExhaustedError(
+          "the template takes too much work or makes too much text");
     left_ -= units;
     return absl::OkStatus();
   }
@@ -37,9 +40,12 @@ bool IsMethod(std::string_view name);
 bool IsFunction(std::string_view name);  // the interpreter runs these
 
 // INVALID_ARGUMENT for wrong types, as Jinja raises.
-absl::StatusOr<Value> ApplyFilter(std::string_view name, const Value& value, const Arguments& arguments, Budget& budget);
-absl::StatusOr<bool> ApplyTest(std::string_view name, const Value& value, const Arguments& arguments, Budget& budget);
-absl::StatusOr<Value> CallMethod(std::string_view name, const Value& value, const Arguments& arguments, Budget& budget);
+absl::StatusOr<Value> ApplyFilter(std::string_view name, const Value& value,
+                                  const Arguments& arguments, Budget& budget);
+absl::StatusOr<bool> ApplyTest(std::string_view name, const Value& value,
+                               const Arguments& arguments, Budget& budget);
+absl::StatusOr<Value> CallMethod(std::string_view name, const Value& value,
+                                 const Arguments& arguments, Budget& budget);
 
 // Shared with the interpreter.
 absl::StatusOr<List> Iterate(const Value& value, Budget& budget);  // what a for loop sees

@@ -23,9 +23,15 @@ absl::Status Overflow() { return absl::InvalidArgumentError("a number overflows"
 
 absl::StatusOr<Value> Arithmetic(const std::string& op, int64_t a, int64_t b) {
   int64_t result = 0;
-  if (op == "+") return __builtin_add_overflow(a, b, &result) ? absl::StatusOr<Value>(Overflow()) : Value(result);
-  if (op == "-") return __builtin_sub_overflow(a, b, &result) ? absl::StatusOr<Value>(Overflow()) : Value(result);
-  if (op == "*") return __builtin_mul_overflow(a, b, &result) ? absl::StatusOr<Value>(Overflow()) : Value(result);
+  if (op == "+")
+    return __builtin_add_overflow(a, b, &result) ? absl::StatusOr<Value>(Overflow())
+                                                 : Value(result);
+  if (op == "-")
+    return __builtin_sub_overflow(a, b, &result) ? absl::StatusOr<Value>(Overflow())
+                                                 : Value(result);
+  if (op == "*")
+    return __builtin_mul_overflow(a, b, &result) ? absl::StatusOr<Value>(Overflow())
+                                                 : Value(result);
   if (b == 0) return absl::InvalidArgumentError("division by zero");
   if (b == -1) return op == "%" ? Value(int64_t{0}) : Arithmetic("-", 0, a);
   const bool floors_down = a % b != 0 && ((a < 0) != (b < 0));
@@ -33,7 +39,8 @@ absl::StatusOr<Value> Arithmetic(const std::string& op, int64_t a, int64_t b) {
 }
 
 // Python's slice of `size` elements as the indices it picks.
-std::vector<int64_t> SliceIndices(int64_t size, const int64_t* start, const int64_t* stop, int64_t step) {
+std::vector<int64_t> SliceIndices(int64_t size, const int64_t* start, const int64_t* stop,
+                                  int64_t step) {
   const auto clamp = [&](const int64_t* given, int64_t otherwise, int64_t low, int64_t high) {
     if (given == nullptr) return otherwise;
     return std::clamp(*given < 0 ? *given + size : *given, low, high);
@@ -68,7 +75,8 @@ absl::StatusOr<Value> Interpreter::EvaluateKind(const Expr& expr) {
     case Expr::kItem: {
       LIFT_ASSIGN_OR_RETURN(const Value object, arg(0));
       LIFT_ASSIGN_OR_RETURN(const Value key, arg(1));
-      LIFT_RETURN_IF_ERROR(budget_.Take(object.text() != nullptr ? uint64_t{object.weight} * 16 : 1));
+      LIFT_RETURN_IF_ERROR(
+          budget_.Take(object.text() != nullptr ? uint64_t{object.weight} * 16 : 1));
       return key.text() != nullptr ? Attribute(object, *key.text()) : GetItem(object, key);
     }
     case Expr::kSlice:
@@ -80,8 +88,9 @@ absl::StatusOr<Value> Interpreter::EvaluateKind(const Expr& expr) {
       LIFT_ASSIGN_OR_RETURN(const Value object, arg(0));
       LIFT_ASSIGN_OR_RETURN(const Arguments arguments, EvaluateArguments(expr, 1));
       const bool filter = expr.kind == Expr::kFilter;
-      LIFT_ASSIGN_OR_RETURN(Value value, filter ? ApplyFilter(expr.text, object, arguments, budget_)
-                                                : CallMethod(expr.text, object, arguments, budget_));
+      LIFT_ASSIGN_OR_RETURN(Value value, filter
+                                             ? ApplyFilter(expr.text, object, arguments, budget_)
+                                             : CallMethod(expr.text, object, arguments, budget_));
       LIFT_RETURN_IF_ERROR(CheckSize(value));
       return value;
     }
@@ -97,7 +106,8 @@ absl::StatusOr<Value> Interpreter::EvaluateKind(const Expr& expr) {
     }
     case Expr::kNegate: {
       LIFT_ASSIGN_OR_RETURN(const Value value, arg(0));
-      if (value.integer() == nullptr) return absl::InvalidArgumentError(absl::StrCat("cannot negate ", TypeName(value)));
+      if (value.integer() == nullptr)
+        return absl::InvalidArgumentError(absl::StrCat("cannot negate ", TypeName(value)));
       return Arithmetic("-", 0, *value.integer());
     }
     case Expr::kAnd:
@@ -130,9 +140,11 @@ absl::StatusOr<Value> Interpreter::Container(const Expr& expr) {
   } else {
     Dict dict;
     for (size_t i = 0; i + 1 < items.size(); i += 2) {
-      if (items[i].text() == nullptr) return absl::UnimplementedError("dictionary keys other than strings are not supported");
+      if (items[i].text() == nullptr)
+        return absl::UnimplementedError("dictionary keys other than strings are not supported");
       const std::string& key = *items[i].text();
-      const auto it = std::find_if(dict.begin(), dict.end(), [&](const auto& entry) { return entry.first == key; });
+      const auto it = std::find_if(dict.begin(), dict.end(),
+                                   [&](const auto& entry) { return entry.first == key; });
       if (it == dict.end()) {
         dict.emplace_back(key, items[i + 1]);
       } else {
@@ -158,13 +170,15 @@ absl::StatusOr<Value> Interpreter::Binary(const Expr& expr) {
   LIFT_ASSIGN_OR_RETURN(const Value left, Evaluate(*expr.args[0]));
   LIFT_ASSIGN_OR_RETURN(const Value right, Evaluate(*expr.args[1]));
   const std::string& op = expr.text;
-  LIFT_RETURN_IF_ERROR(budget_.Take(op == "~" || op == "+" ? uint64_t{left.weight} + right.weight : 1));
+  LIFT_RETURN_IF_ERROR(
+      budget_.Take(op == "~" || op == "+" ? uint64_t{left.weight} + right.weight : 1));
   Value value;
   if (op == "~") {
     value = Value(absl::StrCat(Str(left), Str(right)));
   } else if (left.undefined() || right.undefined()) {
     const Value& missing = left.undefined() ? left : right;
-    return absl::InvalidArgumentError(absl::StrCat("\"", std::get<Undefined>(missing.v).name, "\" is undefined"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", std::get<Undefined>(missing.v).name, "\" is undefined"));
   } else if (op == "+" && left.text() != nullptr && right.text() != nullptr) {
     value = Value(absl::StrCat(*left.text(), *right.text()));
   } else if (op == "+" && left.list() != nullptr && right.list() != nullptr) {
@@ -173,7 +187,8 @@ absl::StatusOr<Value> Interpreter::Binary(const Expr& expr) {
     value = Value(std::move(items));
   } else if (op == "*" && left.text() != nullptr && right.integer() != nullptr) {
     const uint64_t count = static_cast<uint64_t>(std::max<int64_t>(*right.integer(), 0));
-    if (count > kMaxValueWeight || left.weight * count > kMaxValueWeight) return absl::ResourceExhaustedError("a value grows too large");
+    if (count > kMaxValueWeight || left.weight * count > kMaxValueWeight)
+      return absl::ResourceExhaustedError("a value grows too large");
     LIFT_RETURN_IF_ERROR(budget_.Take(left.weight * count));
     std::string text;
     for (uint64_t i = 0; i < count; ++i) text += *left.text();
@@ -181,13 +196,15 @@ absl::StatusOr<Value> Interpreter::Binary(const Expr& expr) {
   } else if (left.integer() != nullptr && right.integer() != nullptr) {
     return Arithmetic(op, *left.integer(), *right.integer());
   } else {
-    return absl::InvalidArgumentError(absl::StrCat("operator ", op, " does not work on ", TypeName(left), " and ", TypeName(right)));
+    return absl::InvalidArgumentError(absl::StrCat("operator ", op, " does not work on ",
+                                                   TypeName(left), " and ", TypeName(right)));
   }
   LIFT_RETURN_IF_ERROR(CheckSize(value));
   return value;
 }
 
-absl::StatusOr<bool> Interpreter::CompareOne(const std::string& op, const Value& left, const Value& right) {
+absl::StatusOr<bool> Interpreter::CompareOne(const std::string& op, const Value& left,
+                                             const Value& right) {
   if (op == "in" || op == "not in") {
     LIFT_ASSIGN_OR_RETURN(const bool contains, Contains(right, left, budget_));
     return contains == (op == "in");
@@ -218,23 +235,28 @@ absl::StatusOr<Value> Interpreter::Slice(const Expr& expr) {
   for (size_t i = 0; i < 3; ++i) {
     if (expr.args[i + 1] == nullptr) continue;
     LIFT_ASSIGN_OR_RETURN(bounds[i], Evaluate(*expr.args[i + 1]));
-    if (bounds[i].integer() == nullptr && !bounds[i].none()) return absl::InvalidArgumentError("slice bounds must be whole numbers");
+    if (bounds[i].integer() == nullptr && !bounds[i].none())
+      return absl::InvalidArgumentError("slice bounds must be whole numbers");
   }
   const int64_t step = bounds[2].integer() != nullptr ? *bounds[2].integer() : 1;
   if (step == 0) return absl::InvalidArgumentError("a slice step of 0");
   if (object.undefined()) return Value(List());
-  if (object.text() == nullptr && object.list() == nullptr) return absl::InvalidArgumentError(absl::StrCat("cannot slice ", TypeName(object)));
-  LIFT_RETURN_IF_ERROR(budget_.Take(object.text() != nullptr ? uint64_t{object.weight} * 16 : object.list()->size() * 16));
+  if (object.text() == nullptr && object.list() == nullptr)
+    return absl::InvalidArgumentError(absl::StrCat("cannot slice ", TypeName(object)));
+  LIFT_RETURN_IF_ERROR(budget_.Take(object.text() != nullptr ? uint64_t{object.weight} * 16
+                                                             : object.list()->size() * 16));
   if (const List* list = object.list()) {
     List out;
-    for (const int64_t i : SliceIndices(static_cast<int64_t>(list->size()), bounds[0].integer(), bounds[1].integer(), step)) {
+    for (const int64_t i : SliceIndices(static_cast<int64_t>(list->size()), bounds[0].integer(),
+                                        bounds[1].integer(), step)) {
       out.push_back((*list)[i]);
     }
     return Value(std::move(out));
   }
   const auto characters = Characters(*object.text());
   std::string out;
-  for (const int64_t i : SliceIndices(static_cast<int64_t>(characters.size()), bounds[0].integer(), bounds[1].integer(), step)) {
+  for (const int64_t i : SliceIndices(static_cast<int64_t>(characters.size()), bounds[0].integer(),
+                                      bounds[1].integer(), step)) {
     out += characters[i];
   }
   return Value(std::move(out));
@@ -256,11 +278,15 @@ absl::StatusOr<Arguments> Interpreter::EvaluateArguments(const Expr& expr, size_
 absl::StatusOr<Value> Interpreter::Call(const Expr& expr) {
   LIFT_ASSIGN_OR_RETURN(const Arguments arguments, EvaluateArguments(expr, 0));
   const std::string& name = expr.text;
-  if (name == "raise_exception") return absl::InvalidArgumentError(absl::StrCat("the template refuses this conversation: ", Str(arguments.Get(0, "message"))));
+  if (name == "raise_exception")
+    return absl::InvalidArgumentError(
+        absl::StrCat("the template refuses this conversation: ", Str(arguments.Get(0, "message"))));
   if (name == "strftime_now") return Now(arguments);
   if (name == "range") return Range(arguments);
   if (name == "namespace" || name == "dict") {
-    if (!arguments.positional.empty()) return absl::UnimplementedError(absl::StrCat(name, "() with positional arguments is not supported"));
+    if (!arguments.positional.empty())
+      return absl::UnimplementedError(
+          absl::StrCat(name, "() with positional arguments is not supported"));
     if (name == "dict") {
       Value value(Dict(arguments.keywords.begin(), arguments.keywords.end()));
       LIFT_RETURN_IF_ERROR(CheckSize(value));
@@ -270,7 +296,9 @@ absl::StatusOr<Value> Interpreter::Call(const Expr& expr) {
     return Value(NamespaceRef{namespaces_.size() - 1});
   }
   const auto macro = macros_.find(name);
-  if (macro == macros_.end()) return absl::InvalidArgumentError(absl::StrCat("macro ", name, "() is called before it is defined"));
+  if (macro == macros_.end())
+    return absl::InvalidArgumentError(
+        absl::StrCat("macro ", name, "() is called before it is defined"));
   return CallMacro(*macro->second, arguments);
 }
 
@@ -278,10 +306,12 @@ absl::StatusOr<Value> Interpreter::Range(const Arguments& arguments) {
   int64_t bounds[3] = {0, 0, 1};
   const size_t count = arguments.positional.size();
   for (size_t i = 0; i < count && i < 3; ++i) {
-    if (arguments.positional[i].integer() == nullptr) return absl::InvalidArgumentError("range() needs whole numbers");
+    if (arguments.positional[i].integer() == nullptr)
+      return absl::InvalidArgumentError("range() needs whole numbers");
     bounds[count == 1 ? 1 : i] = *arguments.positional[i].integer();
   }
-  if (count == 0 || count > 3 || bounds[2] == 0) return absl::InvalidArgumentError("range() takes one to three numbers, the step not 0");
+  if (count == 0 || count > 3 || bounds[2] == 0)
+    return absl::InvalidArgumentError("range() takes one to three numbers, the step not 0");
   List out;
   for (int64_t i = bounds[0]; bounds[2] > 0 ? i < bounds[1] : i > bounds[1];) {
     LIFT_RETURN_IF_ERROR(budget_.Take(64));
@@ -294,12 +324,14 @@ absl::StatusOr<Value> Interpreter::Range(const Arguments& arguments) {
 
 absl::StatusOr<Value> Interpreter::Now(const Arguments& arguments) const {
   const Value format = arguments.Get(0, "format");
-  if (format.text() == nullptr || format.text()->size() > 200) return absl::InvalidArgumentError("strftime_now() needs a short format string");
+  if (format.text() == nullptr || format.text()->size() > 200)
+    return absl::InvalidArgumentError("strftime_now() needs a short format string");
   std::tm parts{};
   gmtime_r(&now_, &parts);
   char buffer[4096];
   // The space in front tells an empty result from one that does not fit.
-  const size_t length = std::strftime(buffer, sizeof(buffer), absl::StrCat(" ", *format.text()).c_str(), &parts);
+  const size_t length =
+      std::strftime(buffer, sizeof(buffer), absl::StrCat(" ", *format.text()).c_str(), &parts);
   if (length == 0) return absl::InvalidArgumentError("strftime_now() makes too long a text");
   return Value(std::string(buffer + 1, length - 1));
 }

@@ -42,11 +42,13 @@ absl::StatusOr<std::string> ExpressionParser::ExpectName() {
 }
 
 absl::Status ExpressionParser::Invalid(const std::string& message) const {
-  return absl::InvalidArgumentError(absl::StrCat("Chat template line ", Peek().line, ": ", message));
+  return absl::InvalidArgumentError(
+      absl::StrCat("Chat template line ", Peek().line, ": ", message));
 }
 
 absl::Status ExpressionParser::Unsupported(const std::string& what) const {
-  return absl::UnimplementedError(absl::StrCat("Chat template line ", Peek().line, ": ", what, " is not supported"));
+  return absl::UnimplementedError(
+      absl::StrCat("Chat template line ", Peek().line, ": ", what, " is not supported"));
 }
 
 ExprPtr ExpressionParser::Make(Expr::Kind kind, std::string text) const {
@@ -61,7 +63,8 @@ absl::StatusOr<ExprPtr> ExpressionParser::Finish(ExprPtr expr) const {
   for (const ExprPtr& arg : expr->args) {
     if (arg != nullptr) expr->depth = std::max(expr->depth, arg->depth + 1);
   }
-  for (const auto& [name, arg] : expr->keywords) expr->depth = std::max(expr->depth, arg->depth + 1);
+  for (const auto& [name, arg] : expr->keywords)
+    expr->depth = std::max(expr->depth, arg->depth + 1);
   if (expr->depth > kMaxExprDepth) return Unsupported("an expression this deep");
   return expr;
 }
@@ -145,7 +148,8 @@ absl::StatusOr<ExprPtr> ExpressionParser::Comparison() {
 
 // Levels: 0 is + and -, 1 is ~, 2 is * / // %.
 absl::StatusOr<ExprPtr> ExpressionParser::Binary(int level) {
-  static const std::vector<std::vector<const char*>> kLevels = {{"+", "-"}, {"~"}, {"*", "//", "%", "/", "**"}};
+  static const std::vector<std::vector<const char*>> kLevels = {
+      {"+", "-"}, {"~"}, {"*", "//", "%", "/", "**"}};
   if (level == 3) return Unary(true);
   LIFT_ASSIGN_OR_RETURN(ExprPtr left, Binary(level + 1));
   while (true) {
@@ -259,7 +263,8 @@ absl::StatusOr<ExprPtr> ExpressionParser::Postfix(ExprPtr value) {
     } else if (SkipOperator("[")) {
       LIFT_ASSIGN_OR_RETURN(value, Subscript(std::move(value)));
     } else if (IsOperator("(")) {
-      if (value->kind != Expr::kName) return Unsupported("calling anything but a function by its name");
+      if (value->kind != Expr::kName)
+        return Unsupported("calling anything but a function by its name");
       ExprPtr expr = Make(Expr::kCall, value->text);
       called_.emplace_back(value->text, value->line);
       Next();
@@ -294,7 +299,8 @@ absl::StatusOr<ExprPtr> ExpressionParser::Subscript(ExprPtr value) {
 absl::Status ExpressionParser::Arguments(Expr& call) {
   while (!SkipOperator(")")) {
     if (IsOperator("*") || IsOperator("**")) return Unsupported("argument unpacking");
-    const bool keyword = Peek().kind == Token::kName && Peek(1).kind == Token::kOperator && Peek(1).text == "=";
+    const bool keyword =
+        Peek().kind == Token::kName && Peek(1).kind == Token::kOperator && Peek(1).text == "=";
     std::string name;
     if (keyword) {
       name = Next().text;
@@ -339,9 +345,11 @@ absl::StatusOr<ExprPtr> ExpressionParser::Test(ExprPtr value) {
   if (!IsTest(expr->text)) return Unsupported(absl::StrCat("test \"", expr->text, "\""));
   expr->args.push_back(std::move(value));
   const Token& next = Peek();
-  const bool operand = next.kind == Token::kString || next.kind == Token::kInteger || IsOperator("[") || IsOperator("{") ||
-                       (next.kind == Token::kName && next.text != "else" && next.text != "or" && next.text != "and" &&
-                        next.text != "is" && next.text != "if" && next.text != "in" && next.text != "not");
+  const bool operand = next.kind == Token::kString || next.kind == Token::kInteger ||
+                       IsOperator("[") || IsOperator("{") ||
+                       (next.kind == Token::kName && next.text != "else" && next.text != "or" &&
+                        next.text != "and" && next.text != "is" && next.text != "if" &&
+                        next.text != "in" && next.text != "not");
   if (SkipOperator("(")) {
     LIFT_RETURN_IF_ERROR(Arguments(*expr));
   } else if (operand) {

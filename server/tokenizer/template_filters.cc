@@ -28,7 +28,8 @@ Result LengthOf(const Value& value, const Arguments&, Budget&) {
   if (const std::string* text = value.text()) return Value(Length(*text));
   if (const List* list = value.list()) return Value(static_cast<int64_t>(list->size()));
   if (const Dict* dict = value.dict()) return Value(static_cast<int64_t>(dict->size()));
-  return absl::InvalidArgumentError(absl::StrCat("a value of type ", TypeName(value), " has no length"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("a value of type ", TypeName(value), " has no length"));
 }
 
 Result Default(const Value& value, const Arguments& arguments, Budget&) {
@@ -75,12 +76,15 @@ Result ToInteger(const Value& value, const Arguments& arguments, Budget&) {
 }
 
 Result ReplaceText(const Value& value, const Arguments& arguments, Budget& budget) {
-  const std::string text = Str(value), from = Str(arguments.Get(0, "old")), to = Str(arguments.Get(1, "new"));
+  const std::string text = Str(value), from = Str(arguments.Get(0, "old")),
+                    to = Str(arguments.Get(1, "new"));
   const Value count = arguments.Get(2, "count");
   const int64_t most = count.integer() != nullptr ? *count.integer() : -1;
   // Before anything is built: each replacement may add the whole of `to`.
   uint64_t places = 0;
-  for (size_t at = text.find(from); !from.empty() && at != std::string::npos; at = text.find(from, at + from.size())) ++places;
+  for (size_t at = text.find(from); !from.empty() && at != std::string::npos;
+       at = text.find(from, at + from.size()))
+    ++places;
   if (from.empty()) places = text.size() + 1;
   LIFT_RETURN_IF_ERROR(budget.Take(text.size() + places * to.size()));
   return Value(Replace(text, from, to, most));
@@ -90,11 +94,15 @@ Result Json(const Value& value, const Arguments& arguments, Budget& budget) {
   const Value indent = arguments.Get(0, "indent");
   for (const auto& [name, given] : arguments.keywords) {
     const bool harmless = name == "indent" || (name == "ensure_ascii" && !Truthy(given));
-    if (!harmless) return absl::UnimplementedError(absl::StrCat("tojson(", name, ") is not supported"));
+    if (!harmless)
+      return absl::UnimplementedError(absl::StrCat("tojson(", name, ") is not supported"));
   }
   const int64_t width = indent.integer() != nullptr ? *indent.integer() : -1;
-  if (width > kMaxIndent) return absl::InvalidArgumentError(absl::StrCat("an indent over ", kMaxIndent));
-  LIFT_RETURN_IF_ERROR(budget.Take(uint64_t{value.weight} * static_cast<uint64_t>(8 + std::max<int64_t>(width, 0) * value.depth)));
+  if (width > kMaxIndent)
+    return absl::InvalidArgumentError(absl::StrCat("an indent over ", kMaxIndent));
+  LIFT_RETURN_IF_ERROR(
+      budget.Take(uint64_t{value.weight} *
+                  static_cast<uint64_t>(8 + std::max<int64_t>(width, 0) * value.depth)));
   LIFT_ASSIGN_OR_RETURN(std::string text, ToJson(value, width));
   return Value(std::move(text));
 }
@@ -104,11 +112,13 @@ Result Items(const Value& value, const Arguments& arguments, Budget& budget) {
 }
 
 Result DictSort(const Value& value, const Arguments& arguments, Budget& budget) {
-  if (!arguments.positional.empty() || !arguments.keywords.empty()) return absl::UnimplementedError("dictsort takes no arguments here");
+  if (!arguments.positional.empty() || !arguments.keywords.empty())
+    return absl::UnimplementedError("dictsort takes no arguments here");
   if (value.dict() == nullptr) return absl::InvalidArgumentError("dictsort needs a dict");
   LIFT_RETURN_IF_ERROR(budget.Take(uint64_t{value.weight} * 16));
   Dict sorted = *value.dict();
-  std::stable_sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return Lower(a.first) < Lower(b.first); });
+  std::stable_sort(sorted.begin(), sorted.end(),
+                   [](const auto& a, const auto& b) { return Lower(a.first) < Lower(b.first); });
   return CallMethod("items", Value(std::move(sorted)), {}, budget);
 }
 
@@ -123,7 +133,8 @@ Result Indent(const Value& value, const Arguments& arguments, Budget& budget) {
   const Value width = arguments.Get(0, "width");
   const bool first = Truthy(arguments.Get(1, "first")), blank = Truthy(arguments.Get(2, "blank"));
   const int64_t count = width.integer() != nullptr ? *width.integer() : 4;
-  if (count < 0 || count > kMaxIndent) return absl::InvalidArgumentError(absl::StrCat("an indent over ", kMaxIndent));
+  if (count < 0 || count > kMaxIndent)
+    return absl::InvalidArgumentError(absl::StrCat("an indent over ", kMaxIndent));
   const std::string text = Str(value), pad(static_cast<size_t>(count), ' ');
   LIFT_RETURN_IF_ERROR(budget.Take(text.size() * (pad.size() + 1)));
   std::string out;
@@ -138,13 +149,16 @@ Result Indent(const Value& value, const Arguments& arguments, Budget& budget) {
 }
 
 // selectattr/rejectattr(attribute[, test, arguments...]) and select/reject([test, arguments...])
-Result Select(bool by_attribute, bool keep, const Value& value, const Arguments& arguments, Budget& budget) {
+Result Select(bool by_attribute, bool keep, const Value& value, const Arguments& arguments,
+              Budget& budget) {
   const size_t skip = by_attribute ? 1 : 0;
   const Value test = arguments.Get(skip, "");
   const std::string name = test.text() != nullptr ? *test.text() : "";
-  if (!test.undefined() && !IsTest(name)) return absl::UnimplementedError(absl::StrCat("test \"", name, "\" is not supported"));
+  if (!test.undefined() && !IsTest(name))
+    return absl::UnimplementedError(absl::StrCat("test \"", name, "\" is not supported"));
   Arguments rest;
-  for (size_t i = skip + 1; i < arguments.positional.size(); ++i) rest.positional.push_back(arguments.positional[i]);
+  for (size_t i = skip + 1; i < arguments.positional.size(); ++i)
+    rest.positional.push_back(arguments.positional[i]);
   LIFT_ASSIGN_OR_RETURN(const List items, Iterate(value, budget));
   List out;
   for (const Value& item : items) {
@@ -163,13 +177,15 @@ Result Select(bool by_attribute, bool keep, const Value& value, const Arguments&
 
 // map(attribute="name"[, default=...]) and map("filter", arguments...)
 Result Map(const Value& value, const Arguments& arguments, Budget& budget) {
-  const Value attribute = arguments.Get(arguments.positional.size(), "attribute"), filter = arguments.Get(0, "");
+  const Value attribute = arguments.Get(arguments.positional.size(), "attribute"),
+              filter = arguments.Get(0, "");
   const Value otherwise = arguments.Get(arguments.positional.size(), "default");
   if (attribute.undefined() && (filter.text() == nullptr || !IsFilter(*filter.text()))) {
     return absl::UnimplementedError(absl::StrCat("map(\"", Str(filter), "\") is not supported"));
   }
   Arguments rest;
-  for (size_t i = 1; i < arguments.positional.size(); ++i) rest.positional.push_back(arguments.positional[i]);
+  for (size_t i = 1; i < arguments.positional.size(); ++i)
+    rest.positional.push_back(arguments.positional[i]);
   LIFT_ASSIGN_OR_RETURN(const List items, Iterate(value, budget));
   List out;
   for (const Value& item : items) {
@@ -208,15 +224,21 @@ const std::map<std::string_view, Filter>& Filters() {
       {"safe", [](const Value& v, const A&, Budget&) -> Result { return Value(Str(v)); }},
       {"upper", [](const Value& v, const A&, Budget&) -> Result { return Value(Upper(Str(v))); }},
       {"lower", [](const Value& v, const A&, Budget&) -> Result { return Value(Lower(Str(v))); }},
-      {"capitalize", [](const Value& v, const A&, Budget&) -> Result { return Value(Capitalize(Str(v))); }},
-      {"list", [](const Value& v, const A&, Budget& b) -> Result {
+      {"capitalize",
+       [](const Value& v, const A&, Budget&) -> Result { return Value(Capitalize(Str(v))); }},
+      {"list",
+       [](const Value& v, const A&, Budget& b) -> Result {
          LIFT_ASSIGN_OR_RETURN(List items, Iterate(v, b));
          return Value(std::move(items));
        }},
-      {"selectattr", [](const Value& v, const A& a, Budget& b) { return Select(true, true, v, a, b); }},
-      {"rejectattr", [](const Value& v, const A& a, Budget& b) { return Select(true, false, v, a, b); }},
-      {"select", [](const Value& v, const A& a, Budget& b) { return Select(false, true, v, a, b); }},
-      {"reject", [](const Value& v, const A& a, Budget& b) { return Select(false, false, v, a, b); }},
+      {"selectattr",
+       [](const Value& v, const A& a, Budget& b) { return Select(true, true, v, a, b); }},
+      {"rejectattr",
+       [](const Value& v, const A& a, Budget& b) { return Select(true, false, v, a, b); }},
+      {"select",
+       [](const Value& v, const A& a, Budget& b) { return Select(false, true, v, a, b); }},
+      {"reject",
+       [](const Value& v, const A& a, Budget& b) { return Select(false, false, v, a, b); }},
   };
   return filters;
 }
@@ -225,10 +247,13 @@ const std::map<std::string_view, Filter>& Filters() {
 
 bool IsFilter(std::string_view name) { return Filters().contains(name); }
 
-absl::StatusOr<Value> ApplyFilter(std::string_view name, const Value& value, const Arguments& arguments, Budget& budget) {
+absl::StatusOr<Value> ApplyFilter(std::string_view name, const Value& value,
+                                  const Arguments& arguments, Budget& budget) {
   LIFT_RETURN_IF_ERROR(budget.Take(value.weight));
   const auto filter = Filters().find(name);
-  if (filter == Filters().end()) return absl::UnimplementedError(absl::StrCat("filter \"", std::string(name), "\" is not supported"));
+  if (filter == Filters().end())
+    return absl::UnimplementedError(
+        absl::StrCat("filter \"", std::string(name), "\" is not supported"));
   return filter->second(value, arguments, budget);
 }
 

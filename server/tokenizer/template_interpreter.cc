@@ -9,7 +9,8 @@
 namespace lift::jinja {
 namespace {
 
-// A step costs kStepUnits on top of the bytes it makes, so that about a million steps or 256 MiB end a rendering.
+// A step costs kStepUnits on top of the bytes it makes, so that about a million steps or 256 MiB
+// end a rendering.
 constexpr uint64_t kBudgetUnits = 1ull << 28, kStepUnits = 256;
 constexpr size_t kMaxOutputBytes = 64u << 20;
 constexpr int kMaxDepth = 400;
@@ -17,20 +18,22 @@ constexpr int kMaxDepth = 400;
 // Adds where it happened, once.
 absl::Status AtLine(const absl::Status& status, int line) {
   if (absl::StrContains(status.message(), "Chat template line ")) return status;
-  return absl::Status(status.code(), absl::StrCat("Chat template line ", line, ": ", status.message()));
+  return absl::Status(status.code(),
+                      absl::StrCat("Chat template line ", line, ": ", status.message()));
 }
 
 Value LoopValue(const List& items, size_t i) {
   const auto number = [](size_t n) { return Value(static_cast<int64_t>(n)); };
-  return Value(Dict{{"index", number(i + 1)},
-                    {"index0", number(i)},
-                    {"revindex", number(items.size() - i)},
-                    {"revindex0", number(items.size() - i - 1)},
-                    {"first", Value(i == 0)},
-                    {"last", Value(i + 1 == items.size())},
-                    {"length", number(items.size())},
-                    {"previtem", i == 0 ? Value(Undefined{"loop.previtem"}) : items[i - 1]},
-                    {"nextitem", i + 1 == items.size() ? Value(Undefined{"loop.nextitem"}) : items[i + 1]}});
+  return Value(
+      Dict{{"index", number(i + 1)},
+           {"index0", number(i)},
+           {"revindex", number(items.size() - i)},
+           {"revindex0", number(items.size() - i - 1)},
+           {"first", Value(i == 0)},
+           {"last", Value(i + 1 == items.size())},
+           {"length", number(items.size())},
+           {"previtem", i == 0 ? Value(Undefined{"loop.previtem"}) : items[i - 1]},
+           {"nextitem", i + 1 == items.size() ? Value(Undefined{"loop.nextitem"}) : items[i + 1]}});
 }
 
 }  // namespace
@@ -44,7 +47,9 @@ absl::StatusOr<std::string> Interpreter::Run(const Block& block) {
 
 absl::StatusOr<Interpreter::Flow> Interpreter::Execute(const Block& block) {
   for (const auto& statement : block) {
-    if (++depth_ > kMaxDepth) return AtLine(absl::ResourceExhaustedError("the template recurses too deeply"), statement->line);
+    if (++depth_ > kMaxDepth)
+      return AtLine(absl::ResourceExhaustedError("the template recurses too deeply"),
+                    statement->line);
     auto flow = Execute(*statement);
     --depth_;
     if (!flow.ok()) return AtLine(flow.status(), statement->line);
@@ -87,7 +92,8 @@ absl::StatusOr<Interpreter::Flow> Interpreter::Execute(const Statement& statemen
 
 absl::Status Interpreter::Print(std::string_view text) {
   if (text.size() > kMaxOutputBytes - output_.size()) {
-    return absl::ResourceExhaustedError(absl::StrCat("the template prints more than ", kMaxOutputBytes, " bytes"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the template prints more than ", kMaxOutputBytes, " bytes"));
   }
   output_ += text;
   return budget_.Take(text.size());
@@ -119,7 +125,8 @@ absl::Status Interpreter::Unpack(const Statement& statement, const Value& item) 
   }
   LIFT_ASSIGN_OR_RETURN(const List parts, Iterate(item, budget_));
   if (parts.size() != statement.names.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("cannot unpack ", parts.size(), " values into ", statement.names.size(), " names"));
+    return absl::InvalidArgumentError(absl::StrCat("cannot unpack ", parts.size(), " values into ",
+                                                   statement.names.size(), " names"));
   }
   for (size_t i = 0; i < parts.size(); ++i) scope[statement.names[i]] = parts[i];
   return absl::OkStatus();
@@ -170,7 +177,9 @@ absl::Status Interpreter::Set(const Statement& statement) {
     return absl::OkStatus();
   }
   const Value target = LookUp(name);
-  if (target.ns() == nullptr) return absl::InvalidArgumentError(absl::StrCat("cannot set an attribute of \"", name, "\": not a namespace"));
+  if (target.ns() == nullptr)
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot set an attribute of \"", name, "\": not a namespace"));
   namespaces_[target.ns()->index][statement.names[1]] = std::move(value);
   return absl::OkStatus();
 }
@@ -185,13 +194,15 @@ Value Interpreter::LookUp(const std::string& name) const {
 
 // A macro sees its arguments and the globals, not what surrounds the call.
 absl::StatusOr<Value> Interpreter::CallMacro(const Statement& macro, const Arguments& arguments) {
-  if (arguments.positional.size() > macro.names.size()) return absl::InvalidArgumentError(absl::StrCat("too many arguments for ", macro.text, "()"));
+  if (arguments.positional.size() > macro.names.size())
+    return absl::InvalidArgumentError(absl::StrCat("too many arguments for ", macro.text, "()"));
   for (const auto& [name, value] : arguments.keywords) {
     if (std::find(macro.names.begin(), macro.names.end(), name) == macro.names.end()) {
       return absl::InvalidArgumentError(absl::StrCat(macro.text, "() has no argument ", name));
     }
   }
-  std::vector<Scope> hidden(std::make_move_iterator(scopes_.begin() + 1), std::make_move_iterator(scopes_.end()));
+  std::vector<Scope> hidden(std::make_move_iterator(scopes_.begin() + 1),
+                            std::make_move_iterator(scopes_.end()));
   scopes_.resize(1);
   scopes_.emplace_back();
   for (size_t i = 0; i < macro.names.size(); ++i) {
@@ -209,7 +220,8 @@ absl::StatusOr<Value> Interpreter::CallMacro(const Statement& macro, const Argum
 
 absl::StatusOr<Value> Interpreter::Evaluate(const Expr& expr) {
   LIFT_RETURN_IF_ERROR(budget_.Take(kStepUnits));
-  if (++depth_ > kMaxDepth) return AtLine(absl::ResourceExhaustedError("the template recurses too deeply"), expr.line);
+  if (++depth_ > kMaxDepth)
+    return AtLine(absl::ResourceExhaustedError("the template recurses too deeply"), expr.line);
   auto value = EvaluateKind(expr);
   --depth_;
   if (!value.ok()) return AtLine(value.status(), expr.line);

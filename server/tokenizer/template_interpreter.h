@@ -18,8 +18,8 @@ class Interpreter {
   explicit Interpreter(std::time_t now);
 
   void SetGlobal(const std::string& name, Value value) { scopes_.front()[name] = std::move(value); }
-  // INVALID_ARGUMENT: the template raised an exception or met values it cannot work with; RESOURCE_EXHAUSTED: over the
-  // limits. Messages name the line.
+  // INVALID_ARGUMENT: the template raised an exception or met values it cannot work with;
+  // RESOURCE_EXHAUSTED: over the limits. Messages name the line.
   absl::StatusOr<std::string> Run(const Block& block);
 
  private:

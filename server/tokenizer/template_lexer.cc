@@ -11,8 +11,9 @@
 namespace lift::jinja {
 namespace {
 
-constexpr const char* kOperators[] = {"==", "!=", "<=", ">=", "//", "**", "+", "-", "*", "/", "%", "~", "<", ">", "=",
-                                      "(",  ")",  "[",  "]",  "{",  "}",  ",", ".", ":", "|"};
+constexpr const char* kOperators[] = {"==", "!=", "<=", ">=", "//", "**", "+", "-", "*",
+                                      "/",  "%",  "~",  "<",  ">",  "=",  "(", ")", "[",
+                                      "]",  "{",  "}",  ",",  ".",  ":",  "|"};
 
 // \r\n and \r become \n; one newline at the very end is dropped.
 std::string NormalizeNewlines(const std::string& source) {
@@ -44,16 +45,22 @@ class Lexer {
   absl::Status Invalid(absl::string_view message) const {
     return absl::InvalidArgumentError(absl::StrCat("Chat template line ", line_, ": ", message));
   }
-  bool At(std::string_view what) const { return std::string_view(source_).substr(at_).starts_with(what); }
-  void Push(Token::Kind kind, std::string text, int64_t number = 0) { tokens_.push_back({kind, std::move(text), number, line_}); }
+  bool At(std::string_view what) const {
+    return std::string_view(source_).substr(at_).starts_with(what);
+  }
+  void Push(Token::Kind kind, std::string text, int64_t number = 0) {
+    tokens_.push_back({kind, std::move(text), number, line_});
+  }
   void Advance(size_t count) {
-    line_ += static_cast<int>(std::count(source_.begin() + at_, source_.begin() + at_ + count, '\n'));
+    line_ +=
+        static_cast<int>(std::count(source_.begin() + at_, source_.begin() + at_ + count, '\n'));
     at_ += count;
   }
 
   // Start of the next "{{", "{%" or "{#", or the end.
   size_t NextTag() const {
-    for (size_t i = source_.find('{', at_); i != std::string::npos && i + 1 < source_.size(); i = source_.find('{', i + 1)) {
+    for (size_t i = source_.find('{', at_); i != std::string::npos && i + 1 < source_.size();
+         i = source_.find('{', i + 1)) {
       if (source_[i + 1] == '{' || source_[i + 1] == '%' || source_[i + 1] == '#') return i;
     }
     return source_.size();
@@ -79,8 +86,11 @@ class Lexer {
   std::string_view StripIndent(std::string_view text) const {
     const size_t newline = text.rfind('\n');
     const size_t line_start = newline == std::string_view::npos ? 0 : newline + 1;
-    const bool starts_line = newline != std::string_view::npos || at_ == 0 || source_[at_ - 1] == '\n';
-    return starts_line && Strip(text.substr(line_start), Side::kBoth).empty() ? text.substr(0, line_start) : text;
+    const bool starts_line =
+        newline != std::string_view::npos || at_ == 0 || source_[at_ - 1] == '\n';
+    return starts_line && Strip(text.substr(line_start), Side::kBoth).empty()
+               ? text.substr(0, line_start)
+               : text;
   }
 
   absl::Status Tag() {
@@ -100,7 +110,8 @@ class Lexer {
     while (true) {
       while (at_ < source_.size() && absl::ascii_isspace(source_[at_])) Advance(1);
       if (at_ >= source_.size()) return Invalid("a tag is not closed");
-      const bool sign = (source_[at_] == '-' || source_[at_] == '+') && source_.compare(at_ + 1, 2, close) == 0;
+      const bool sign =
+          (source_[at_] == '-' || source_[at_] == '+') && source_.compare(at_ + 1, 2, close) == 0;
       if (depth == 0 && (sign || At(close))) {
         Push(kind == '%' ? Token::kBlockEnd : Token::kOutputEnd, "");
         return CloseTag(sign ? 3 : 2, sign ? source_[at_] : ' ', kind == '%');
@@ -125,7 +136,8 @@ class Lexer {
     const char c = source_[at_];
     if (absl::ascii_isalpha(c) || c == '_') {
       size_t end = at_;
-      while (end < source_.size() && (absl::ascii_isalnum(source_[end]) || source_[end] == '_')) ++end;
+      while (end < source_.size() && (absl::ascii_isalnum(source_[end]) || source_[end] == '_'))
+        ++end;
       Push(Token::kName, source_.substr(at_, end - at_));
       Advance(end - at_);
       return absl::OkStatus();
@@ -148,13 +160,15 @@ class Lexer {
     size_t end = at_;
     int64_t value = 0;
     while (end < source_.size() && (absl::ascii_isdigit(source_[end]) || source_[end] == '_')) {
-      if (source_[end] != '_' && (__builtin_mul_overflow(value, 10, &value) || __builtin_add_overflow(value, source_[end] - '0', &value))) {
+      if (source_[end] != '_' && (__builtin_mul_overflow(value, 10, &value) ||
+                                  __builtin_add_overflow(value, source_[end] - '0', &value))) {
         return Invalid("a number is too large");
       }
       ++end;
     }
     if (end + 1 < source_.size() && source_[end] == '.' && absl::ascii_isdigit(source_[end + 1])) {
-      return absl::UnimplementedError(absl::StrCat("Chat template line ", line_, ": floating-point numbers are not supported"));
+      return absl::UnimplementedError(
+          absl::StrCat("Chat template line ", line_, ": floating-point numbers are not supported"));
     }
     Push(Token::kInteger, "", value);
     Advance(end - at_);
@@ -201,9 +215,11 @@ class Lexer {
       const char d = k < source_.size() ? source_[k] : ' ';
       const bool fits = base == 16 ? absl::ascii_isxdigit(d) : (d >= '0' && d <= '7');
       if (!fits) break;
-      code = code * static_cast<uint32_t>(base) + static_cast<uint32_t>(d <= '9' ? d - '0' : absl::ascii_tolower(d) - 'a' + 10);
+      code = code * static_cast<uint32_t>(base) +
+             static_cast<uint32_t>(d <= '9' ? d - '0' : absl::ascii_tolower(d) - 'a' + 10);
     }
-    if ((digits > 0 && k != end) || code > 0x10FFFF || (code >= 0xD800 && code < 0xE000)) return false;
+    if ((digits > 0 && k != end) || code > 0x10FFFF || (code >= 0xD800 && code < 0xE000))
+      return false;
     AppendUtf8(code, out);
     i = k - 1;
     return true;
@@ -217,6 +233,8 @@ class Lexer {
 
 }  // namespace
 
-absl::StatusOr<std::vector<Token>> Tokenize(const std::string& source) { return Lexer(NormalizeNewlines(source)).Run(); }
+absl::StatusOr<std::vector<Token>> Tokenize(const std::string& source) {
+  return Lexer(NormalizeNewlines(source)).Run();
+}
 
 }  // namespace lift::jinja

@@ -19,7 +19,8 @@ class TemplateParser : public ExpressionParser {
     LIFT_RETURN_IF_ERROR(Body({}, block));
     for (const auto& [name, line] : called()) {
       if (!IsFunction(name) && !macros_.contains(name)) {
-        return absl::UnimplementedError(absl::StrCat("Chat template line ", line, ": function ", name, "() is not supported"));
+        return absl::UnimplementedError(
+            absl::StrCat("Chat template line ", line, ": function ", name, "() is not supported"));
       }
     }
     return block;
@@ -34,12 +35,14 @@ class TemplateParser : public ExpressionParser {
   }
 
   absl::Status EndTag() {
-    if (Peek().kind != Token::kBlockEnd) return Invalid(absl::StrCat("unexpected \"", Peek().text, "\" in a tag"));
+    if (Peek().kind != Token::kBlockEnd)
+      return Invalid(absl::StrCat("unexpected \"", Peek().text, "\" in a tag"));
     Next();
     return absl::OkStatus();
   }
 
-  // Reads statements up to a tag named in `ends`, whose name is left as the next token ("" at the end of the template).
+  // Reads statements up to a tag named in `ends`, whose name is left as the next token ("" at the
+  // end of the template).
   absl::Status Body(const std::set<std::string>& ends, Block& out) {
     if (++nesting_ > kMaxNesting) return Unsupported("nesting this deep");
     while (Peek().kind != Token::kEnd) {
@@ -51,7 +54,8 @@ class TemplateParser : public ExpressionParser {
       } else if (token.kind == Token::kOutputBegin) {
         out.push_back(Make(Statement::kOutput, line));
         LIFT_ASSIGN_OR_RETURN(out.back()->expr, Expression());
-        if (Peek().kind != Token::kOutputEnd) return Invalid(absl::StrCat("unexpected \"", Peek().text, "\" in an expression"));
+        if (Peek().kind != Token::kOutputEnd)
+          return Invalid(absl::StrCat("unexpected \"", Peek().text, "\" in an expression"));
         Next();
       } else {
         if (Peek().kind == Token::kName && ends.contains(Peek().text)) break;
@@ -59,7 +63,8 @@ class TemplateParser : public ExpressionParser {
       }
     }
     --nesting_;
-    if (Peek().kind == Token::kEnd && !ends.empty()) return Invalid(absl::StrCat("\"", *ends.rbegin(), "\" is missing"));
+    if (Peek().kind == Token::kEnd && !ends.empty())
+      return Invalid(absl::StrCat("\"", *ends.rbegin(), "\" is missing"));
     return absl::OkStatus();
   }
 
@@ -80,7 +85,8 @@ class TemplateParser : public ExpressionParser {
       out.push_back(Make(name == "break" ? Statement::kBreak : Statement::kContinue, line));
       return EndTag();
     }
-    if (name.starts_with("end") || name == "else" || name == "elif") return Invalid(absl::StrCat("unexpected \"", name, "\""));
+    if (name.starts_with("end") || name == "else" || name == "elif")
+      return Invalid(absl::StrCat("unexpected \"", name, "\""));
     return Unsupported(absl::StrCat("tag \"", name, "\""));
   }
 
@@ -94,7 +100,9 @@ class TemplateParser : public ExpressionParser {
       }
       LIFT_RETURN_IF_ERROR(EndTag());
       Block body;
-      LIFT_RETURN_IF_ERROR(Body(condition ? std::set<std::string>{"elif", "else", "endif"} : std::set<std::string>{"endif"}, body));
+      LIFT_RETURN_IF_ERROR(Body(condition ? std::set<std::string>{"elif", "else", "endif"}
+                                          : std::set<std::string>{"endif"},
+                                body));
       statement->branches.emplace_back(std::move(test), std::move(body));
       const std::string next = Next().text;
       condition = next == "elif";
@@ -161,7 +169,8 @@ class TemplateParser : public ExpressionParser {
     if (nesting_ > 1) return Unsupported("a macro inside another statement");
     auto statement = Make(Statement::kMacro, line);
     LIFT_ASSIGN_OR_RETURN(statement->text, ExpectName());
-    if (IsFunction(statement->text)) return Unsupported(absl::StrCat("a macro named ", statement->text));
+    if (IsFunction(statement->text))
+      return Unsupported(absl::StrCat("a macro named ", statement->text));
     LIFT_RETURN_IF_ERROR(ExpectOperator("("));
     while (!SkipOperator(")")) {
       LIFT_ASSIGN_OR_RETURN(std::string name, ExpectName());

@@ -16,14 +16,20 @@ class ExpressionParser {
  public:
   explicit ExpressionParser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
 
-  absl::StatusOr<ExprPtr> Expression();   // with an inline if
-  absl::StatusOr<ExprPtr> Or();           // without
-  const std::vector<std::pair<std::string, int>>& called() const { return called_; }  // functions and where
+  absl::StatusOr<ExprPtr> Expression();  // with an inline if
+  absl::StatusOr<ExprPtr> Or();          // without
+  const std::vector<std::pair<std::string, int>>& called() const {
+    return called_;
+  }  // functions and where
 
  protected:
-  const Token& Peek(size_t ahead = 0) const { return tokens_[std::min(at_ + ahead, tokens_.size() - 1)]; }
+  const Token& Peek(size_t ahead = 0) const {
+    return tokens_[std::min(at_ + ahead, tokens_.size() - 1)];
+  }
   Token Next() { return tokens_[at_ + 1 < tokens_.size() ? at_++ : at_]; }
-  bool IsOperator(const char* op) const { return Peek().kind == Token::kOperator && Peek().text == op; }
+  bool IsOperator(const char* op) const {
+    return Peek().kind == Token::kOperator && Peek().text == op;
+  }
   bool IsName(const char* name) const { return Peek().kind == Token::kName && Peek().text == name; }
   bool SkipOperator(const char* op);
   bool SkipName(const char* name);

@@ -27,12 +27,15 @@ absl::StatusOr<bool> Divides(const Value& value, const Value& divisor, int64_t r
   return (*value.integer() % *divisor.integer() != 0) == (rest != 0);
 }
 
-absl::StatusOr<bool> Ordered(const Value& value, const Arguments& arguments, int wanted, bool or_equal) {
+absl::StatusOr<bool> Ordered(const Value& value, const Arguments& arguments, int wanted,
+                             bool or_equal) {
   LIFT_ASSIGN_OR_RETURN(const int order, Compare(value, arguments.Get(0, "other")));
   return order == wanted || (or_equal && order == 0);
 }
 
-bool IsSequence(const Value& v) { return v.text() != nullptr || v.list() != nullptr || v.dict() != nullptr || v.undefined(); }
+bool IsSequence(const Value& v) {
+  return v.text() != nullptr || v.list() != nullptr || v.dict() != nullptr || v.undefined();
+}
 
 const std::map<std::string_view, Test>& Tests() {
   using A = Arguments;
@@ -45,26 +48,34 @@ const std::map<std::string_view, Test>& Tests() {
       {"mapping", [](const V& v, const A&, Budget&) { return v.dict() != nullptr; }},
       {"iterable", [](const V& v, const A&, Budget&) { return IsSequence(v); }},
       {"sequence", [](const V& v, const A&, Budget&) { return IsSequence(v); }},
-      {"number", [](const V& v, const A&, Budget&) { return v.integer() != nullptr || v.boolean() != nullptr; }},
+      {"number", [](const V& v, const A&,
+                    Budget&) { return v.integer() != nullptr || v.boolean() != nullptr; }},
       {"integer", [](const V& v, const A&, Budget&) { return v.integer() != nullptr; }},
       {"boolean", [](const V& v, const A&, Budget&) { return v.boolean() != nullptr; }},
-      {"true", [](const V& v, const A&, Budget&) { return v.boolean() != nullptr && *v.boolean(); }},
-      {"false", [](const V& v, const A&, Budget&) { return v.boolean() != nullptr && !*v.boolean(); }},
+      {"true",
+       [](const V& v, const A&, Budget&) { return v.boolean() != nullptr && *v.boolean(); }},
+      {"false",
+       [](const V& v, const A&, Budget&) { return v.boolean() != nullptr && !*v.boolean(); }},
       {"callable", [](const V& v, const A&, Budget&) { return v.function(); }},
-      {"lower", [](const V& v, const A&, Budget&) { return Lower(Str(v)) == Str(v) && Upper(Str(v)) != Str(v); }},
-      {"upper", [](const V& v, const A&, Budget&) { return Upper(Str(v)) == Str(v) && Lower(Str(v)) != Str(v); }},
+      {"lower", [](const V& v, const A&,
+                   Budget&) { return Lower(Str(v)) == Str(v) && Upper(Str(v)) != Str(v); }},
+      {"upper", [](const V& v, const A&,
+                   Budget&) { return Upper(Str(v)) == Str(v) && Lower(Str(v)) != Str(v); }},
       {"odd", [](const V& v, const A&, Budget&) { return Divides(v, V(int64_t{2}), 1); }},
       {"even", [](const V& v, const A&, Budget&) { return Divides(v, V(int64_t{2}), 0); }},
-      {"divisibleby", [](const V& v, const A& a, Budget&) { return Divides(v, a.Get(0, "num"), 0); }},
+      {"divisibleby",
+       [](const V& v, const A& a, Budget&) { return Divides(v, a.Get(0, "num"), 0); }},
       {"in", [](const V& v, const A& a, Budget& b) { return Contains(a.Get(0, "seq"), v, b); }},
       {"eq", IsEqual},
       {"equalto", IsEqual},
       {"==", IsEqual},
-      {"sameas", [](const V& v, const A& a, Budget& b) -> absl::StatusOr<bool> {
+      {"sameas",
+       [](const V& v, const A& a, Budget& b) -> absl::StatusOr<bool> {
          LIFT_ASSIGN_OR_RETURN(const bool equal, IsEqual(v, a, b));
          return equal && v.v.index() == a.Get(0, "other").v.index();
        }},
-      {"ne", [](const V& v, const A& a, Budget& b) -> absl::StatusOr<bool> {
+      {"ne",
+       [](const V& v, const A& a, Budget& b) -> absl::StatusOr<bool> {
          LIFT_ASSIGN_OR_RETURN(const bool equal, IsEqual(v, a, b));
          return !equal;
        }},
@@ -76,18 +87,24 @@ const std::map<std::string_view, Test>& Tests() {
   return tests;
 }
 
-constexpr std::array<std::string_view, 5> kFunctions = {"raise_exception", "strftime_now", "namespace", "range", "dict"};
+constexpr std::array<std::string_view, 5> kFunctions = {"raise_exception", "strftime_now",
+                                                        "namespace", "range", "dict"};
 
 }  // namespace
 
 bool IsTest(std::string_view name) { return Tests().contains(name); }
 
-bool IsFunction(std::string_view name) { return std::find(kFunctions.begin(), kFunctions.end(), name) != kFunctions.end(); }
+bool IsFunction(std::string_view name) {
+  return std::find(kFunctions.begin(), kFunctions.end(), name) != kFunctions.end();
+}
 
-absl::StatusOr<bool> ApplyTest(std::string_view name, const Value& value, const Arguments& arguments, Budget& budget) {
+absl::StatusOr<bool> ApplyTest(std::string_view name, const Value& value,
+                               const Arguments& arguments, Budget& budget) {
   LIFT_RETURN_IF_ERROR(budget.Take(1));
   const auto test = Tests().find(name);
-  if (test == Tests().end()) return absl::UnimplementedError(absl::StrCat("test \"", std::string(name), "\" is not supported"));
+  if (test == Tests().end())
+    return absl::UnimplementedError(
+        absl::StrCat("test \"", std::string(name), "\" is not supported"));
   return test->second(value, arguments, budget);
 }
 

@@ -11,7 +11,8 @@ namespace {
 
 bool IsSpace(char32_t c) {
   return (c >= 9 && c <= 13) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
 }
 
 // Length of the first character; broken bytes count as one each, so that every text can be walked.
@@ -39,7 +40,8 @@ void AppendLower(char32_t c, std::string& out) {
 
 bool IsLetter(char32_t c) {
   const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
-  return category == UTF8PROC_CATEGORY_LU || category == UTF8PROC_CATEGORY_LL || category == UTF8PROC_CATEGORY_LT;
+  return category == UTF8PROC_CATEGORY_LU || category == UTF8PROC_CATEGORY_LL ||
+         category == UTF8PROC_CATEGORY_LT;
 }
 
 }  // namespace
@@ -61,7 +63,8 @@ int64_t Length(std::string_view text) {
 }
 
 std::string_view Strip(std::string_view text, Side side, std::optional<std::string_view> chars) {
-  const std::vector<std::string_view> set = chars ? Characters(*chars) : std::vector<std::string_view>();
+  const std::vector<std::string_view> set =
+      chars ? Characters(*chars) : std::vector<std::string_view>();
   const auto strips = [&](std::string_view c) {
     return chars ? std::find(set.begin(), set.end(), c) != set.end() : IsSpace(CodePoint(c));
   };
@@ -75,7 +78,8 @@ std::string_view Strip(std::string_view text, Side side, std::optional<std::stri
   if (side != Side::kLeft) {
     while (!text.empty()) {
       size_t at = text.size() - 1;
-      while (at > 0 && text.size() - at < 4 && (static_cast<uint8_t>(text[at]) & 0xC0) == 0x80) --at;
+      while (at > 0 && text.size() - at < 4 && (static_cast<uint8_t>(text[at]) & 0xC0) == 0x80)
+        --at;
       if (!strips(text.substr(at))) break;
       text = text.substr(0, at);
     }
@@ -116,7 +120,8 @@ std::string Capitalize(std::string_view text) {
   return out;
 }
 
-std::string Replace(std::string_view text, std::string_view from, std::string_view to, int64_t count) {
+std::string Replace(std::string_view text, std::string_view from, std::string_view to,
+                    int64_t count) {
   std::string out;
   if (from.empty()) {  // Python puts `to` around every character
     for (const std::string_view c : Characters(text)) {
@@ -138,7 +143,8 @@ std::string Replace(std::string_view text, std::string_view from, std::string_vi
   return out.append(text.substr(at));
 }
 
-std::vector<std::string> Split(std::string_view text, std::optional<std::string_view> separator, int64_t limit) {
+std::vector<std::string> Split(std::string_view text, std::optional<std::string_view> separator,
+                               int64_t limit) {
   std::vector<std::string> out;
   if (separator) {
     size_t next;
@@ -156,7 +162,8 @@ std::vector<std::string> Split(std::string_view text, std::optional<std::string_
       break;
     }
     size_t end = 0;
-    while (end < text.size() && !IsSpace(CodePoint(text.substr(end)))) end += CharacterLength(text.substr(end));
+    while (end < text.size() && !IsSpace(CodePoint(text.substr(end))))
+      end += CharacterLength(text.substr(end));
     out.emplace_back(text.substr(0, end));
     text.remove_prefix(end);
     limit -= limit > 0;

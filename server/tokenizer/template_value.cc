@@ -30,13 +30,27 @@ void AppendJsonText(const std::string& text, std::string& out) {
   out += '"';
   for (const char c : text) {
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
-      case '\b': out += "\\b"; break;
-      case '\f': out += "\\f"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
+      case '\b':
+        out += "\\b";
+        break;
+      case '\f':
+        out += "\\f";
+        break;
       default:
         if (static_cast<unsigned char>(c) < 0x20) {
           char escape[8];
@@ -87,13 +101,15 @@ absl::Status AppendJson(const Value& value, int64_t indent, int depth, std::stri
     if (!dict->empty()) NewLine(indent, depth, out);
     out += '}';
   } else {
-    return absl::InvalidArgumentError(absl::StrCat("a value of type ", TypeName(value), " has no JSON form"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a value of type ", TypeName(value), " has no JSON form"));
   }
   return absl::OkStatus();
 }
 
 std::string ReprText(const std::string& text) {
-  const char quote = text.find('\'') != std::string::npos && text.find('"') == std::string::npos ? '"' : '\'';
+  const char quote =
+      text.find('\'') != std::string::npos && text.find('"') == std::string::npos ? '"' : '\'';
   std::string out(1, quote);
   for (const char c : text) {
     if (c == quote || c == '\\') {
@@ -154,11 +170,13 @@ bool Equal(const Value& a, const Value& b) {
   if (a.text() != nullptr) return *a.text() == *b.text();
   if (a.ns() != nullptr) return a.ns()->index == b.ns()->index;
   if (const List* list = a.list()) {
-    return list == b.list() || std::equal(list->begin(), list->end(), b.list()->begin(), b.list()->end(), Equal);
+    return list == b.list() ||
+           std::equal(list->begin(), list->end(), b.list()->begin(), b.list()->end(), Equal);
   }
   if (const Dict* dict = a.dict()) {
     if (dict == b.dict()) return true;
-    return dict->size() == b.dict()->size() && std::all_of(dict->begin(), dict->end(), [&](const auto& entry) {
+    return dict->size() == b.dict()->size() &&
+           std::all_of(dict->begin(), dict->end(), [&](const auto& entry) {
              const Value* other = Find(*b.dict(), entry.first);
              return other != nullptr && Equal(entry.second, *other);
            });
@@ -174,7 +192,8 @@ absl::StatusOr<int> Compare(const Value& a, const Value& b) {
     const int order = a.text()->compare(*b.text());  // UTF-8 keeps the order of code points
     return order < 0 ? -1 : order > 0;
   }
-  return absl::InvalidArgumentError(absl::StrCat("cannot order ", TypeName(a), " and ", TypeName(b)));
+  return absl::InvalidArgumentError(
+      absl::StrCat("cannot order ", TypeName(a), " and ", TypeName(b)));
 }
 
 const Value* Find(const Dict& dict, std::string_view key) {
@@ -185,7 +204,8 @@ const Value* Find(const Dict& dict, std::string_view key) {
 }
 
 std::string TypeName(const Value& value) {
-  static constexpr const char* kNames[] = {"undefined", "none", "bool", "int", "str", "list", "dict", "namespace", "function"};
+  static constexpr const char* kNames[] = {"undefined", "none", "bool",      "int",     "str",
+                                           "list",      "dict", "namespace", "function"};
   return kNames[value.v.index()];
 }
 
@@ -207,7 +227,8 @@ std::string Repr(const Value& value) {
     return absl::StrCat("[", out, "]");
   }
   if (const Dict* dict = value.dict()) {
-    for (const auto& [key, item] : *dict) absl::StrAppend(&out, out.empty() ? "" : ", ", ReprText(key), ": ", Repr(item));
+    for (const auto& [key, item] : *dict)
+      absl::StrAppend(&out, out.empty() ? "" : ", ", ReprText(key), ": ", Repr(item));
     return absl::StrCat("{", out, "}");
   }
   return value.ns() != nullptr ? "<Namespace>" : "<function>";

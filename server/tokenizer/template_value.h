@@ -15,13 +15,15 @@ namespace lift::jinja {
 
 struct Value;
 using List = std::vector<Value>;
-using Dict = std::vector<std::pair<std::string, Value>>;  // in insertion order; small, hence no index
+using Dict =
+    std::vector<std::pair<std::string, Value>>;  // in insertion order; small, hence no index
 
 struct Undefined {
   std::string name;  // for messages
 };
 struct None {};
-// Namespaces are mutable and may name each other, so the interpreter owns them and values hold an index.
+// Namespaces are mutable and may name each other, so the interpreter owns them and values hold an
+// index.
 struct NamespaceRef {
   size_t index;
 };
@@ -30,11 +32,12 @@ struct FunctionRef {
   std::string name;
 };
 
-// Immutable, cheap to copy: texts, lists and dictionaries are shared. Never cyclic, but parts may be shared so often that
-// walking the value takes far longer than building it did; the interpreter caps `weight` and `depth` for that.
+// Immutable, cheap to copy: texts, lists and dictionaries are shared. Never cyclic, but parts may
+// be shared so often that walking the value takes far longer than building it did; the interpreter
+// caps `weight` and `depth` for that.
 struct Value {
-  std::variant<Undefined, None, bool, int64_t, std::shared_ptr<const std::string>, std::shared_ptr<const List>,
-               std::shared_ptr<const Dict>, NamespaceRef, FunctionRef>
+  std::variant<Undefined, None, bool, int64_t, std::shared_ptr<const std::string>,
+               std::shared_ptr<const List>, std::shared_ptr<const Dict>, NamespaceRef, FunctionRef>
       v;
 
   uint32_t weight = 1;  // bytes seen when walking the value, saturating
@@ -76,10 +79,11 @@ bool Equal(const Value& a, const Value& b);
 absl::StatusOr<int> Compare(const Value& a, const Value& b);
 const Value* Find(const Dict& dict, std::string_view key);
 
-std::string TypeName(const Value& value);     // "str", "int", ...
-std::string Str(const Value& value);          // Python's str(); "" for undefined
-std::string Repr(const Value& value);         // Python's repr()
-// json.dumps(value, ensure_ascii=False); indent < 0: on one line. INVALID_ARGUMENT for what JSON has no form of.
+std::string TypeName(const Value& value);  // "str", "int", ...
+std::string Str(const Value& value);       // Python's str(); "" for undefined
+std::string Repr(const Value& value);      // Python's repr()
+// json.dumps(value, ensure_ascii=False); indent < 0: on one line. INVALID_ARGUMENT for what JSON
+// has no form of.
 absl::StatusOr<std::string> ToJson(const Value& value, int64_t indent);
 
 }  // namespace lift::jinja

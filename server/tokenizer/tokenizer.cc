@@ -21,9 +21,10 @@ struct Tokenizer::Impl {
   BpeModel bpe;
   NormalForm normal_form;
   std::vector<SplitPattern> splits;
-  AddedTokenMatcher raw_matcher, normalized_matcher;  // tokens matched before and after normalization
-  std::vector<std::string> bytes;                     // [vocab]
-  std::vector<bool> special;                          // [vocab]
+  AddedTokenMatcher raw_matcher,
+      normalized_matcher;          // tokens matched before and after normalization
+  std::vector<std::string> bytes;  // [vocab]
+  std::vector<bool> special;       // [vocab]
 
   // What one Encode call needs besides the tokenizer.
   struct Call {
@@ -32,7 +33,8 @@ struct Tokenizer::Impl {
     std::vector<std::string_view> pieces, next;
     std::deque<std::string> prefixed;  // owns the pieces that got a space
   };
-  absl::Status EncodeSegment(std::string_view text, bool parse_special, Call& call, std::vector<int32_t>& ids) const;
+  absl::Status EncodeSegment(std::string_view text, bool parse_special, Call& call,
+                             std::vector<int32_t>& ids) const;
   absl::Status EncodePlain(std::string_view text, Call& call, std::vector<int32_t>& ids) const;
   void AddPrefixSpaces(Call& call) const;
 };
@@ -44,7 +46,8 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::Create(TokenizerSpec
   LIFT_RETURN_IF_ERROR(ValidateTokenizerSpec(spec));
   LIFT_ASSIGN_OR_RETURN(const NormalForm form, NormalFormFromName(spec.normalizer));
   LIFT_ASSIGN_OR_RETURN(BpeModel bpe, BpeModel::Create(spec));
-  auto impl = std::unique_ptr<Impl>(new Impl{std::move(spec), std::move(bpe), form, {}, {}, {}, {}, {}});
+  auto impl =
+      std::unique_ptr<Impl>(new Impl{std::move(spec), std::move(bpe), form, {}, {}, {}, {}, {}});
   for (const auto& split : impl->spec.splits) {
     LIFT_ASSIGN_OR_RETURN(SplitPattern pattern, SplitPattern::Create(split));
     impl->splits.push_back(std::move(pattern));
@@ -64,12 +67,15 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::Create(TokenizerSpec
   return std::shared_ptr<const Tokenizer>(new Tokenizer(std::move(impl)));
 }
 
-absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text, EncodeOptions options) const {
+absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
+                                                       EncodeOptions options) const {
   if (text.size() > kMaxTextBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("Text of ", text.size(), " bytes is longer than ", kMaxTextBytes, "; shorten it"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "Text of ", text.size(), " bytes is longer than ", kMaxTextBytes, "; shorten it"));
   }
   if (const size_t bad = FindInvalidUtf8(text); bad != std::string_view::npos) {
-    return absl::InvalidArgumentError(absl::StrCat("Text is not valid UTF-8 at byte ", bad, "; send UTF-8"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("Text is not valid UTF-8 at byte ", bad, "; send UTF-8"));
   }
   const TokenizerSpec& spec = impl_->spec;
   std::vector<int32_t> ids;
@@ -86,8 +92,10 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text, En
   return ids;
 }
 
-absl::Status Tokenizer::Impl::EncodeSegment(std::string_view text, bool parse_special, Call& call, std::vector<int32_t>& ids) const {
-  const std::string normalized = normal_form == NormalForm::kNone ? std::string() : Normalize(text, normal_form);
+absl::Status Tokenizer::Impl::EncodeSegment(std::string_view text, bool parse_special, Call& call,
+                                            std::vector<int32_t>& ids) const {
+  const std::string normalized =
+      normal_form == NormalForm::kNone ? std::string() : Normalize(text, normal_form);
   if (normal_form != NormalForm::kNone) text = normalized;
   for (const auto& segment : normalized_matcher.Split(text, parse_special)) {
     if (segment.id >= 0) {
@@ -99,7 +107,8 @@ absl::Status Tokenizer::Impl::EncodeSegment(std::string_view text, bool parse_sp
   return absl::OkStatus();
 }
 
-absl::Status Tokenizer::Impl::EncodePlain(std::string_view text, Call& call, std::vector<int32_t>& ids) const {
+absl::Status Tokenizer::Impl::EncodePlain(std::string_view text, Call& call,
+                                          std::vector<int32_t>& ids) const {
   call.pieces.assign(1, text);
   call.prefixed.clear();
   for (size_t i = 0; i < splits.size(); ++i) {
@@ -122,18 +131,21 @@ void Tokenizer::Impl::AddPrefixSpaces(Call& call) const {
   }
 }
 
-absl::StatusOr<std::string> Tokenizer::DecodeBytes(std::span<const int32_t> ids, bool skip_special) const {
+absl::StatusOr<std::string> Tokenizer::DecodeBytes(std::span<const int32_t> ids,
+                                                   bool skip_special) const {
   std::string out;
   for (const int32_t id : ids) {
     if (id < 0 || id >= vocab_size()) {
-      return absl::InvalidArgumentError(absl::StrCat("Token id ", id, " is not in the vocabulary of ", vocab_size(), " tokens"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("Token id ", id, " is not in the vocabulary of ", vocab_size(), " tokens"));
     }
     if (!(skip_special && impl_->special[id])) out += impl_->bytes[id];
   }
   return out;
 }
 
-absl::StatusOr<std::string> Tokenizer::Decode(std::span<const int32_t> ids, bool skip_special) const {
+absl::StatusOr<std::string> Tokenizer::Decode(std::span<const int32_t> ids,
+                                              bool skip_special) const {
   LIFT_ASSIGN_OR_RETURN(const std::string bytes, DecodeBytes(ids, skip_special));
   std::string text;
   text.reserve(bytes.size());
@@ -145,7 +157,9 @@ std::string_view Tokenizer::TokenBytes(int32_t id) const {
   return id < 0 || id >= vocab_size() ? std::string_view() : std::string_view(impl_->bytes[id]);
 }
 
-bool Tokenizer::IsSpecial(int32_t id) const { return id >= 0 && id < vocab_size() && impl_->special[id]; }
+bool Tokenizer::IsSpecial(int32_t id) const {
+  return id >= 0 && id < vocab_size() && impl_->special[id];
+}
 int64_t Tokenizer::vocab_size() const { return static_cast<int64_t>(impl_->bytes.size()); }
 const TokenizerSpec& Tokenizer::spec() const { return impl_->spec; }
 

@@ -20,12 +20,15 @@ class Tokenizer {
   ~Tokenizer();
 
   struct EncodeOptions {
-    bool add_special = true;        // BOS/EOS as the model wants them
-    bool parse_special = true;      // special tokens written in the text become their ids (chat templates); false = plain text
+    bool add_special = true;    // BOS/EOS as the model wants them
+    bool parse_special = true;  // special tokens written in the text become their ids (chat
+                                // templates); false = plain text
   };
   // INVALID_ARGUMENT if text is not valid UTF-8 (names the byte offset).
   absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, EncodeOptions options) const;
-  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text) const { return Encode(text, EncodeOptions{}); }
+  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text) const {
+    return Encode(text, EncodeOptions{});
+  }
 
   // Bytes of the ids; may end inside a UTF-8 sequence. Ids out of range: INVALID_ARGUMENT.
   absl::StatusOr<std::string> DecodeBytes(std::span<const int32_t> ids, bool skip_special) const;
@@ -46,7 +49,8 @@ class Tokenizer {
 // Incremental detokenization for one stream: bytes in, only complete UTF-8 out.
 class StreamDecoder {
  public:
-  explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special = true) : tokenizer_(tokenizer), skip_special_(skip_special) {}
+  explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special = true)
+      : tokenizer_(tokenizer), skip_special_(skip_special) {}
   // Text that became complete with this token (may be empty).
   std::string Push(int32_t id);
   // What is left at the end, incomplete sequences as U+FFFD.

@@ -10,9 +10,9 @@
 namespace lift {
 namespace {
 
-constexpr size_t kMaxTokens = 4u << 20, kMaxMerges = 8u << 20, kMaxTokenBytes = 64u << 10, kMaxSplits = 32,
-                 kMaxPatternBytes = 64u << 10, kMaxAddedTokens = 128u << 10, kMaxAddedBytes = 1024,
-                 kMaxTemplateBytes = 1u << 20;
+constexpr size_t kMaxTokens = 4u << 20, kMaxMerges = 8u << 20, kMaxTokenBytes = 64u << 10,
+                 kMaxSplits = 32, kMaxPatternBytes = 64u << 10, kMaxAddedTokens = 128u << 10,
+                 kMaxAddedBytes = 1024, kMaxTemplateBytes = 1u << 20;
 
 absl::Status Invalid(absl::string_view a, const auto&... rest) {
   return absl::InvalidArgumentError(absl::StrCat("Tokenizer: ", a, rest...));
@@ -38,7 +38,8 @@ absl::Status CheckTokens(const TokenizerSpec& spec) {
   absl::flat_hash_set<std::string_view> known;
   known.reserve(spec.tokens.size());
   for (size_t i = 0; i < spec.tokens.size(); ++i) {
-    if (spec.tokens[i].size() > kMaxTokenBytes || FindInvalidUtf8(spec.tokens[i]) != std::string_view::npos) {
+    if (spec.tokens[i].size() > kMaxTokenBytes ||
+        FindInvalidUtf8(spec.tokens[i]) != std::string_view::npos) {
       return CheckText(spec.tokens[i], kMaxTokenBytes, absl::StrCat("token ", i));
     }
     known.insert(spec.tokens[i]);
@@ -47,15 +48,18 @@ absl::Status CheckTokens(const TokenizerSpec& spec) {
   for (size_t i = 0; i < spec.merges.size(); ++i) {
     const auto& [a, b] = spec.merges[i];
     merged.assign(a).append(b);
-    if (a.empty() || b.empty() || !known.contains(a) || !known.contains(b) || !known.contains(merged)) {
-      return Invalid("merge ", i, " uses a token that is not in the vocabulary; the tokenizer is damaged");
+    if (a.empty() || b.empty() || !known.contains(a) || !known.contains(b) ||
+        !known.contains(merged)) {
+      return Invalid("merge ", i,
+                     " uses a token that is not in the vocabulary; the tokenizer is damaged");
     }
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckAddedTokens(const TokenizerSpec& spec) {
-  if (spec.added_tokens.size() > kMaxAddedTokens) return Invalid("more than ", kMaxAddedTokens, " added tokens");
+  if (spec.added_tokens.size() > kMaxAddedTokens)
+    return Invalid("more than ", kMaxAddedTokens, " added tokens");
   absl::flat_hash_set<int32_t> ids;
   absl::flat_hash_set<std::string_view> contents;
   for (const AddedToken& token : spec.added_tokens) {
@@ -64,7 +68,8 @@ absl::Status CheckAddedTokens(const TokenizerSpec& spec) {
     LIFT_RETURN_IF_ERROR(CheckId(token.id, spec.tokens.size(), "added token id"));
     if (token.content.empty()) return Invalid("added token ", token.id, " is empty");
     if (!ids.insert(token.id).second) return Invalid("two added tokens have the id ", token.id);
-    if (!contents.insert(token.content).second) return Invalid("two added tokens are \"", token.content, "\"");
+    if (!contents.insert(token.content).second)
+      return Invalid("two added tokens are \"", token.content, "\"");
   }
   return absl::OkStatus();
 }
@@ -73,15 +78,17 @@ absl::Status CheckAddedTokens(const TokenizerSpec& spec) {
 
 absl::Status ValidateTokenizerSpec(const TokenizerSpec& spec) {
   if (spec.type != "byte_level_bpe") {
-    return absl::UnimplementedError(
-        absl::StrCat("Tokenizer type \"", spec.type, "\" is not supported; byte_level_bpe is the only one"));
+    return absl::UnimplementedError(absl::StrCat(
+        "Tokenizer type \"", spec.type, "\" is not supported; byte_level_bpe is the only one"));
   }
   LIFT_RETURN_IF_ERROR(CheckTokens(spec));
   LIFT_RETURN_IF_ERROR(CheckAddedTokens(spec));
-  if (spec.splits.size() > kMaxSplits) return Invalid("more than ", kMaxSplits, " pre-tokenizer splits");
+  if (spec.splits.size() > kMaxSplits)
+    return Invalid("more than ", kMaxSplits, " pre-tokenizer splits");
   for (const auto& split : spec.splits) {
     LIFT_RETURN_IF_ERROR(CheckText(split.pattern, kMaxPatternBytes, "a pre-tokenizer pattern"));
-    if (!IsSplitBehavior(split.behavior)) return Invalid("unknown split behavior \"", split.behavior, "\"");
+    if (!IsSplitBehavior(split.behavior))
+      return Invalid("unknown split behavior \"", split.behavior, "\"");
   }
   if (spec.prefix_space_at < 0 || static_cast<size_t>(spec.prefix_space_at) > spec.splits.size()) {
     return Invalid("prefix_space_at ", spec.prefix_space_at, " is beyond the splits");
@@ -105,8 +112,10 @@ absl::Status ValidateTokenizerSpec(const TokenizerSpec& spec) {
 
 absl::StatusOr<std::pair<std::string, std::string>> ParseMerge(const std::string& merge) {
   const size_t space = merge.find(' ');
-  if (space == std::string::npos || space == 0 || space + 1 == merge.size() || merge.find(' ', space + 1) != std::string::npos) {
-    return Invalid("merge \"", merge.substr(0, 80), "\" is not two tokens with a space between them");
+  if (space == std::string::npos || space == 0 || space + 1 == merge.size() ||
+      merge.find(' ', space + 1) != std::string::npos) {
+    return Invalid("merge \"", merge.substr(0, 80),
+                   "\" is not two tokens with a space between them");
   }
   return std::make_pair(merge.substr(0, space), merge.substr(space + 1));
 }
@@ -142,22 +151,43 @@ absl::StatusOr<AddedToken> ParseAddedToken(const Json& object) {
 }
 
 std::string TokenizerSpec::ToJson() const {
-  Json json = {{"version", 1}, {"type", type}, {"tokens", tokens}, {"merges", Json::array()}, {"splits", Json::array()},
-               {"add_prefix_space", add_prefix_space}, {"prefix_space_at", prefix_space_at}, {"ignore_merges", ignore_merges},
-               {"normalizer", normalizer}, {"added_tokens", Json::array()}, {"bos_id", bos_id}, {"eos_id", eos_id},
-               {"unk_id", unk_id}, {"pad_id", pad_id}, {"fuse_unk", fuse_unk}, {"eos_ids", eos_ids}, {"add_bos", add_bos},
-               {"add_eos", add_eos}, {"chat_template", chat_template}, {"bos_token", bos_token}, {"eos_token", eos_token}};
+  Json json = {{"version", 1},
+               {"type", type},
+               {"tokens", tokens},
+               {"merges", Json::array()},
+               {"splits", Json::array()},
+               {"add_prefix_space", add_prefix_space},
+               {"prefix_space_at", prefix_space_at},
+               {"ignore_merges", ignore_merges},
+               {"normalizer", normalizer},
+               {"added_tokens", Json::array()},
+               {"bos_id", bos_id},
+               {"eos_id", eos_id},
+               {"unk_id", unk_id},
+               {"pad_id", pad_id},
+               {"fuse_unk", fuse_unk},
+               {"eos_ids", eos_ids},
+               {"add_bos", add_bos},
+               {"add_eos", add_eos},
+               {"chat_template", chat_template},
+               {"bos_token", bos_token},
+               {"eos_token", eos_token}};
   for (const auto& [a, b] : merges) {
     const bool spaces = a.find(' ') != std::string::npos || b.find(' ') != std::string::npos;
     json["merges"].push_back(spaces ? Json::array({a, b}) : Json(absl::StrCat(a, " ", b)));
   }
   for (const Split& split : splits) {
-    json["splits"].push_back({{"pattern", split.pattern}, {"behavior", split.behavior}, {"invert", split.invert}});
+    json["splits"].push_back(
+        {{"pattern", split.pattern}, {"behavior", split.behavior}, {"invert", split.invert}});
   }
   for (const AddedToken& token : added_tokens) {
-    json["added_tokens"].push_back({{"id", token.id}, {"content", token.content}, {"special", token.special},
-                                    {"lstrip", token.lstrip}, {"rstrip", token.rstrip},
-                                    {"single_word", token.single_word}, {"normalized", token.normalized}});
+    json["added_tokens"].push_back({{"id", token.id},
+                                    {"content", token.content},
+                                    {"special", token.special},
+                                    {"lstrip", token.lstrip},
+                                    {"rstrip", token.rstrip},
+                                    {"single_word", token.single_word},
+                                    {"normalized", token.normalized}});
   }
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -207,7 +237,9 @@ absl::StatusOr<TokenizerSpec> TokenizerSpec::FromJson(const std::string& text) {
   LIFT_ASSIGN_OR_RETURN(const Json json, ParseJson(text, "the tokenizer", kMaxTokenizerJsonBytes));
   if (!json.is_object()) return Invalid("the JSON is not an object");
   LIFT_ASSIGN_OR_RETURN(const int32_t version, JsonInt32(json, "version", 1));
-  if (version != 1) return absl::UnimplementedError(absl::StrCat("Tokenizer version ", version, " is not supported"));
+  if (version != 1)
+    return absl::UnimplementedError(
+        absl::StrCat("Tokenizer version ", version, " is not supported"));
   TokenizerSpec spec;
   LIFT_ASSIGN_OR_RETURN(spec.type, JsonString(json, "type", ""));
   LIFT_RETURN_IF_ERROR(ReadLists(json, spec));

@@ -5,7 +5,8 @@
 namespace lift {
 namespace {
 
-// Number of continuation bytes and the allowed range of the first of them (Unicode table 3-7); -1 = not a lead byte.
+// Number of continuation bytes and the allowed range of the first of them (Unicode table 3-7); -1 =
+// not a lead byte.
 struct Lead {
   int more;
   uint8_t low, high;

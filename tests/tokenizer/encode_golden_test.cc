@@ -1,4 +1,5 @@
-// Ids and texts equal to those of Hugging Face `tokenizers`; the goldens are made by tests/golden/make_tokenizer_goldens.py.
+// Ids and texts equal to those of Hugging Face `tokenizers`; the goldens are made by
+// tests/golden/make_tokenizer_goldens.py.
 #include "server/model/checkpoint/gguf.h"
 #include "server/tokenizer/gguf_spec.h"
 #include "tests/tokenizer/golden_support.h"
@@ -16,15 +17,16 @@ void ExpectEncodings(const Tokenizer& tokenizer, const std::string& name) {
     ASSERT_TRUE(ids.ok()) << ids.status();
     ++compared;
     if (!testing::SameIds(*ids, row["ids"][name]) && ++failures <= 10) {
-      ADD_FAILURE() << name << ": " << row["text"].dump().substr(0, 200) << "\n  gives " << Json(*ids).dump().substr(0, 400)
-                    << "\n  not   " << row["ids"][name].dump();
+      ADD_FAILURE() << name << ": " << row["text"].dump().substr(0, 200) << "\n  gives "
+                    << Json(*ids).dump().substr(0, 400) << "\n  not   " << row["ids"][name].dump();
     }
     if (!row.contains("plain")) continue;
     const auto plain = tokenizer.Encode(text, {.add_special = false, .parse_special = false});
     ASSERT_TRUE(plain.ok()) << plain.status();
     if (!testing::SameIds(*plain, row["plain"][name]) && ++failures <= 10) {
-      ADD_FAILURE() << name << " as plain text: " << row["text"].dump().substr(0, 200) << "\n  gives " << Json(*plain).dump().substr(0, 400)
-                    << "\n  not   " << row["plain"][name].dump();
+      ADD_FAILURE() << name << " as plain text: " << row["text"].dump().substr(0, 200)
+                    << "\n  gives " << Json(*plain).dump().substr(0, 400) << "\n  not   "
+                    << row["plain"][name].dump();
     }
   }
   EXPECT_GE(compared, 2000);
@@ -40,7 +42,8 @@ void ExpectDecodings(const Tokenizer& tokenizer, const std::string& name) {
     for (const bool skip : {false, true}) {
       const auto text = tokenizer.Decode(ids, skip);
       ASSERT_TRUE(text.ok()) << text.status();
-      EXPECT_EQ(*text, row[skip ? "skip" : "all"].get<std::string>()) << name << " " << row["ids"].dump();
+      EXPECT_EQ(*text, row[skip ? "skip" : "all"].get<std::string>())
+          << name << " " << row["ids"].dump();
     }
   }
   EXPECT_GE(compared, 50) << name;
@@ -71,14 +74,16 @@ TEST_P(SmallTokenizerGolden, SurvivesItsOwnJson) {
   ExpectEncodings(**again, GetParam());
 }
 
-INSTANTIATE_TEST_SUITE_P(All, SmallTokenizerGolden, ::testing::ValuesIn(testing::SmallTokenizerNames()),
+INSTANTIATE_TEST_SUITE_P(All, SmallTokenizerGolden,
+                         ::testing::ValuesIn(testing::SmallTokenizerNames()),
                          [](const auto& info) { return info.param; });
 
 class SmolLm2Golden : public ::testing::Test {
  protected:
   void SetUp() override {
     const char* path = std::getenv("LIFT_TEST_MODEL");
-    if (path == nullptr) GTEST_SKIP() << "LIFT_TEST_MODEL (path of SmolLM2-135M-Instruct.Q4_1.gguf) is not set";
+    if (path == nullptr)
+      GTEST_SKIP() << "LIFT_TEST_MODEL (path of SmolLM2-135M-Instruct.Q4_1.gguf) is not set";
     const auto file = GgufFile::Open(path);
     ASSERT_TRUE(file.ok()) << file.status();
     auto spec = ReadGgufTokenizer(**file);

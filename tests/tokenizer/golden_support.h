@@ -17,7 +17,9 @@ namespace lift::testing {
 
 using Json = nlohmann::json;
 
-inline std::string GoldenPath(const std::string& name) { return std::string(LIFT_TEST_DATA) + "/tokenizer/" + name; }
+inline std::string GoldenPath(const std::string& name) {
+  return std::string(LIFT_TEST_DATA) + "/tokenizer/" + name;
+}
 
 inline std::string ReadText(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -47,7 +49,8 @@ inline std::string TextOf(const Json& entry) {
 inline uint64_t IdsHash(const std::vector<int32_t>& ids) {
   uint64_t hash = 0xCBF29CE484222325u;
   for (const int32_t id : ids) {
-    for (int shift = 0; shift < 32; shift += 8) hash = (hash ^ ((static_cast<uint32_t>(id) >> shift) & 255)) * 0x100000001B3u;
+    for (int shift = 0; shift < 32; shift += 8)
+      hash = (hash ^ ((static_cast<uint32_t>(id) >> shift) & 255)) * 0x100000001B3u;
   }
   return hash;
 }
@@ -55,7 +58,8 @@ inline uint64_t IdsHash(const std::vector<int32_t>& ids) {
 // `expected` is a list of ids, or {"n": count, "fnv": hash}.
 inline bool SameIds(const std::vector<int32_t>& ids, const Json& expected) {
   if (expected.is_array()) return Json(ids) == expected;
-  return ids.size() == expected["n"].get<size_t>() && IdsHash(ids) == std::stoull(expected["fnv"].get<std::string>(), nullptr, 16);
+  return ids.size() == expected["n"].get<size_t>() &&
+         IdsHash(ids) == std::stoull(expected["fnv"].get<std::string>(), nullptr, 16);
 }
 
 inline std::shared_ptr<const Tokenizer> SmallTokenizer(const std::string& name) {
@@ -70,7 +74,8 @@ inline std::shared_ptr<const Tokenizer> SmallTokenizer(const std::string& name) 
 }
 
 inline const std::vector<std::string>& SmallTokenizerNames() {
-  static const std::vector<std::string> names = {"gpt2", "smollm", "llama3", "qwen2", "flags", "mixed", "unk"};
+  static const std::vector<std::string> names = {"gpt2",  "smollm", "llama3", "qwen2",
+                                                 "flags", "mixed",  "unk"};
   return names;
 }
 

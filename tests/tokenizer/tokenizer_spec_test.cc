@@ -1,4 +1,5 @@
-// Reading tokenizers from JSON and GGUF: what is taken, what is refused and how, and that damage never crashes.
+// Reading tokenizers from JSON and GGUF: what is taken, what is refused and how, and that damage
+// never crashes.
 #include "server/tokenizer/tokenizer_spec.h"
 
 #include <functional>
@@ -16,13 +17,15 @@ using testing::Json;
 
 Json GoodTokenizer() { return Json::parse(testing::ReadText(testing::GoldenPath("gpt2.json"))); }
 
-absl::StatusOr<TokenizerSpec> Parse(const Json& tokenizer, const std::string& config = "", const std::string& generation = "",
+absl::StatusOr<TokenizerSpec> Parse(const Json& tokenizer, const std::string& config = "",
+                                    const std::string& generation = "",
                                     const std::string& chat_template = "") {
   return ParseHuggingFaceTokenizer({tokenizer.dump(), config, generation, chat_template});
 }
 
 // Changes a good tokenizer.json and expects the code, and `what` in the message.
-void ExpectRefused(absl::StatusCode code, const std::string& what, const std::function<void(Json&)>& change) {
+void ExpectRefused(absl::StatusCode code, const std::string& what,
+                   const std::function<void(Json&)>& change) {
   Json json = GoodTokenizer();
   change(json);
   const absl::Status status = Parse(json).status();
@@ -36,17 +39,26 @@ TEST(HuggingFaceSpec, RefusesUnsupportedComponentsByName) {
   ExpectRefused(unsupported, "WordPiece", [](Json& j) { j["model"]["type"] = "WordPiece"; });
   ExpectRefused(unsupported, "byte_fallback", [](Json& j) { j["model"]["byte_fallback"] = true; });
   ExpectRefused(unsupported, "dropout", [](Json& j) { j["model"]["dropout"] = 0.1; });
-  ExpectRefused(unsupported, "end_of_word_suffix", [](Json& j) { j["model"]["end_of_word_suffix"] = "</w>"; });
-  ExpectRefused(unsupported, "Metaspace", [](Json& j) { j["pre_tokenizer"] = {{"type", "Metaspace"}}; });
+  ExpectRefused(unsupported, "end_of_word_suffix",
+                [](Json& j) { j["model"]["end_of_word_suffix"] = "</w>"; });
+  ExpectRefused(unsupported, "Metaspace", [](Json& j) {
+    j["pre_tokenizer"] = {{"type", "Metaspace"}};
+  });
   ExpectRefused(unsupported, "ByteLevel", [](Json& j) { j["pre_tokenizer"] = nullptr; });
   ExpectRefused(unsupported, "Whitespace", [](Json& j) {
-    j["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {{{"type", "ByteLevel"}}, {{"type", "Whitespace"}}}}};
+    j["pre_tokenizer"] = {{"type", "Sequence"},
+                          {"pretokenizers", {{{"type", "ByteLevel"}}, {{"type", "Whitespace"}}}}};
   });
-  ExpectRefused(unsupported, "Lowercase", [](Json& j) { j["normalizer"] = {{"type", "Lowercase"}}; });
+  ExpectRefused(unsupported, "Lowercase", [](Json& j) {
+    j["normalizer"] = {{"type", "Lowercase"}};
+  });
   ExpectRefused(unsupported, "Sequence", [](Json& j) {
-    j["normalizer"] = {{"type", "Sequence"}, {"normalizers", {{{"type", "NFC"}}, {{"type", "NFD"}}}}};
+    j["normalizer"] = {{"type", "Sequence"},
+                       {"normalizers", {{{"type", "NFC"}}, {{"type", "NFD"}}}}};
   });
-  ExpectRefused(unsupported, "RobertaProcessing", [](Json& j) { j["post_processor"] = {{"type", "RobertaProcessing"}}; });
+  ExpectRefused(unsupported, "RobertaProcessing", [](Json& j) {
+    j["post_processor"] = {{"type", "RobertaProcessing"}};
+  });
   ExpectRefused(unsupported, "WordPiece", [](Json& j) { j["decoder"] = {{"type", "WordPiece"}}; });
   ExpectRefused(unsupported, "decoder", [](Json& j) { j["decoder"] = nullptr; });
 }
@@ -58,41 +70,58 @@ TEST(HuggingFaceSpec, RefusesMalformedContent) {
   ExpectRefused(invalid, "merges", [](Json& j) { j["model"].erase("merges"); });
   ExpectRefused(invalid, "merge", [](Json& j) { j["model"]["merges"].push_back("a b c"); });
   ExpectRefused(invalid, "merge", [](Json& j) { j["model"]["merges"].push_back(3); });
-  ExpectRefused(invalid, "not in the vocabulary", [](Json& j) { j["model"]["merges"].push_back({"zz", "qq"}); });
-  ExpectRefused(invalid, "two tokens have the id", [](Json& j) { j["model"]["vocab"]["brand-new"] = 5; });
+  ExpectRefused(invalid, "not in the vocabulary", [](Json& j) {
+    j["model"]["merges"].push_back({"zz", "qq"});
+  });
+  ExpectRefused(invalid, "two tokens have the id",
+                [](Json& j) { j["model"]["vocab"]["brand-new"] = 5; });
   ExpectRefused(invalid, "out of range", [](Json& j) { j["model"]["vocab"]["brand-new"] = -5; });
-  ExpectRefused(invalid, "out of range", [](Json& j) { j["model"]["vocab"]["brand-new"] = 18446744073709551615u; });
+  ExpectRefused(invalid, "out of range",
+                [](Json& j) { j["model"]["vocab"]["brand-new"] = 18446744073709551615u; });
   ExpectRefused(invalid, "far beyond", [](Json& j) { j["model"]["vocab"]["brand-new"] = 1 << 29; });
   ExpectRefused(invalid, "whole number", [](Json& j) { j["model"]["vocab"]["brand-new"] = "5"; });
-  ExpectRefused(invalid, "far beyond", [](Json& j) { j["added_tokens"].push_back({{"id", 2000000000}, {"content", "x-new"}}); });
-  ExpectRefused(invalid, "\"id\"", [](Json& j) { j["added_tokens"].push_back({{"id", 20000000000}, {"content", "x-new"}}); });
-  ExpectRefused(invalid, "another id", [](Json& j) { j["added_tokens"].push_back({{"id", 1}, {"content", "\u0120the"}}); });
+  ExpectRefused(invalid, "far beyond", [](Json& j) {
+    j["added_tokens"].push_back({{"id", 2000000000}, {"content", "x-new"}});
+  });
+  ExpectRefused(invalid, "\"id\"", [](Json& j) {
+    j["added_tokens"].push_back({{"id", 20000000000}, {"content", "x-new"}});
+  });
+  ExpectRefused(invalid, "another id", [](Json& j) {
+    j["added_tokens"].push_back({{"id", 1}, {"content", "\u0120the"}});
+  });
   ExpectRefused(invalid, "\"content\"", [](Json& j) { j["added_tokens"][0]["content"] = 5; });
   ExpectRefused(invalid, "\"special\"", [](Json& j) { j["added_tokens"][0]["special"] = "yes"; });
-  ExpectRefused(invalid, "two added tokens", [](Json& j) { j["added_tokens"].push_back(j["added_tokens"][0]); });
+  ExpectRefused(invalid, "two added tokens",
+                [](Json& j) { j["added_tokens"].push_back(j["added_tokens"][0]); });
   ExpectRefused(invalid, "unk_token", [](Json& j) { j["model"]["unk_token"] = "<nope>"; });
   ExpectRefused(invalid, "TemplateProcessing", [](Json& j) {
-    j["post_processor"] = {{"type", "TemplateProcessing"}, {"single", {{{"SpecialToken", {{"id", "<s>"}}}}}}};
+    j["post_processor"] = {{"type", "TemplateProcessing"},
+                           {"single", {{{"SpecialToken", {{"id", "<s>"}}}}}}};
   });
   ExpectRefused(invalid, "pattern", [](Json& j) { j["pre_tokenizer"] = {{"type", "Split"}}; });
 }
 
 TEST(HuggingFaceSpec, RefusesWhatIsNotJsonAndLoneSurrogates) {
-  for (const std::string& text : {std::string(), std::string("{"), std::string("[]"), std::string("null"), std::string("\"\\ud800\""),
-                                  std::string(R"({"model":{"type":"BPE","vocab":{"\ud800":0},"merges":[]}})"), std::string("\xff"),
-                                  std::string(R"({"a":1e999})"), std::string(1000, '['), std::string("{\"model\":3}")}) {
+  for (const std::string& text :
+       {std::string(), std::string("{"), std::string("[]"), std::string("null"),
+        std::string("\"\\ud800\""),
+        std::string(R"({"model":{"type":"BPE","vocab":{"\ud800":0},"merges":[]}})"),
+        std::string("\xff"), std::string(R"({"a":1e999})"), std::string(1000, '['),
+        std::string("{\"model\":3}")}) {
     HuggingFaceTokenizerFiles files;
     files.tokenizer = text;
-    EXPECT_EQ(ParseHuggingFaceTokenizer(files).status().code(), absl::StatusCode::kInvalidArgument) << text.substr(0, 60);
+    EXPECT_EQ(ParseHuggingFaceTokenizer(files).status().code(), absl::StatusCode::kInvalidArgument)
+        << text.substr(0, 60);
     EXPECT_EQ(TokenizerSpec::FromJson(text).ok(), false) << text.substr(0, 60);
   }
 }
 
 TEST(HuggingFaceSpec, ReadsTokensFlagsAndTemplatesFromTheOtherFiles) {
-  const auto spec = Parse(GoodTokenizer(),
-                          R"({"bos_token": {"content": "<|im_start|>"}, "eos_token": "<|im_end|>", "pad_token": null, "add_bos_token": true,
+  const auto spec = Parse(
+      GoodTokenizer(),
+      R"({"bos_token": {"content": "<|im_start|>"}, "eos_token": "<|im_end|>", "pad_token": null, "add_bos_token": true,
                               "chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]})",
-                          R"({"eos_token_id": [2, 0]})");
+      R"({"eos_token_id": [2, 0]})");
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->bos_id, 1);
   EXPECT_EQ(spec->eos_id, 2);
@@ -101,7 +130,8 @@ TEST(HuggingFaceSpec, ReadsTokensFlagsAndTemplatesFromTheOtherFiles) {
   EXPECT_FALSE(spec->add_eos);
   EXPECT_EQ(spec->chat_template, "D");
   EXPECT_EQ(spec->eos_token, "<|im_end|>");
-  const auto separate = Parse(GoodTokenizer(), R"({"chat_template": "config"})", R"({"eos_token_id": 1})", "file");
+  const auto separate =
+      Parse(GoodTokenizer(), R"({"chat_template": "config"})", R"({"eos_token_id": 1})", "file");
   ASSERT_TRUE(separate.ok()) << separate.status();
   EXPECT_EQ(separate->chat_template, "file");
   EXPECT_EQ(separate->eos_ids, (std::vector<int32_t>{1}));
@@ -112,7 +142,8 @@ TEST(HuggingFaceSpec, ReadsTokensFlagsAndTemplatesFromTheOtherFiles) {
 
 TEST(HuggingFaceSpec, TakesMergesAsTextsOrPairs) {
   Json json = GoodTokenizer();
-  for (Json& merge : json["model"]["merges"]) merge = merge[0].get<std::string>() + " " + merge[1].get<std::string>();
+  for (Json& merge : json["model"]["merges"])
+    merge = merge[0].get<std::string>() + " " + merge[1].get<std::string>();
   const auto texts = Parse(json), pairs = Parse(GoodTokenizer());
   ASSERT_TRUE(texts.ok()) << texts.status();
   ASSERT_TRUE(pairs.ok()) << pairs.status();
@@ -129,20 +160,34 @@ TEST(SpecJson, RefusesDamage) {
   const Json good = Json::parse(Parse(GoodTokenizer())->ToJson());
   ASSERT_TRUE(TokenizerSpec::FromJson(good.dump()).ok());
   const std::vector<std::function<void(Json&)>> changes = {
-      [](Json& j) { j["type"] = "unigram"; },          [](Json& j) { j["version"] = 2; },
-      [](Json& j) { j["tokens"] = Json::array(); },    [](Json& j) { j["tokens"][3] = 3; },
-      [](Json& j) { j.erase("tokens"); },              [](Json& j) { j["merges"].push_back("zz qq"); },
-      [](Json& j) { j["merges"] = 1; },                [](Json& j) { j["splits"] = "x"; },
-      [](Json& j) { j["splits"][0]["behavior"] = "x"; }, [](Json& j) { j["splits"][0]["pattern"] = 1; },
-      [](Json& j) { j["bos_id"] = 1 << 20; },          [](Json& j) { j["eos_ids"] = {-3}; },
-      [](Json& j) { j["eos_ids"] = {"a"}; },           [](Json& j) { j["eos_id"] = 1.5; },
-      [](Json& j) { j["eos_id"] = 4294967296; },       [](Json& j) { j["unk_id"] = -7; },
-      [](Json& j) { j["normalizer"] = "strip"; },      [](Json& j) { j["prefix_space_at"] = 9; },
-      [](Json& j) { j["add_bos"] = true; },            [](Json& j) { j["added_tokens"][0]["id"] = j["added_tokens"][1]["id"]; },
-      [](Json& j) { j["added_tokens"][0].erase("id"); }, [](Json& j) { j["added_tokens"][0]["content"] = ""; },
+      [](Json& j) { j["type"] = "unigram"; },
+      [](Json& j) { j["version"] = 2; },
+      [](Json& j) { j["tokens"] = Json::array(); },
+      [](Json& j) { j["tokens"][3] = 3; },
+      [](Json& j) { j.erase("tokens"); },
+      [](Json& j) { j["merges"].push_back("zz qq"); },
+      [](Json& j) { j["merges"] = 1; },
+      [](Json& j) { j["splits"] = "x"; },
+      [](Json& j) { j["splits"][0]["behavior"] = "x"; },
+      [](Json& j) { j["splits"][0]["pattern"] = 1; },
+      [](Json& j) { j["bos_id"] = 1 << 20; },
+      [](Json& j) { j["eos_ids"] = {-3}; },
+      [](Json& j) { j["eos_ids"] = {"a"}; },
+      [](Json& j) { j["eos_id"] = 1.5; },
+      [](Json& j) { j["eos_id"] = 4294967296; },
+      [](Json& j) { j["unk_id"] = -7; },
+      [](Json& j) { j["normalizer"] = "strip"; },
+      [](Json& j) { j["prefix_space_at"] = 9; },
+      [](Json& j) { j["add_bos"] = true; },
+      [](Json& j) { j["added_tokens"][0]["id"] = j["added_tokens"][1]["id"]; },
+      [](Json& j) { j["added_tokens"][0].erase("id"); },
+      [](Json& j) { j["added_tokens"][0]["content"] = ""; },
       [](Json& j) { j["added_tokens"][0]["content"] = std::string(5000, 'x'); },
       [](Json& j) { j["chat_template"] = std::string(2 << 20, 'x'); },
-      [](Json& j) { j["splits"] = Json::array(); for (int i = 0; i < 100; ++i) j["splits"].push_back({{"pattern", "a"}}); },
+      [](Json& j) {
+        j["splits"] = Json::array();
+        for (int i = 0; i < 100; ++i) j["splits"].push_back({{"pattern", "a"}});
+      },
   };
   for (size_t i = 0; i < changes.size(); ++i) {
     Json json = good;
@@ -171,7 +216,8 @@ TEST(SpecJson, FlippedBytesNeverCrash) {
 }
 
 TEST(GgufNames, GiveThePatternsOfTheModels) {
-  const std::vector<std::pair<std::string, std::string>> names = {{"gpt-2", "gpt2"}, {"smollm", "smollm"}, {"llama-bpe", "llama3"}, {"qwen2", "qwen2"}};
+  const std::vector<std::pair<std::string, std::string>> names = {
+      {"gpt-2", "gpt2"}, {"smollm", "smollm"}, {"llama-bpe", "llama3"}, {"qwen2", "qwen2"}};
   for (const auto& [name, small] : names) {
     const auto recipe = PreTokenizerByGgufName(name);
     ASSERT_TRUE(recipe.ok()) << recipe.status();
@@ -184,10 +230,12 @@ TEST(GgufNames, GiveThePatternsOfTheModels) {
     for (const Json& row : testing::ReadJsonLines("encode.jsonl")) {
       const auto ids = (*tokenizer)->Encode(testing::TextOf(row["text"]));
       ASSERT_TRUE(ids.ok()) << ids.status();
-      ASSERT_TRUE(testing::SameIds(*ids, row["ids"][small])) << name << ": " << row["text"].dump().substr(0, 100);
+      ASSERT_TRUE(testing::SameIds(*ids, row["ids"][small]))
+          << name << ": " << row["text"].dump().substr(0, 100);
     }
   }
-  for (const char* name : {"default", "starcoder", "refact", "command-r", "falcon", "tekken", "gpt-4o", "deepseek-v3", "llama4", "glm4"}) {
+  for (const char* name : {"default", "starcoder", "refact", "command-r", "falcon", "tekken",
+                           "gpt-4o", "deepseek-v3", "llama4", "glm4"}) {
     const auto recipe = PreTokenizerByGgufName(name);
     ASSERT_TRUE(recipe.ok()) << recipe.status();
     TokenizerSpec spec = testing::SmallTokenizer("gpt2")->spec();
@@ -198,13 +246,16 @@ TEST(GgufNames, GiveThePatternsOfTheModels) {
     EXPECT_EQ(*(*tokenizer)->Decode(*(*tokenizer)->Encode(text), true), text) << name;
   }
   EXPECT_EQ(PreTokenizerByGgufName("kimi-k2").status().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_NE(PreTokenizerByGgufName("no-such").status().message().find("no-such"), absl::string_view::npos);
+  EXPECT_NE(PreTokenizerByGgufName("no-such").status().message().find("no-such"),
+            absl::string_view::npos);
 }
 
 // Writes just enough GGUF: metadata of strings, string lists, numbers and integer lists.
 class GgufText {
  public:
-  GgufText& String(const std::string& key, const std::string& value) { return Key(key, 8).Raw(value); }
+  GgufText& String(const std::string& key, const std::string& value) {
+    return Key(key, 8).Raw(value);
+  }
   GgufText& Number(const std::string& key, uint32_t value) { return Key(key, 4).Put(value); }
   GgufText& Bool(const std::string& key, bool value) {
     Key(key, 7);
@@ -291,15 +342,28 @@ TEST(GgufSpec, RefusesByNameWhatItCannotRead) {
   const auto sentencepiece = GgufText().String("tokenizer.ggml.model", "llama").Read().status();
   EXPECT_EQ(sentencepiece.code(), absl::StatusCode::kUnimplemented);
   EXPECT_NE(sentencepiece.message().find("llama"), absl::string_view::npos);
-  const auto unknown = SmallGguf("martian").Strings("tokenizer.ggml.merges", {"a b"}).Read().status();
+  const auto unknown =
+      SmallGguf("martian").Strings("tokenizer.ggml.merges", {"a b"}).Read().status();
   EXPECT_EQ(unknown.code(), absl::StatusCode::kUnimplemented);
   EXPECT_NE(unknown.message().find("martian"), absl::string_view::npos);
   EXPECT_FALSE(SmallGguf().Read().ok());  // no merges
   EXPECT_FALSE(SmallGguf().Strings("tokenizer.ggml.merges", {"ab"}).Read().ok());
   EXPECT_FALSE(SmallGguf().Strings("tokenizer.ggml.merges", {"b a"}).Read().ok());
-  EXPECT_FALSE(SmallGguf().Strings("tokenizer.ggml.merges", {}).Ints("tokenizer.ggml.token_type", {1}).Read().ok());
-  EXPECT_FALSE(SmallGguf().Strings("tokenizer.ggml.merges", {}).Number("tokenizer.ggml.bos_token_id", 6).Read().ok());
-  EXPECT_FALSE(SmallGguf().Strings("tokenizer.ggml.merges", {}).String("tokenizer.ggml.bos_token_id", "5").Read().ok());
+  EXPECT_FALSE(SmallGguf()
+                   .Strings("tokenizer.ggml.merges", {})
+                   .Ints("tokenizer.ggml.token_type", {1})
+                   .Read()
+                   .ok());
+  EXPECT_FALSE(SmallGguf()
+                   .Strings("tokenizer.ggml.merges", {})
+                   .Number("tokenizer.ggml.bos_token_id", 6)
+                   .Read()
+                   .ok());
+  EXPECT_FALSE(SmallGguf()
+                   .Strings("tokenizer.ggml.merges", {})
+                   .String("tokenizer.ggml.bos_token_id", "5")
+                   .Read()
+                   .ok());
 }
 
 }  // namespace

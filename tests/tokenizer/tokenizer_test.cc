@@ -57,15 +57,19 @@ TEST_P(RoundTrip, PlainTextNeverBecomesASpecialId) {
   const auto tokenizer = SmallTokenizer(GetParam());
   ASSERT_NE(tokenizer, nullptr);
   for (const AddedToken& token : tokenizer->spec().added_tokens) {
-    for (const std::string& text : {token.content, " " + token.content, "x" + token.content + "y"}) {
+    for (const std::string& text :
+         {token.content, " " + token.content, "x" + token.content + "y"}) {
       const auto ids = tokenizer->Encode(text, {.add_special = false, .parse_special = false});
       ASSERT_TRUE(ids.ok());
-      EXPECT_TRUE(std::none_of(ids->begin(), ids->end(), [&](int32_t id) { return tokenizer->IsSpecial(id); })) << text;
+      EXPECT_TRUE(std::none_of(ids->begin(), ids->end(), [&](int32_t id) {
+        return tokenizer->IsSpecial(id);
+      })) << text;
     }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, RoundTrip, ::testing::Values("gpt2", "smollm", "llama3"), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(All, RoundTrip, ::testing::Values("gpt2", "smollm", "llama3"),
+                         [](const auto& info) { return info.param; });
 
 // Ids that stand for single bytes, whatever sequence they make.
 std::vector<int32_t> ByteIds(const Tokenizer& tokenizer, std::string_view bytes) {
@@ -78,7 +82,8 @@ std::vector<int32_t> ByteIds(const Tokenizer& tokenizer, std::string_view bytes)
   return ids;
 }
 
-void ExpectStreamEqualsDecode(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, bool skip_special) {
+void ExpectStreamEqualsDecode(const Tokenizer& tokenizer, const std::vector<int32_t>& ids,
+                              bool skip_special) {
   StreamDecoder decoder(tokenizer, skip_special);
   std::string streamed;
   for (const int32_t id : ids) {
@@ -96,7 +101,9 @@ void ExpectStreamEqualsDecode(const Tokenizer& tokenizer, const std::vector<int3
 TEST(StreamDecoder, HoldsBackEveryMultiByteCharacterUntilItIsComplete) {
   const auto tokenizer = SmallTokenizer("gpt2");
   ASSERT_NE(tokenizer, nullptr);
-  for (const std::string character : {"\x7f", "\u0080", "\u00e9", "\u07ff", "\u0800", "\u4e2d", "\ud7ff", "\ue000", "\uffff", "\U00010000", "\U0001F600", "\U0010FFFF"}) {
+  for (const std::string character :
+       {"\x7f", "\u0080", "\u00e9", "\u07ff", "\u0800", "\u4e2d", "\ud7ff", "\ue000", "\uffff",
+        "\U00010000", "\U0001F600", "\U0010FFFF"}) {
     const auto ids = ByteIds(*tokenizer, character);
     StreamDecoder decoder(*tokenizer);
     for (size_t i = 0; i + 1 < ids.size(); ++i) EXPECT_EQ(decoder.Push(ids[i]), "");
@@ -104,8 +111,10 @@ TEST(StreamDecoder, HoldsBackEveryMultiByteCharacterUntilItIsComplete) {
     EXPECT_EQ(decoder.Flush(), "");
     for (size_t cut = 1; cut < ids.size(); ++cut) {  // an end or another character inside it
       ExpectStreamEqualsDecode(*tokenizer, {ids.begin(), ids.begin() + cut}, true);
-      ExpectStreamEqualsDecode(*tokenizer, ByteIds(*tokenizer, character.substr(0, cut) + "a" + character), true);
-      ExpectStreamEqualsDecode(*tokenizer, ByteIds(*tokenizer, character.substr(0, cut) + character), true);
+      ExpectStreamEqualsDecode(
+          *tokenizer, ByteIds(*tokenizer, character.substr(0, cut) + "a" + character), true);
+      ExpectStreamEqualsDecode(*tokenizer,
+                               ByteIds(*tokenizer, character.substr(0, cut) + character), true);
     }
   }
 }
@@ -117,7 +126,8 @@ TEST(StreamDecoder, EqualsDecodeForRandomIds) {
     ASSERT_NE(tokenizer, nullptr);
     for (int i = 0; i < 500; ++i) {
       std::vector<int32_t> ids(random() % 20);
-      for (int32_t& id : ids) id = static_cast<int32_t>(random() % (i % 2 ? 260 : tokenizer->vocab_size()));
+      for (int32_t& id : ids)
+        id = static_cast<int32_t>(random() % (i % 2 ? 260 : tokenizer->vocab_size()));
       ExpectStreamEqualsDecode(*tokenizer, ids, i % 3 == 0);
     }
   }
@@ -127,9 +137,18 @@ TEST(Decode, ReplacesEachMaximalInvalidSubpart) {
   const auto tokenizer = SmallTokenizer("gpt2");
   ASSERT_NE(tokenizer, nullptr);
   const std::vector<std::pair<std::string, std::string>> cases = {
-      {"\xF0\x9F\x98", "\uFFFD"},         {"\xF0\x9F\x41", "\uFFFD" "A"},      {"\x80\x80", "\uFFFD\uFFFD"}, {"\xED\xA0\x80", "\uFFFD\uFFFD\uFFFD"},
-      {"\xC0\xAF", "\uFFFD\uFFFD"},       {"\xF4\x90\x80", "\uFFFD\uFFFD\uFFFD"}, {"\xE2\x82", "\uFFFD"},       {"\xE0\x80\x80", "\uFFFD\uFFFD\uFFFD"},
-      {"\xF5\xFF", "\uFFFD\uFFFD"},       {"a\xC3", "a\uFFFD"},
+      {"\xF0\x9F\x98", "\uFFFD"},
+      {"\xF0\x9F\x41",
+       "\uFFFD"
+       "A"},
+      {"\x80\x80", "\uFFFD\uFFFD"},
+      {"\xED\xA0\x80", "\uFFFD\uFFFD\uFFFD"},
+      {"\xC0\xAF", "\uFFFD\uFFFD"},
+      {"\xF4\x90\x80", "\uFFFD\uFFFD\uFFFD"},
+      {"\xE2\x82", "\uFFFD"},
+      {"\xE0\x80\x80", "\uFFFD\uFFFD\uFFFD"},
+      {"\xF5\xFF", "\uFFFD\uFFFD"},
+      {"a\xC3", "a\uFFFD"},
   };
   for (const auto& [bytes, text] : cases) {
     const auto ids = ByteIds(*tokenizer, bytes);
@@ -143,7 +162,8 @@ TEST(Decode, ReplacesEachMaximalInvalidSubpart) {
 TEST(Decode, RefusesIdsOutsideTheVocabulary) {
   const auto tokenizer = SmallTokenizer("gpt2");
   ASSERT_NE(tokenizer, nullptr);
-  for (const int32_t id : {-1, static_cast<int32_t>(tokenizer->vocab_size()), INT32_MAX, INT32_MIN}) {
+  for (const int32_t id :
+       {-1, static_cast<int32_t>(tokenizer->vocab_size()), INT32_MAX, INT32_MIN}) {
     const std::vector<int32_t> ids = {0, id};
     EXPECT_EQ(tokenizer->Decode(ids, true).status().code(), absl::StatusCode::kInvalidArgument);
     EXPECT_EQ(tokenizer->TokenBytes(id), "");
@@ -155,7 +175,8 @@ TEST(Decode, RefusesIdsOutsideTheVocabulary) {
 TEST(Encode, RefusesInvalidUtf8WithTheOffset) {
   const auto tokenizer = SmallTokenizer("gpt2");
   ASSERT_NE(tokenizer, nullptr);
-  for (const std::string tail : {"\xFF", "\xC3", "\xED\xA0\x80", "\xF8\x88\x80\x80\x80", "\xC0\x80", "\xE2\x82"}) {
+  for (const std::string tail :
+       {"\xFF", "\xC3", "\xED\xA0\x80", "\xF8\x88\x80\x80\x80", "\xC0\x80", "\xE2\x82"}) {
     const auto ids = tokenizer->Encode("h\u00e9y" + tail);
     EXPECT_EQ(ids.status().code(), absl::StatusCode::kInvalidArgument);
     EXPECT_NE(ids.status().message().find("byte 4"), absl::string_view::npos) << ids.status();
@@ -164,12 +185,14 @@ TEST(Encode, RefusesInvalidUtf8WithTheOffset) {
 
 TEST(Encode, StaysFastOnLongTexts) {
   const std::vector<std::string> texts = {
-      Repeated("a", 150'000),     Repeated("ab", 50'000),             Repeated(" ", 150'000),
-      Repeated("\n", 100'000),    Repeated(" \n", 50'000),            Repeated("1", 100'000),
-      Repeated("!", 100'000),     Repeated("the", 40'000),            Repeated("\u0301", 50'000),
-      Repeated("\u0323\u0301", 30'000), Repeated("\U0001F600", 20'000), Repeated("<|im_start", 10'000),
-      Repeated(" ", 100'000) + "x", Repeated("'s", 50'000),           Repeated("<|im_end|>", 10'000),
-      Repeated("hello world ", 10'000),
+      Repeated("a", 150'000),         Repeated("ab", 50'000),
+      Repeated(" ", 150'000),         Repeated("\n", 100'000),
+      Repeated(" \n", 50'000),        Repeated("1", 100'000),
+      Repeated("!", 100'000),         Repeated("the", 40'000),
+      Repeated("\u0301", 50'000),     Repeated("\u0323\u0301", 30'000),
+      Repeated("\U0001F600", 20'000), Repeated("<|im_start", 10'000),
+      Repeated(" ", 100'000) + "x",   Repeated("'s", 50'000),
+      Repeated("<|im_end|>", 10'000), Repeated("hello world ", 10'000),
   };
   for (const std::string& name : testing::SmallTokenizerNames()) {
     const auto tokenizer = SmallTokenizer(name);
@@ -207,7 +230,8 @@ TEST(Create, RefusesPatternsThatPcreReadsDifferently) {
   for (const char* pattern : {"(", "[a", "*", "\\p{Nonsense}", "a{2,1}", "[[:alpha", "(?<n"}) {
     TokenizerSpec spec = good;
     spec.splits = {{pattern, "isolated", false}};
-    EXPECT_EQ(Tokenizer::Create(spec).status().code(), absl::StatusCode::kInvalidArgument) << pattern;
+    EXPECT_EQ(Tokenizer::Create(spec).status().code(), absl::StatusCode::kInvalidArgument)
+        << pattern;
   }
 }
 
