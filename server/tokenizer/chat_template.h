@@ -24,7 +24,7 @@ class ChatTemplate {
   struct Options {
     bool add_generation_prompt = true;
     std::string bos_token, eos_token;
-    std::optional<int64_t> unix_time;  // what strftime_now() shows (in UTC); absent: now
+    std::optional<int64_t> unix_time = {};  // what strftime_now() shows (in UTC); absent: now
   };
   // INVALID_ARGUMENT if the template raises an exception (its message is passed on). Bounded time
   // and output.
