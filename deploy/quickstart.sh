@@ -133,7 +133,7 @@ addresses="$state/server.addresses" # the server writes its addresses here once 
 rm -f "$addresses"
 # In a session of its own, so that an interrupt here reaches it only through stop_server.
 setsid "$bin/lift-server" --model "$lifted" --listen 127.0.0.1:0 --admin 127.0.0.1:0 --threads "$threads" \
-  --ready-file "$addresses" >"$log" 2>&1 &
+  --kv-memory-mb 256 --ready-file "$addresses" >"$log" 2>&1 &
 server_pid=$!
 is_ready() { [ -f "$addresses" ] && [ "$(wc -l <"$addresses")" -ge 2 ]; }
 for _ in $(seq 600); do
@@ -155,7 +155,7 @@ ask() {
   local title="$1"
   shift
   printf '\n--- %s\n' "$title"
-  "${client[@]}" "$@"
+  "${client[@]}" "$@" 2>&1 # the text is streamed to stdout, what served it follows on stderr
 }
 
 step "Questions of different difficulty: the router picks a variant for each"
