@@ -39,8 +39,8 @@ void AddPrefillEvidence(const PrefillSignals& p, std::vector<Evidence>& out) {
   if (!p.available) return;
   out.push_back({"prompt tokens", 0.30, Saturate(static_cast<double>(p.prompt_tokens), 64, 800)});
   out.push_back({"an unexpected prompt", 0.15, Clamp01(p.mean_nll / 6)});
-  out.push_back({"an unsure model", 0.20, Clamp01((p.last_entropy - 2) / 4)});
-  out.push_back({"a close first choice", 0.06, Clamp01((0.4 - p.last_margin) / 0.4)});
+  out.push_back({"an unsure model", 0.20, Clamp01((p.last_entropy - 4.5) / 4)});
+  out.push_back({"a close first choice", 0.03, Clamp01((0.4 - p.last_margin) / 0.4)});
 }
 
 }  // namespace

@@ -54,6 +54,23 @@ TEST(Route, EasyIsCoarseAndHardIsFine) {
   EXPECT_GE(RouteText("请一步一步证明根号2是无理数，并比较两种方法。").variant, 2);
 }
 
+TEST(Route, ManyPossibleOpeningsDoNotMakeSmallTalkHard) {
+  // As measured after such prompts with their chat template on a small instruction model.
+  const auto variants = FiveVariants();
+  const PrefillSignals unsure{.available = true,
+                              .prompt_tokens = 37,
+                              .mean_nll = 0,
+                              .last_entropy = 4.7,
+                              .last_margin = 0.01};
+  for (const char* text :
+       {"Hi!", "What is the capital of France?", "Thanks, bye", "Name three fruits."}) {
+    const auto d = Route(ExtractTextFeatures(text), unsure, {}, variants, {});
+    ASSERT_TRUE(d.ok());
+    EXPECT_EQ(d->variant, 0) << text << d->score;
+    EXPECT_LT(d->score, 0.06) << text;
+  }
+}
+
 TEST(Route, ExplanationIsOneReadableSentence) {
   for (const std::string_view text : {std::string_view("Hi!"), kProof, kCode}) {
     const Decision d = RouteText(text);
