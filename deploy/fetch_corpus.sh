@@ -31,7 +31,7 @@ trap 'rm -rf "$scratch"' EXIT
 mkdir -p "$scratch/debs" "$scratch/packages" "$scratch/out"
 
 # apt as this user: the sandbox user could not write into our folder.
-apt_options=(-q -o "APT::Sandbox::User=$(id -un)")
+apt_options=(-qq -o "APT::Sandbox::User=$(id -un)")
 # Own package lists, for a system whose lists are missing (container images) or out of date.
 use_private_lists() {
   mkdir -p "$scratch/apt/lists/partial" "$scratch/apt/cache/archives/partial"

@@ -1,4 +1,4 @@
-"""Builds calib.txt, eval.txt and calib.jsonl from unpacked Debian documentation packages.
+"""Builds calib.txt, eval.txt, calib.jsonl and contents.txt from unpacked Debian documentation packages.
 
 usage: mix.py PACKAGES_DIR OUT_DIR     (PACKAGES_DIR holds one unpacked folder a package)
 
@@ -180,19 +180,19 @@ def main():
     root, out = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
     texts, report = build_texts(root)
     chats = build_chats(root)
-    for kind, category, count, size in report:
-        print(f"  {kind:5} {category:13} {count:4} pieces {size:8} bytes", file=sys.stderr)
     if len(texts["calib"]) < CALIB_BYTES // 2 or len(texts["eval"]) < EVAL_BYTES // 2:
         print("mix.py: the packages held too little text; are all of them unpacked?", file=sys.stderr)
         return 1
     out.mkdir(parents=True, exist_ok=True)
     for kind, text in texts.items():
         (out / f"{kind}.txt").write_text(text, encoding="utf-8")
+    contents = [f"{kind:5} {category:13} {count:4} pieces {size:8} bytes" for kind, category, count, size in report]
+    (out / "contents.txt").write_text("\n".join(contents) + "\n", encoding="utf-8")
     with open(out / "calib.jsonl", "w", encoding="utf-8") as file:
         for chat in chats:
             file.write(json.dumps(chat, ensure_ascii=False) + "\n")
-    print(f"  {len(chats)} chats; calib.txt {len(texts['calib'].encode())} bytes, "
-          f"eval.txt {len(texts['eval'].encode())} bytes", file=sys.stderr)
+    print(f"   calib.txt {len(texts['calib'].encode())} bytes, eval.txt {len(texts['eval'].encode())} bytes, "
+          f"{len(chats)} chats in calib.jsonl", file=sys.stderr)
     return 0
 
 
