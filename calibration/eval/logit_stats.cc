@@ -12,10 +12,10 @@ namespace {
 constexpr size_t kLanes = 16;
 constexpr size_t kBlock = 512;  // float sums stay this short before they go into a double
 
-// exp(x) for x <= 0, within 2e-7 relative; below -87 it stays at about 1e-38. A branch-free chain
-// so that loops over it vectorize.
-inline float ExpOfNegative(float x) {
-  x = std::max(x, -87.0f);
+// exp(x) for x <= 0, within 2e-7 relative; 0 below -87, NaN for NaN. Branch-free, so that loops
+// over it vectorize.
+inline float ExpOfNegative(float power) {
+  const float x = std::max(power, -87.0f);
   constexpr float kRound = 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer
   const float n = (x * 1.44269504f + kRound) - kRound;
   const float f = (x - n * 0.693359375f) - n * -2.12194440e-4f;
@@ -26,7 +26,8 @@ inline float ExpOfNegative(float x) {
   p = p * f + 1.6666665459e-1f;
   p = p * f + 5.0000001201e-1f;
   p = p * f * f + f + 1.0f;
-  return p * std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
+  const float value = p * std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
+  return power < -87.0f ? 0.0f : value;
 }
 
 // Sum over i < n of term(i), in lanes of float over blocks, blocks added in double.
