@@ -17,6 +17,8 @@ SOURCES = {".cc", ".h", ".cu", ".cuh", ".py", ".sh", ".proto"}
 UNFINISHED = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|XX" r"X)\b")
 # Definitions of public protocols, kept as their owners wrote them.
 FOREIGN = ("proto/standard/",)
+# Sample texts, which may say anything.
+TEXTS = ("tests/golden/",)
 
 
 def tracked_files(root):
@@ -45,7 +47,7 @@ def check_sources(root, names):
         if len(lines) - 1 > MAX_LINES:
             yield f"{name}: {len(lines) - 1} lines; split it (at most {MAX_LINES})"
         for number, line in enumerate(lines, 1):
-            if UNFINISHED.search(line):
+            if UNFINISHED.search(line) and not name.startswith(TEXTS):
                 yield f"{name}:{number}: unfinished work: {line.strip()}"
 
 
