@@ -61,10 +61,10 @@ absl::StatusOr<std::vector<int32_t>> GenerateTokens(StepModel& model,
   std::vector<int32_t> answer;
   for (int64_t i = 0;; ++i) {
     const int32_t id = Sample(logits, options.sampling, history, i).id;
-    if (std::find(options.stop_ids.begin(), options.stop_ids.end(), id) != options.stop_ids.end())
-      break;
     answer.push_back(id);
-    if (i + 1 == options.max_new_tokens) break;
+    const bool stop =
+        std::find(options.stop_ids.begin(), options.stop_ids.end(), id) != options.stop_ids.end();
+    if (stop || i + 1 == options.max_new_tokens) break;
     history.AddGenerated(id);
     step({&answer.back(), 1}, options.variant, SequenceChunk::Logits::kLast);
   }

@@ -18,7 +18,7 @@ struct GenerateOptions {
   int64_t max_new_tokens = 128;
   SamplingParams sampling;
   std::vector<int32_t>
-      stop_ids;  // generation ends with the first of these, which is not part of the answer
+      stop_ids;  // generation ends with the first of these, which is the answer's last
 };
 
 // `prompt` and the answer must fit the model's context and state pool (INVALID_ARGUMENT).

@@ -45,10 +45,10 @@ absl::StatusOr<std::vector<int32_t>> EncodePrompt(const Tokenizer& tokenizer,
   return tokenizer.Encode(text, {.add_special = false, .parse_special = true});
 }
 
-std::vector<int32_t> StopIds(const Weights& weights, const Tokenizer& tokenizer) {
-  std::vector<int32_t> ids = tokenizer.spec().eos_ids;
-  if (tokenizer.spec().eos_id >= 0) ids.push_back(tokenizer.spec().eos_id);
-  for (int64_t id : weights.config().eos_token_ids) ids.push_back(static_cast<int32_t>(id));
+// The ids that end an answer in the server.
+std::vector<int32_t> StopIds(const TokenizerSpec& spec) {
+  std::vector<int32_t> ids = spec.eos_ids;
+  if (spec.eos_id >= 0) ids.push_back(spec.eos_id);
   return ids;
 }
 
@@ -64,7 +64,7 @@ absl::Status RunGenerate(const CommonOptions& common, const GenerateCommandOptio
   LIFT_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, EncodePrompt(*tokenizer, options));
   generate.max_new_tokens = options.max_new_tokens;
   generate.sampling = options.sampling;
-  if (!options.ignore_eos) generate.stop_ids = StopIds(*weights, *tokenizer);
+  if (!options.ignore_eos) generate.stop_ids = StopIds(tokenizer->spec());
 
   Device device(common.threads);
   Transformer::Options model_options;

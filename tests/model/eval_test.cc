@@ -195,14 +195,14 @@ TEST(Generate, ReadsThePromptAtOneVariantAndDecodesAtAnother) {
               ElementsAre(Step(256, 2), Step(44, 2), Step(1, 0), Step(1, 0), Step(1, 0)));
 }
 
-TEST(Generate, StopsAtAnEndTokenWithoutReturningIt) {
+TEST(Generate, EndsWithTheFirstEndToken) {
   CountingModel model;
   GenerateOptions options;
   options.stop_ids = {10};
   const std::vector<int32_t> prompt = {7};
   const auto answer = GenerateTokens(model, prompt, options);
   ASSERT_TRUE(answer.ok());
-  EXPECT_THAT(*answer, ElementsAre(8, 9));
+  EXPECT_THAT(*answer, ElementsAre(8, 9, 10));
 }
 
 TEST(Generate, SeededSamplingRepeats) {
