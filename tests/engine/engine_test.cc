@@ -120,7 +120,7 @@ TEST(Engine, OneCancelledOnePastItsDeadlineOneSlowReaderTheOthersFinish) {
   std::vector<EngineRequest> requests;
   std::vector<std::shared_ptr<RecordingListener>> listeners;
   for (int i = 0; i < 8; ++i) {
-    requests.push_back(MakeRequest({i, i + 1, i + 2}, i < 2 ? 400 : 30, "q3.0"));
+    requests.push_back(MakeRequest({i, i + 1, i + 2}, i < 2 ? 500 : 30, "q3.0"));
     requests[i].request_id = absl::StrCat("r", i);
     listeners.push_back(std::make_shared<RecordingListener>());
   }
@@ -331,9 +331,11 @@ TEST(Engine, QueueLimitDuplicatesAndDraining) {
   const absl::Status draining = submit("e", 5);
   EXPECT_EQ(draining.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(draining.message()), StartsWith("DRAINING: "));
+  EXPECT_TRUE(engine.Cancel("a"));
   EXPECT_TRUE(engine.Cancel("b"));
   EXPECT_TRUE(engine.Drain(20s));
-  EXPECT_EQ(listeners[0]->Wait().reason, FinishReason::kLength);
+  EXPECT_EQ(listeners[0]->Wait().reason, FinishReason::kCancelled);
+  EXPECT_EQ(listeners[3]->Wait().reason, FinishReason::kLength);  // "c" was served while draining
   ExpectAllFree(engine);
 }
 
