@@ -21,7 +21,7 @@ Everything fetched or made is kept in $LIFTSERVE_CACHE (default ~/.cache/liftser
 USAGE
 }
 
-EVAL_TOKENS=8192
+EVAL_TOKENS=4096
 model=""
 bits="2,2.5,3,4,6,8"
 quality=fast

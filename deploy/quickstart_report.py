@@ -46,8 +46,8 @@ def variants(path):
     print_table(["variant", "bits/weight", "lambda", "bytes", "perplexity", "KL (nats)"], rows)
     largest = max(variant["bytes"] for variant in report["variants"])
     together = sum(variant["bytes"] for variant in report["variants"])
-    print(f"   measured on {report['eval_tokens']} tokens; KL is from the full-precision model. The variants are prefixes of")
-    print(f"   one file: all of them resident take {human_bytes(largest)}, not {human_bytes(together)}.")
+    print(f"   Measured on {report['eval_tokens']} tokens. Full precision is the checkpoint as it came, in the bytes of its own")
+    print(f"   encoding. All variants are prefixes of one file: together they take {human_bytes(largest)}, not {human_bytes(together)}.")
 
 
 def samples(text):

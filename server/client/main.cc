@@ -67,7 +67,10 @@ int ReadAnswer(const ClientOptions& options, grpc::ClientReader<Response>& reade
     }
   }
   const grpc::Status status = reader.Finish();
-  if (!options.json && !answer.text.empty()) std::puts("");
+  if (!options.json && !answer.text.empty()) {
+    std::puts("");
+    std::fflush(stdout);  // before the summary, also where both streams go to one file
+  }
   if (!options.json && finished) std::fputs(AnswerSummary(answer).c_str(), stderr);
   if (options.json && status.ok()) {
     std::puts(
