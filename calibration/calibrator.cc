@@ -34,9 +34,9 @@ struct QualityPreset {
 
 QualityPreset PresetOf(CalibrationQuality quality) {
   switch (quality) {
-    case CalibrationQuality::kFast: return {32, 16, 16, 256, false};
-    case CalibrationQuality::kDefault: return {64, 16, 32, 512, false};
-    default: return {256, 32, 32, 1024, true};
+    case CalibrationQuality::kFast: return {32, 16, 48, 256, false};
+    case CalibrationQuality::kDefault: return {64, 16, 48, 512, false};
+    default: return {256, 16, 48, 1024, true};
   }
 }
 
@@ -161,8 +161,9 @@ class Calibrator {
     for (size_t j = 0; j < chain.size(); ++j) {
       StageSpec stage;
       stage.code = DefaultCode(chain[j]);
-      stage.damping = j == 0 ? 0.3 : 0.03;
-      stage.scale = j + 1 < chain.size() ? 1.1 : 1.0;
+      stage.damping = j == 0 ? 0.3 : 0.1;
+      // A table a little wide leaves the next stage no tail; a next stage of one bit gains nothing from it (measured on real layers).
+      stage.scale = j + 1 < chain.size() && chain[j + 1] > 1 ? 1.07 : 1.0;
       chain_.push_back(std::move(stage));
     }
     result_.chain = chain;
@@ -243,6 +244,8 @@ class Calibrator {
       head.Accumulate(*backend_, hidden_[b].data(), tokens);
     }
     hidden_.clear();
+    // A tied matrix is also looked up row by row, where every direction counts alike.
+    if (config.tie_embeddings) head.AddIdentity(1.0);
     LiftSiteTensors({llama::HeadName(config)}, &head, -1, 0);
     if (!config.tie_embeddings) LiftSiteTensors({llama::kEmbedding}, nullptr, -1, 1);
     EndPhase("lift embedding and head");

@@ -38,6 +38,13 @@ void Hessian::Accumulate(Backend& backend, const float* x, int64_t tokens) {
   tokens_ += tokens;
 }
 
+void Hessian::AddIdentity(double weight) {
+  double trace = 0;
+  for (int64_t i = 0; i < dim_; ++i) trace += sum_[i * dim_ + i];
+  const float add = static_cast<float>(weight * trace / static_cast<double>(dim_));
+  for (int64_t i = 0; i < dim_; ++i) sum_[i * dim_ + i] += add;
+}
+
 std::vector<float> Hessian::Rotated(const Rotation& rotation, int64_t padded, ThreadPool& pool) const {
   LIFT_CHECK(padded >= dim_ && rotation.dimension() == dim_);
   std::vector<float> h = sum_;

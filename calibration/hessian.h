@@ -18,6 +18,8 @@ class Hessian {
   int64_t tokens() const { return tokens_; }
   // Adds X^T X for x [tokens, dim].
   void Accumulate(Backend& backend, const float* x, int64_t tokens);
+  // Adds `weight` times the mean diagonal to the diagonal.
+  void AddIdentity(double weight);
   // R H R^T, scaled so that its mean diagonal is 1; [padded, padded] with zeros past dim. All zero inputs give the identity.
   std::vector<float> Rotated(const Rotation& rotation, int64_t padded, ThreadPool& pool) const;
 

@@ -82,6 +82,18 @@ TEST(Hessian, AccumulatesSecondMomentsAndRotatesThem) {
   EXPECT_EQ(rotated[63 * 64 + 63], 0.0f);
 }
 
+TEST(Hessian, AddIdentityWeighsTheMeanDiagonal) {
+  ThreadPool pool(1);
+  const auto backend = MakeCpuBackend(pool, CpuIsa::kPortable);
+  const std::vector<float> x = {1, 0, 3, 0};   // two tokens of two inputs: H = diag(10, 0), mean diagonal 5
+  Hessian h(2);
+  h.Accumulate(*backend, x.data(), 2);
+  h.AddIdentity(1.0);
+  const std::vector<float> plain = h.Rotated(Rotation({false, 0}, 2), 32, pool);
+  EXPECT_NEAR(plain[0], 15.0f / 10, 1e-6);   // diag(15, 5) scaled to mean 1
+  EXPECT_NEAR(plain[33], 5.0f / 10, 1e-6);
+}
+
 TEST(Hessian, WithoutDataEveryDirectionCountsAlike) {
   ThreadPool pool(1);
   const Hessian h(12);
