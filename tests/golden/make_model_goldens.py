@@ -19,6 +19,7 @@ import pathlib
 
 import numpy as np
 import torch
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -29,7 +30,7 @@ TOKENS, COLUMNS, CONTEXT, WINDOWS = 512, 64, 1024, 20
 def logit_golden(model, ids, out):
     logits = model(torch.tensor([ids])).logits[0].double().numpy()
     columns = np.sort(np.random.default_rng(1).choice(logits.shape[1], COLUMNS, replace=False))
-    np.save(out / "logits.npy", logits[:, columns].astype(np.float32))
+    np.save(out / "logits.npy", np.ascontiguousarray(logits[:, columns], dtype=np.float32))
     best = np.sort(logits, axis=1)[:, -2:]
     peak = best[:, 1]
     return {
@@ -54,6 +55,11 @@ def main():
     torch.set_grad_enabled(False)
     folder, name = str(args.model.parent), args.model.name
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    # transformers ignores the GGUF's tokenizer.ggml.pre = smollm: single digits, then GPT-2's pattern, as SmolLM2's own
+    # tokenizer.json has it.
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+    )
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
     model.eval()
     ids = tokenizer(TEXT.read_text(encoding="utf-8"), add_special_tokens=False).input_ids[: CONTEXT * WINDOWS]
