@@ -12,7 +12,7 @@ namespace {
 // A run of stages [first, last] of one tensor, taken together.
 struct Run {
   int tensor, first, last;
-  double ratio;   // predicted KL saved per byte
+  double ratio;  // predicted KL saved per byte
 };
 
 // The best-ratio run that starts at `first`.
@@ -20,7 +20,8 @@ Run BestRun(const TensorCost& tensor, int index, int first) {
   Run best{index, first, first, -1};
   double gain = 0, bytes = 0;
   for (int j = first; j < static_cast<int>(tensor.stage_bytes.size()); ++j) {
-    gain += tensor.sensitivity * (tensor.error[static_cast<size_t>(j)] - tensor.error[static_cast<size_t>(j) + 1]);
+    gain += tensor.sensitivity *
+            (tensor.error[static_cast<size_t>(j)] - tensor.error[static_cast<size_t>(j) + 1]);
     bytes += static_cast<double>(tensor.stage_bytes[static_cast<size_t>(j)]);
     const double ratio = gain / std::max(bytes, 1.0);
     if (j == first || ratio > best.ratio) best = {index, first, j, ratio};
@@ -33,7 +34,8 @@ Run BestRun(const TensorCost& tensor, int index, int first) {
 std::vector<PlaneUnit> GlobalPlaneOrder(std::span<const TensorCost> tensors) {
   std::vector<PlaneUnit> order;
   const auto worse = [](const Run& a, const Run& b) {
-    return a.ratio != b.ratio ? a.ratio < b.ratio : a.tensor > b.tensor;   // ties: lowest tensor first
+    return a.ratio != b.ratio ? a.ratio < b.ratio
+                              : a.tensor > b.tensor;  // ties: lowest tensor first
   };
   std::priority_queue<Run, std::vector<Run>, decltype(worse)> queue(worse);
   for (int i = 0; i < static_cast<int>(tensors.size()); ++i) {
@@ -47,12 +49,14 @@ std::vector<PlaneUnit> GlobalPlaneOrder(std::span<const TensorCost> tensors) {
     queue.pop();
     for (int j = run.first; j <= run.last; ++j) order.push_back({run.tensor, j});
     const TensorCost& tensor = tensors[static_cast<size_t>(run.tensor)];
-    if (run.last + 1 < static_cast<int>(tensor.stage_bytes.size())) queue.push(BestRun(tensor, run.tensor, run.last + 1));
+    if (run.last + 1 < static_cast<int>(tensor.stage_bytes.size()))
+      queue.push(BestRun(tensor, run.tensor, run.last + 1));
   }
   return order;
 }
 
-double PredictedKl(std::span<const TensorCost> tensors, std::span<const PlaneUnit> order, uint64_t plane_bytes) {
+double PredictedKl(std::span<const TensorCost> tensors, std::span<const PlaneUnit> order,
+                   uint64_t plane_bytes) {
   double kl = 0;
   for (const TensorCost& tensor : tensors) kl += tensor.sensitivity;
   uint64_t left = plane_bytes;
@@ -75,7 +79,9 @@ std::vector<int> ChainForBits(std::vector<double> bits) {
   double reached = chain[0];
   while (reached < most) {
     // A precision that one more bit would reach asks for a stage of one bit.
-    const bool fine = std::any_of(bits.begin(), bits.end(), [&](double b) { return b > reached + 1e-9 && b <= reached + 1 + 1e-9; });
+    const bool fine = std::any_of(bits.begin(), bits.end(), [&](double b) {
+      return b > reached + 1e-9 && b <= reached + 1 + 1e-9;
+    });
     const int step = fine || most - reached < 2 ? 1 : 2;
     chain.push_back(step);
     reached += step;

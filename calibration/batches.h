@@ -12,11 +12,13 @@ namespace lift {
 // Owns the tokens and block tables that its chunks point to. Not copyable: the chunks borrow.
 class SampleBatch {
  public:
-  SampleBatch(std::span<const std::vector<int32_t>> samples, int64_t block_tokens) : samples_(samples.begin(), samples.end()) {
+  SampleBatch(std::span<const std::vector<int32_t>> samples, int64_t block_tokens)
+      : samples_(samples.begin(), samples.end()) {
     tables_.resize(samples_.size());
     for (size_t i = 0; i < samples_.size(); ++i) {
       const int64_t length = static_cast<int64_t>(samples_[i].size());
-      for (int64_t b = 0; b < (length + block_tokens - 1) / block_tokens; ++b) tables_[i].push_back(static_cast<int32_t>(blocks_++));
+      for (int64_t b = 0; b < (length + block_tokens - 1) / block_tokens; ++b)
+        tables_[i].push_back(static_cast<int32_t>(blocks_++));
       chunks_.push_back({samples_[i], 0, tables_[i], 0, SequenceChunk::Logits::kNone});
       tokens_ += length;
     }

@@ -1,4 +1,5 @@
-// The beam search proper, written once over a set of vector primitives (beam_search_impl.h) and compiled per ISA.
+// The beam search proper, written once over a set of vector primitives (beam_search_impl.h) and
+// compiled per ISA.
 #pragma once
 
 #include <cstdint>
@@ -9,15 +10,17 @@
 
 namespace lift {
 
-// A code prepared for searching. History words hold the last steps' signs, stored and derived, newest step in the low bits.
+// A code prepared for searching. History words hold the last steps' signs, stored and derived,
+// newest step in the low bits.
 struct SearchCode {
-  int stored, streams, branches;       // branches = 2^stored
+  int stored, streams, branches;  // branches = 2^stored
   uint32_t history_mask;
-  int chunks;                          // 5-bit look-up chunks that cover the history
-  std::vector<float> table;            // [chunks][32]: FIR of the older steps
-  std::vector<float> newest;           // [2^streams]: FIR of the newest step's signs
-  std::vector<uint32_t> old_masks;     // [derived]: parity over the history before the step
-  std::vector<uint32_t> derived_of;    // [branches]: parity of the new stored bits under each mask, bit k = derived k
+  int chunks;                       // 5-bit look-up chunks that cover the history
+  std::vector<float> table;         // [chunks][32]: FIR of the older steps
+  std::vector<float> newest;        // [2^streams]: FIR of the newest step's signs
+  std::vector<uint32_t> old_masks;  // [derived]: parity over the history before the step
+  std::vector<uint32_t>
+      derived_of;  // [branches]: parity of the new stored bits under each mask, bit k = derived k
   SearchCode(const LiftCode& code, float gain);
 };
 
@@ -25,20 +28,20 @@ struct SearchCode {
 struct SearchEnd {
   int lanes = 0, best = 0;
   int32_t history[256];
-  float cost[256];                     // relative to the best
+  float cost[256];  // relative to the best
 };
 
 // One row's search. All pointers are borrowed.
 struct SearchProblem {
   const SearchCode* code;
-  int64_t n;                           // columns
-  const float* target;                 // [n]
-  const float* diagonal;               // [n]
-  const float* upper;                  // U: row s at upper + s * stride
+  int64_t n;              // columns
+  const float* target;    // [n]
+  const float* diagonal;  // [n]
+  const float* upper;     // U: row s at upper + s * stride
   int64_t stride;
-  const float* band;                   // [n * 64], see EncoderMetric
-  const SearchEnd* start;              // paths to continue (null: start from many pseudo-random histories)
-  int64_t forced_from;                 // columns >= this take forced[t] (n = none)
+  const float* band;       // [n * 64], see EncoderMetric
+  const SearchEnd* start;  // paths to continue (null: start from many pseudo-random histories)
+  int64_t forced_from;     // columns >= this take forced[t] (n = none)
   const uint8_t* forced;
   int beam, block, lag;
 };
@@ -51,10 +54,12 @@ struct SearchScratch {
   SearchEnd end;
 };
 
-// Follows the path that ends in `lane` back through the scratch's trace: bits [n]. Returns the lane it started in.
+// Follows the path that ends in `lane` back through the scratch's trace: bits [n]. Returns the lane
+// it started in.
 int TraceBack(const SearchScratch& scratch, int64_t n, int beam, int lane, uint8_t* bits);
 
-// Searches rows together: problems that differ only in target, start and forced bits. scratch: one for each.
+// Searches rows together: problems that differ only in target, start and forced bits. scratch: one
+// for each.
 void BeamSearchPortable(std::span<const SearchProblem> problems, std::span<SearchScratch> scratch);
 #if defined(LIFT_HAVE_AVX512_ENCODER)
 void BeamSearchAvx512(std::span<const SearchProblem> problems, std::span<SearchScratch> scratch);

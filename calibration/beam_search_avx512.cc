@@ -1,4 +1,5 @@
-// The primitives in AVX-512 (F, BW, DQ, VL, VPOPCNTDQ): sixteen lanes a register, same operation order as the portable ones.
+// The primitives in AVX-512 (F, BW, DQ, VL, VPOPCNTDQ): sixteen lanes a register, same operation
+// order as the portable ones.
 #include <immintrin.h>
 
 #include "calibration/beam_search_impl.h"
@@ -12,16 +13,19 @@ inline __m512i Lookup(const int32_t* table, __m512i index) {
   if constexpr (N == 1) {
     return _mm512_permutexvar_epi32(index, _mm512_load_si512(table));
   } else if constexpr (N == 2) {
-    return _mm512_permutex2var_epi32(_mm512_load_si512(table), index, _mm512_load_si512(table + 16));
+    return _mm512_permutex2var_epi32(_mm512_load_si512(table), index,
+                                     _mm512_load_si512(table + 16));
   } else {
     const __m512i low = Lookup<N / 2>(table, index), high = Lookup<N / 2>(table + 8 * N, index);
-    return _mm512_mask_blend_epi32(_mm512_test_epi32_mask(index, _mm512_set1_epi32(8 * N)), low, high);
+    return _mm512_mask_blend_epi32(_mm512_test_epi32_mask(index, _mm512_set1_epi32(8 * N)), low,
+                                   high);
   }
 }
 
 template <int N>
 inline void PermuteLanes(const int32_t* in, const int32_t* index, int32_t* out) {
-  for (int v = 0; v < N; ++v) _mm512_store_si512(out + 16 * v, Lookup<N>(in, _mm512_load_si512(index + 16 * v)));
+  for (int v = 0; v < N; ++v)
+    _mm512_store_si512(out + 16 * v, Lookup<N>(in, _mm512_load_si512(index + 16 * v)));
 }
 
 // Small read-only tables, not 64-byte aligned.
@@ -30,7 +34,8 @@ inline __m512 Table32(const float* table, __m512i index) {
 }
 
 struct Avx512Ops {
-  static void PartialSums(int m, int count, const float* const* slots, const float* weights, float* out) {
+  static void PartialSums(int m, int count, const float* const* slots, const float* weights,
+                          float* out) {
     for (int i = 0; i < m; i += 16) {
       __m512 a0 = _mm512_setzero_ps(), a1 = a0, a2 = a0, a3 = a0;
       for (int s = 0; s < count; ++s) {
@@ -49,11 +54,16 @@ struct Avx512Ops {
   }
   static void PermuteInt(int m, const int32_t* in, const int32_t* index, int32_t* out) {
     switch (m) {
-      case 16: return PermuteLanes<1>(in, index, out);
-      case 32: return PermuteLanes<2>(in, index, out);
-      case 64: return PermuteLanes<4>(in, index, out);
-      case 128: return PermuteLanes<8>(in, index, out);
-      default: return PermuteLanes<16>(in, index, out);
+      case 16:
+        return PermuteLanes<1>(in, index, out);
+      case 32:
+        return PermuteLanes<2>(in, index, out);
+      case 64:
+        return PermuteLanes<4>(in, index, out);
+      case 128:
+        return PermuteLanes<8>(in, index, out);
+      default:
+        return PermuteLanes<16>(in, index, out);
     }
   }
   static void Permute(int m, const float* in, const int32_t* index, float* out) {
@@ -62,37 +72,46 @@ struct Avx512Ops {
   static void MultiplyAdd(int m, const float* x, float w, float* out) {
     const __m512 weight = _mm512_set1_ps(w);
     for (int i = 0; i < m; i += 16) {
-      _mm512_store_ps(out + i, _mm512_add_ps(_mm512_load_ps(out + i), _mm512_mul_ps(_mm512_load_ps(x + i), weight)));
+      _mm512_store_ps(out + i, _mm512_add_ps(_mm512_load_ps(out + i),
+                                             _mm512_mul_ps(_mm512_load_ps(x + i), weight)));
     }
   }
-  static void Predict(int m, const SearchCode& code, const int32_t* history, float* base, int32_t* parity) {
+  static void Predict(int m, const SearchCode& code, const int32_t* history, float* base,
+                      int32_t* parity) {
     for (int i = 0; i < m; i += 16) {
       const __m512i h = _mm512_load_si512(history + i), low5 = _mm512_set1_epi32(31);
       __m512 sum = Table32(code.table.data(), _mm512_and_si512(h, low5));
       for (int c = 1; c < code.chunks; ++c) {
-        const __m512i index = _mm512_and_si512(_mm512_srli_epi32(h, static_cast<unsigned>(5 * c)), low5);
+        const __m512i index =
+            _mm512_and_si512(_mm512_srli_epi32(h, static_cast<unsigned>(5 * c)), low5);
         sum = _mm512_add_ps(sum, Table32(code.table.data() + 32 * c, index));
       }
       _mm512_store_ps(base + i, sum);
       __m512i bits = _mm512_setzero_si512();
       for (size_t k = 0; k < code.old_masks.size(); ++k) {
-        const __m512i ones = _mm512_popcnt_epi32(_mm512_and_si512(h, _mm512_set1_epi32(static_cast<int>(code.old_masks[k]))));
+        const __m512i ones = _mm512_popcnt_epi32(
+            _mm512_and_si512(h, _mm512_set1_epi32(static_cast<int>(code.old_masks[k]))));
         const __m512i odd = _mm512_and_si512(ones, _mm512_set1_epi32(1));
-        bits = _mm512_or_si512(bits, _mm512_slli_epi32(odd, static_cast<unsigned>(k) + static_cast<unsigned>(code.stored)));
+        bits = _mm512_or_si512(
+            bits,
+            _mm512_slli_epi32(odd, static_cast<unsigned>(k) + static_cast<unsigned>(code.stored)));
       }
       _mm512_store_si512(parity + i, bits);
     }
   }
-  static void Candidates(int m, int live, const SearchCode& code, int only, float aim, float weight, int index_bits, const float* cost,
-                         const float* feedback, const float* base, const int32_t* parity, int32_t* keys) {
-    const __m512i mask = _mm512_set1_epi32(~((1 << index_bits) - 1)), invalid = _mm512_set1_epi32(beam_internal::kInvalidKey);
+  static void Candidates(int m, int live, const SearchCode& code, int only, float aim, float weight,
+                         int index_bits, const float* cost, const float* feedback,
+                         const float* base, const int32_t* parity, int32_t* keys) {
+    const __m512i mask = _mm512_set1_epi32(~((1 << index_bits) - 1)),
+                  invalid = _mm512_set1_epi32(beam_internal::kInvalidKey);
     const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     const __m512 most = _mm512_set1_ps(beam_internal::kMaxCost);
     for (int i = 0; i < m; i += 16) {
       const int left = std::clamp(live - i, 0, 16);
       const __mmask16 valid = static_cast<__mmask16>((1u << left) - 1);
       const __m512 goal = _mm512_add_ps(_mm512_set1_ps(aim), _mm512_load_ps(feedback + i));
-      const __m512 old = _mm512_load_ps(base + i), before = _mm512_load_ps(cost + i), d = _mm512_set1_ps(weight);
+      const __m512 old = _mm512_load_ps(base + i), before = _mm512_load_ps(cost + i),
+                   d = _mm512_set1_ps(weight);
       const __m512i p = _mm512_load_si512(parity + i);
       for (int b = 0; b < code.branches; ++b) {
         int32_t* out = keys + b * m + i;
@@ -100,10 +119,13 @@ struct Avx512Ops {
           _mm512_store_si512(out, invalid);
           continue;
         }
-        const int flip = b ^ static_cast<int>(code.derived_of[static_cast<size_t>(b)] << code.stored);
+        const int flip =
+            b ^ static_cast<int>(code.derived_of[static_cast<size_t>(b)] << code.stored);
         const __m512i index = _mm512_xor_si512(p, _mm512_set1_epi32(flip));
-        const __m512 e = _mm512_sub_ps(goal, _mm512_add_ps(old, Table32(code.newest.data(), index)));
-        const __m512 c = _mm512_min_ps(_mm512_add_ps(before, _mm512_mul_ps(d, _mm512_mul_ps(e, e))), most);  // NaN too
+        const __m512 e =
+            _mm512_sub_ps(goal, _mm512_add_ps(old, Table32(code.newest.data(), index)));
+        const __m512 c = _mm512_min_ps(_mm512_add_ps(before, _mm512_mul_ps(d, _mm512_mul_ps(e, e))),
+                                       most);  // NaN too
         const __m512i id = _mm512_add_epi32(lanes, _mm512_set1_epi32(b * m + i));
         const __m512i key = _mm512_or_si512(_mm512_and_si512(_mm512_castps_si512(c), mask), id);
         _mm512_store_si512(out, _mm512_mask_blend_epi32(valid, invalid, key));
@@ -114,7 +136,8 @@ struct Avx512Ops {
     const __m512i b = _mm512_set1_epi32(bound);
     int count = 0;
     for (int i = 0; i < n; i += 16) {
-      count += std::popcount(static_cast<unsigned>(_mm512_cmplt_epi32_mask(_mm512_load_si512(keys + i), b)));
+      count += std::popcount(
+          static_cast<unsigned>(_mm512_cmplt_epi32_mask(_mm512_load_si512(keys + i), b)));
     }
     return count;
   }
@@ -133,7 +156,8 @@ struct Avx512Ops {
     }
     return count;
   }
-  static void Finish(int m, int count, const int32_t* keys, int32_t index_mask, int32_t* parent, int32_t* branch, float* cost) {
+  static void Finish(int m, int count, const int32_t* keys, int32_t index_mask, int32_t* parent,
+                     int32_t* branch, float* cost) {
     __m512i low = _mm512_set1_epi32(0x7FFFFFFF);
     for (int i = 0; i < count; i += 16) {
       const __mmask16 valid = static_cast<__mmask16>((1u << std::min(count - i, 16)) - 1);
@@ -145,28 +169,35 @@ struct Avx512Ops {
     const unsigned shift = static_cast<unsigned>(std::countr_zero(static_cast<unsigned>(m)));
     for (int i = 0; i < m; i += 16) {
       const __mmask16 valid = static_cast<__mmask16>((1u << std::clamp(count - i, 0, 16)) - 1);
-      const __m512i key = _mm512_mask_blend_epi32(valid, _mm512_set1_epi32(lowest), _mm512_load_si512(keys + i));
+      const __m512i key =
+          _mm512_mask_blend_epi32(valid, _mm512_set1_epi32(lowest), _mm512_load_si512(keys + i));
       const __m512i id = _mm512_and_si512(key, index);
       _mm512_store_si512(parent + i, _mm512_and_si512(id, lanes));
       _mm512_store_si512(branch + i, _mm512_srli_epi32(id, shift));
-      _mm512_store_ps(cost + i, _mm512_sub_ps(_mm512_castsi512_ps(_mm512_andnot_si512(index, key)), base));
+      _mm512_store_ps(cost + i,
+                      _mm512_sub_ps(_mm512_castsi512_ps(_mm512_andnot_si512(index, key)), base));
     }
   }
-  static void Append(int m, const SearchCode& code, float aim, const float* base, const int32_t* parity, const int32_t* branch,
-                     int32_t* history, float* error) {
+  static void Append(int m, const SearchCode& code, float aim, const float* base,
+                     const int32_t* parity, const int32_t* branch, int32_t* history, float* error) {
     const __m512i derived = _mm512_loadu_si512(code.derived_of.data());
     const __m512i mask = _mm512_set1_epi32(static_cast<int>(code.history_mask));
     for (int i = 0; i < m; i += 16) {
       const __m512i b = _mm512_load_si512(branch + i);
-      const __m512i flip = _mm512_slli_epi32(_mm512_permutexvar_epi32(b, derived), static_cast<unsigned>(code.stored));
-      const __m512i signs = _mm512_xor_si512(_mm512_xor_si512(_mm512_load_si512(parity + i), b), flip);
+      const __m512i flip = _mm512_slli_epi32(_mm512_permutexvar_epi32(b, derived),
+                                             static_cast<unsigned>(code.stored));
+      const __m512i signs =
+          _mm512_xor_si512(_mm512_xor_si512(_mm512_load_si512(parity + i), b), flip);
       _mm512_store_ps(error + i, _mm512_sub_ps(_mm512_set1_ps(aim),
-                                               _mm512_add_ps(_mm512_load_ps(base + i), Table32(code.newest.data(), signs))));
-      const __m512i shifted = _mm512_slli_epi32(_mm512_load_si512(history + i), static_cast<unsigned>(code.streams));
+                                               _mm512_add_ps(_mm512_load_ps(base + i),
+                                                             Table32(code.newest.data(), signs))));
+      const __m512i shifted =
+          _mm512_slli_epi32(_mm512_load_si512(history + i), static_cast<unsigned>(code.streams));
       _mm512_store_si512(history + i, _mm512_and_si512(_mm512_or_si512(shifted, signs), mask));
     }
   }
-  static void PushFar(const float* errors, int count, const float* u, int64_t stride, int64_t begin, int64_t n, float* correction) {
+  static void PushFar(const float* errors, int count, const float* u, int64_t stride, int64_t begin,
+                      int64_t n, float* correction) {
     int64_t k = begin;
     for (; k + 64 <= n; k += 64) {
       __m512 a0 = _mm512_loadu_ps(correction + k), a1 = _mm512_loadu_ps(correction + k + 16);

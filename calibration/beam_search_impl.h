@@ -1,8 +1,11 @@
-// Included once per ISA with `Ops` defined. Every primitive works on arrays of `beam` lanes (a multiple of 16) in memory.
+// Included once per ISA with `Ops` defined. Every primitive works on arrays of `beam` lanes (a
+// multiple of 16) in memory.
 //
-// A candidate is one 32-bit key: the bits of its (non-negative) cost with the low bits replaced by branch * beam + parent, so that
-// selecting keys selects candidates. Errors not yet committed live in a window of columns [lo, t): the columns of the current group of
-// four in today's path order (`recent`), the older ones in the order of the group's start (`old`), with `map` leading from one to the other.
+// A candidate is one 32-bit key: the bits of its (non-negative) cost with the low bits replaced by
+// branch * beam + parent, so that selecting keys selects candidates. Errors not yet committed live
+// in a window of columns [lo, t): the columns of the current group of four in today's path order
+// (`recent`), the older ones in the order of the group's start (`old`), with `map` leading from one
+// to the other.
 #pragma once
 
 #include <algorithm>
@@ -16,32 +19,40 @@
 
 namespace lift::beam_internal {
 
-inline constexpr int kWindow = 64;     // uncommitted columns at most
+inline constexpr int kWindow = 64;  // uncommitted columns at most
 inline constexpr int kGroup = 4;
 inline constexpr int kMaxBeam = 256;
 inline constexpr int kMaxMarks = kWindow / kGroup;
 inline constexpr int64_t kPanel = 64;  // columns between far pushes
 inline constexpr int32_t kInvalidKey = 0x7F000000;
-inline constexpr float kMaxCost = 1e30f;   // overflow and NaN become this, whose key is still below kInvalidKey
+inline constexpr float kMaxCost =
+    1e30f;  // overflow and NaN become this, whose key is still below kInvalidKey
 
 template <class Ops>
 class Search {
  public:
-  Search(const SearchProblem& p, SearchScratch& scratch) : p_(p), code_(*p.code), m_(p.beam), scratch_(scratch) {
+  Search(const SearchProblem& p, SearchScratch& scratch)
+      : p_(p), code_(*p.code), m_(p.beam), scratch_(scratch) {
     LIFT_CHECK(m_ >= 16 && m_ <= kMaxBeam && std::has_single_bit(static_cast<unsigned>(m_)));
     LIFT_CHECK(p.block % kGroup == 0 && p.lag % p.block == 0 && p.block + p.lag <= kWindow);
     const size_t lanes = static_cast<size_t>(m_);
-    const size_t floats = lanes * (kWindow + 3 * kGroup + 12 + kMaxMarks + static_cast<size_t>(code_.branches)) + 64;
+    const size_t floats =
+        lanes * (kWindow + 3 * kGroup + 12 + kMaxMarks + static_cast<size_t>(code_.branches)) + 64;
     if (scratch.floats.size() < floats) scratch.floats.resize(floats);
     float* next = scratch.floats.data();
     next += (64 - reinterpret_cast<uintptr_t>(next) % 64) % 64 / sizeof(float);
-    const auto take = [&](size_t n) { float* q = next; next += n; return q; };
+    const auto take = [&](size_t n) {
+      float* q = next;
+      next += n;
+      return q;
+    };
     old_ = take(lanes * kWindow);
     recent_ = take(lanes * kGroup);
     partial_ = take(lanes * kGroup);
     for (int32_t*& q : ancestor_) q = reinterpret_cast<int32_t*>(take(lanes));
     for (float** q : {&cost_, &target_, &base_, &spare_, &spare2_}) *q = take(lanes);
-    for (int32_t** q : {&map_, &history_, &parity_, &parent_, &branch_, &order_}) *q = reinterpret_cast<int32_t*>(take(lanes));
+    for (int32_t** q : {&map_, &history_, &parity_, &parent_, &branch_, &order_})
+      *q = reinterpret_cast<int32_t*>(take(lanes));
     keys_ = reinterpret_cast<int32_t*>(take(lanes * static_cast<size_t>(code_.branches)));
     const size_t steps = static_cast<size_t>(p.n) * lanes;
     if (scratch.trace.size() < steps) scratch.trace.resize(steps);
@@ -52,8 +63,9 @@ class Search {
     index_bits_ = std::countr_zero(static_cast<unsigned>(m_ * code_.branches));
   }
 
-  // Columns [begin, end); begin = 0 starts the row. Errors committed on the way are pushed to columns before `end` at once; the rest of
-  // their effect is the caller's (PushFar), many rows at a time, so that U is read once for all of them.
+  // Columns [begin, end); begin = 0 starts the row. Errors committed on the way are pushed to
+  // columns before `end` at once; the rest of their effect is the caller's (PushFar), many rows at
+  // a time, so that U is read once for all of them.
   void RunPanel(int64_t begin, int64_t end) {
     if (begin == 0) Start();
     panel_end_ = end;
@@ -83,13 +95,15 @@ class Search {
     for (int i = 0; i < m_; ++i) {
       state = state * 1664525u + 1013904223u;
       const bool given = p_.start != nullptr && i < live_;
-      history_[i] = given ? p_.start->history[i] : static_cast<int32_t>((state ^ state >> 15) & code_.history_mask);
+      history_[i] = given ? p_.start->history[i]
+                          : static_cast<int32_t>((state ^ state >> 15) & code_.history_mask);
       cost_[i] = given ? p_.start->cost[i] : 0;
       map_[i] = i;
     }
   }
 
-  // Feedback of the uncommitted older columns on each of the group's four columns, in the group's starting order.
+  // Feedback of the uncommitted older columns on each of the group's four columns, in the group's
+  // starting order.
   void BeginGroup(int64_t t) {
     for (int i = 0; i < m_; ++i) map_[i] = i;
     float weights[kWindow * kGroup];
@@ -110,12 +124,14 @@ class Search {
     const int c = static_cast<int>(t - group_);
     Ops::Permute(m_, partial_ + c * m_, map_, target_);
     for (int64_t s = group_; s < t; ++s) {
-      Ops::MultiplyAdd(m_, recent_ + (s - group_) * m_, p_.band[t * kWindow + (t - 1 - s)], target_);
+      Ops::MultiplyAdd(m_, recent_ + (s - group_) * m_, p_.band[t * kWindow + (t - 1 - s)],
+                       target_);
     }
     const float aim = p_.target[t] + correction_[t];
     Ops::Predict(m_, code_, history_, base_, parity_);
     const int only = t >= p_.forced_from ? p_.forced[t] : -1;
-    Ops::Candidates(m_, live_, code_, only, aim, p_.diagonal[t], index_bits_, cost_, target_, base_, parity_, keys_);
+    Ops::Candidates(m_, live_, code_, only, aim, p_.diagonal[t], index_bits_, cost_, target_, base_,
+                    parity_, keys_);
     const int candidates = m_ * code_.branches;
     int32_t bound = kInvalidKey;
     const int valid = only >= 0 ? live_ : live_ * code_.branches;
@@ -136,14 +152,30 @@ class Search {
     Ops::Permute(m_, base_, parent_, spare_);
     Ops::PermuteInt(m_, parity_, parent_, reinterpret_cast<int32_t*>(spare2_));
     std::swap(base_, spare_);
-    { int32_t* q = parity_; parity_ = reinterpret_cast<int32_t*>(spare2_); spare2_ = reinterpret_cast<float*>(q); }
+    {
+      int32_t* q = parity_;
+      parity_ = reinterpret_cast<int32_t*>(spare2_);
+      spare2_ = reinterpret_cast<float*>(q);
+    }
     Ops::PermuteInt(m_, history_, parent_, reinterpret_cast<int32_t*>(spare_));
-    { int32_t* q = history_; history_ = reinterpret_cast<int32_t*>(spare_); spare_ = reinterpret_cast<float*>(q); }
+    {
+      int32_t* q = history_;
+      history_ = reinterpret_cast<int32_t*>(spare_);
+      spare_ = reinterpret_cast<float*>(q);
+    }
     Ops::PermuteInt(m_, map_, parent_, reinterpret_cast<int32_t*>(spare_));
-    { int32_t* q = map_; map_ = reinterpret_cast<int32_t*>(spare_); spare_ = reinterpret_cast<float*>(q); }
+    {
+      int32_t* q = map_;
+      map_ = reinterpret_cast<int32_t*>(spare_);
+      spare_ = reinterpret_cast<float*>(q);
+    }
     for (int a = 0; a < ancestors_; ++a) {
       Ops::PermuteInt(m_, ancestor_[a], parent_, reinterpret_cast<int32_t*>(spare_));
-      { int32_t* q = ancestor_[a]; ancestor_[a] = reinterpret_cast<int32_t*>(spare_); spare_ = reinterpret_cast<float*>(q); }
+      {
+        int32_t* q = ancestor_[a];
+        ancestor_[a] = reinterpret_cast<int32_t*>(spare_);
+        spare_ = reinterpret_cast<float*>(q);
+      }
     }
     for (int s = 0; s < c; ++s) {
       Ops::Permute(m_, recent_ + s * m_, parent_, spare_);
@@ -153,9 +185,10 @@ class Search {
     Ops::Append(m_, code_, p_.target[t], base_, parity_, branch_, history_, recent_ + c * m_);
   }
 
-  // A key such that nearly `m_` (never more) candidates are below it. Bisection on the integer keys, which order like costs.
+  // A key such that nearly `m_` (never more) candidates are below it. Bisection on the integer
+  // keys, which order like costs.
   int32_t SelectBound(int candidates) {
-    int32_t low = 0, high = kInvalidKey;             // count(low) < wanted; count(high) > m_
+    int32_t low = 0, high = kInvalidKey;  // count(low) < wanted; count(high) > m_
     const int least = m_ - m_ / 8;
     int32_t probe = threshold_ > 0 ? threshold_ : kInvalidKey / 2;
     for (int i = 0; i < 40 && high - low > 1; ++i) {
@@ -168,11 +201,14 @@ class Search {
         threshold_ = probe;
         return probe;
       }
-      // The previous step's bound is a good guess: widen around it before falling back to plain bisection.
+      // The previous step's bound is a good guess: widen around it before falling back to plain
+      // bisection.
       if (i < 4) {
         const int32_t step = (1 << 20) << (2 * i);
-        if (count > m_) probe = std::max(low + 1, probe - step);
-        else probe = std::min(high - 1, probe + step);
+        if (count > m_)
+          probe = std::max(low + 1, probe - step);
+        else
+          probe = std::min(high - 1, probe + step);
         if (probe <= low || probe >= high) probe = low + (high - low) / 2;
         if (low != 0 && high != kInvalidKey) probe = low + (high - low) / 2;
       } else {
@@ -189,10 +225,12 @@ class Search {
       Ops::Permute(m_, slot, map_, spare_);
       std::memcpy(slot, spare_, sizeof(float) * m_);
     }
-    for (int64_t s = group_; s <= t; ++s) std::memcpy(old_slot(s), recent_ + (s - group_) * m_, sizeof(float) * m_);
+    for (int64_t s = group_; s <= t; ++s)
+      std::memcpy(old_slot(s), recent_ + (s - group_) * m_, sizeof(float) * m_);
   }
 
-  // Fixes the columns at least `lag` behind on the best path's choice, drops paths that disagree, pushes their errors forward.
+  // Fixes the columns at least `lag` behind on the best path's choice, drops paths that disagree,
+  // pushes their errors forward.
   void Commit(int64_t t) {
     const int64_t upto = t + 1 - p_.lag;
     if (upto > lo_) {
@@ -210,7 +248,8 @@ class Search {
       DropOthers(t, upto, kept);
       lo_ = upto;
     }
-    // From now on remember the lanes after this column; the oldest mark, if its commit is done, makes room.
+    // From now on remember the lanes after this column; the oldest mark, if its commit is done,
+    // makes room.
     int32_t* mark = ancestor_[ancestors_ == kMaxMarks || upto > 0 ? 0 : ancestors_];
     if (upto > 0) {
       for (int a = 0; a + 1 < ancestors_; ++a) ancestor_[a] = ancestor_[a + 1];
@@ -225,7 +264,8 @@ class Search {
   void DropOthers(int64_t t, int64_t upto, int kept) {
     for (int i = kept; i < m_; ++i) order_[i] = order_[0];
     const auto gather = [&](void* values) {
-      Ops::PermuteInt(m_, static_cast<const int32_t*>(values), order_, reinterpret_cast<int32_t*>(spare_));
+      Ops::PermuteInt(m_, static_cast<const int32_t*>(values), order_,
+                      reinterpret_cast<int32_t*>(spare_));
       std::memcpy(values, spare_, sizeof(float) * m_);
     };
     gather(cost_);
@@ -254,7 +294,8 @@ class Search {
   int32_t *map_, *history_, *parity_, *parent_, *branch_, *order_, *keys_;
   uint16_t* trace_;
   float *correction_, *committed_;
-  int32_t* ancestor_[kMaxMarks];       // lanes after the columns that the next commits will decide, oldest first
+  int32_t* ancestor_[kMaxMarks];  // lanes after the columns that the next commits will decide,
+                                  // oldest first
   int ancestors_ = 0;
   int index_bits_ = 0, live_ = 0;
   int64_t lo_ = 0, group_ = 0, panel_end_ = 0, panel_lo_ = 0;
@@ -272,8 +313,10 @@ void SearchRows(std::span<const SearchProblem> problems, std::span<SearchScratch
     const int64_t end = std::min(first.n, begin + kPanel);
     for (Search<Ops>& row : rows) row.RunPanel(begin, end);
     for (Search<Ops>& row : rows) {
-      Ops::PushFar(row.committed() + row.committed_begin(), static_cast<int>(row.committed_end() - row.committed_begin()),
-                   first.upper + row.committed_begin() * first.stride, first.stride, end, first.n, row.correction());
+      Ops::PushFar(row.committed() + row.committed_begin(),
+                   static_cast<int>(row.committed_end() - row.committed_begin()),
+                   first.upper + row.committed_begin() * first.stride, first.stride, end, first.n,
+                   row.correction());
     }
   }
 }

@@ -5,7 +5,8 @@ namespace lift {
 namespace {
 
 struct PortableOps {
-  static void PartialSums(int m, int count, const float* const* slots, const float* weights, float* out) {
+  static void PartialSums(int m, int count, const float* const* slots, const float* weights,
+                          float* out) {
     std::fill(out, out + 4 * m, 0.0f);
     for (int s = 0; s < count; ++s) {
       for (int c = 0; c < 4; ++c) {
@@ -23,7 +24,8 @@ struct PortableOps {
   static void MultiplyAdd(int m, const float* x, float w, float* out) {
     for (int i = 0; i < m; ++i) out[i] += x[i] * w;
   }
-  static void Predict(int m, const SearchCode& code, const int32_t* history, float* base, int32_t* parity) {
+  static void Predict(int m, const SearchCode& code, const int32_t* history, float* base,
+                      int32_t* parity) {
     for (int i = 0; i < m; ++i) {
       const uint32_t h = static_cast<uint32_t>(history[i]);
       float sum = code.table[h & 31];
@@ -36,8 +38,9 @@ struct PortableOps {
       parity[i] = static_cast<int32_t>(bits << code.stored);
     }
   }
-  static void Candidates(int m, int live, const SearchCode& code, int only, float aim, float weight, int index_bits, const float* cost,
-                         const float* feedback, const float* base, const int32_t* parity, int32_t* keys) {
+  static void Candidates(int m, int live, const SearchCode& code, int only, float aim, float weight,
+                         int index_bits, const float* cost, const float* feedback,
+                         const float* base, const int32_t* parity, int32_t* keys) {
     const int32_t mask = ~((1 << index_bits) - 1);
     for (int b = 0; b < code.branches; ++b) {
       int32_t* out = keys + b * m;
@@ -49,7 +52,10 @@ struct PortableOps {
       for (int i = 0; i < live; ++i) {
         const float e = (aim + feedback[i]) - (base[i] + code.newest[parity[i] ^ flip]);
         const float c = cost[i] + weight * (e * e);
-        out[i] = (std::bit_cast<int32_t>(c < beam_internal::kMaxCost ? c : beam_internal::kMaxCost) & mask) | (b * m + i);
+        out[i] =
+            (std::bit_cast<int32_t>(c < beam_internal::kMaxCost ? c : beam_internal::kMaxCost) &
+             mask) |
+            (b * m + i);
       }
       std::fill(out + live, out + m, beam_internal::kInvalidKey);
     }
@@ -67,7 +73,8 @@ struct PortableOps {
     return count;
   }
   // Splits the kept keys into parent, branch and cost (relative to the smallest).
-  static void Finish(int m, int count, const int32_t* keys, int32_t index_mask, int32_t* parent, int32_t* branch, float* cost) {
+  static void Finish(int m, int count, const int32_t* keys, int32_t index_mask, int32_t* parent,
+                     int32_t* branch, float* cost) {
     int32_t lowest = keys[0];
     for (int i = 1; i < count; ++i) lowest = std::min(lowest, keys[i]);
     const float base = std::bit_cast<float>(lowest & ~index_mask);
@@ -80,16 +87,20 @@ struct PortableOps {
       cost[i] = std::bit_cast<float>(key & ~index_mask) - base;
     }
   }
-  static void Append(int m, const SearchCode& code, float aim, const float* base, const int32_t* parity, const int32_t* branch,
-                     int32_t* history, float* error) {
+  static void Append(int m, const SearchCode& code, float aim, const float* base,
+                     const int32_t* parity, const int32_t* branch, int32_t* history, float* error) {
     for (int i = 0; i < m; ++i) {
-      const int32_t signs = parity[i] ^ branch[i] ^ static_cast<int32_t>(code.derived_of[branch[i]] << code.stored);
+      const int32_t signs =
+          parity[i] ^ branch[i] ^ static_cast<int32_t>(code.derived_of[branch[i]] << code.stored);
       error[i] = aim - (base[i] + code.newest[signs]);
-      history[i] = static_cast<int32_t>(((static_cast<uint32_t>(history[i]) << code.streams) | static_cast<uint32_t>(signs)) & code.history_mask);
+      history[i] = static_cast<int32_t>(
+          ((static_cast<uint32_t>(history[i]) << code.streams) | static_cast<uint32_t>(signs)) &
+          code.history_mask);
     }
   }
   // correction[k] += sum over s of errors[s] * u[s, k] for k in [begin, n), in the order of s.
-  static void PushFar(const float* errors, int count, const float* u, int64_t stride, int64_t begin, int64_t n, float* correction) {
+  static void PushFar(const float* errors, int count, const float* u, int64_t stride, int64_t begin,
+                      int64_t n, float* correction) {
     for (int s = 0; s < count; ++s) {
       for (int64_t k = begin; k < n; ++k) correction[k] += errors[s] * u[s * stride + k];
     }

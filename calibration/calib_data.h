@@ -11,9 +11,9 @@
 namespace lift {
 
 struct CalibrationData {
-  std::vector<std::vector<int32_t>> samples;   // each at most `context` tokens
-  std::vector<int32_t> held_out;               // tokens of text that no sample contains, for measuring
-  std::string warning;                         // said to the user when the sample is small
+  std::vector<std::vector<int32_t>> samples;  // each at most `context` tokens
+  std::vector<int32_t> held_out;  // tokens of text that no sample contains, for measuring
+  std::string warning;            // said to the user when the sample is small
 };
 
 struct CalibrationDataOptions {
@@ -23,9 +23,11 @@ struct CalibrationDataOptions {
   uint64_t seed = 1;
 };
 
-// Reads every path, tokenizes, holds the last tenth of each source out (up to held_out_tokens in all) and cuts `samples` windows spread
-// evenly, with seeded offsets, over the rest. INVALID_ARGUMENT naming the file and line if nothing usable is in it.
-absl::StatusOr<CalibrationData> LoadCalibrationData(const std::vector<std::string>& paths, const Tokenizer& tokenizer,
+// Reads every path, tokenizes, holds the last tenth of each source out (up to held_out_tokens in
+// all) and cuts `samples` windows spread evenly, with seeded offsets, over the rest.
+// INVALID_ARGUMENT naming the file and line if nothing usable is in it.
+absl::StatusOr<CalibrationData> LoadCalibrationData(const std::vector<std::string>& paths,
+                                                    const Tokenizer& tokenizer,
                                                     const CalibrationDataOptions& options);
 
 }  // namespace lift

@@ -34,9 +34,12 @@ struct QualityPreset {
 
 QualityPreset PresetOf(CalibrationQuality quality) {
   switch (quality) {
-    case CalibrationQuality::kFast: return {32, 16, 48, 256, false};
-    case CalibrationQuality::kDefault: return {64, 16, 48, 512, false};
-    default: return {256, 16, 48, 1024, true};
+    case CalibrationQuality::kFast:
+      return {32, 16, 48, 256, false};
+    case CalibrationQuality::kDefault:
+      return {64, 16, 48, 512, false};
+    default:
+      return {256, 16, 48, 1024, true};
   }
 }
 
@@ -63,8 +66,12 @@ class HessianCapture : public ActivationObserver {
 class Calibrator {
  public:
   explicit Calibrator(const CalibrationOptions& options)
-      : options_(options), preset_(PresetOf(options.quality)), pool_(options.threads > 0 ? options.threads : AvailableCores()),
-        backend_(MakeCpuBackend(pool_)), capture_(*backend_), start_(std::chrono::steady_clock::now()) {
+      : options_(options),
+        preset_(PresetOf(options.quality)),
+        pool_(options.threads > 0 ? options.threads : AvailableCores()),
+        backend_(MakeCpuBackend(pool_)),
+        capture_(*backend_),
+        start_(std::chrono::steady_clock::now()) {
     if (options.beam) preset_.beam = *options.beam;
     encoder_.beam = preset_.beam;
     encoder_.block = preset_.block;
@@ -85,7 +92,9 @@ class Calibrator {
   }
 
  private:
-  double Seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+  double Seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
   void EndPhase(const char* name) {
     const double now = Seconds();
     result_.phases.emplace_back(name, now - phase_start_);
@@ -93,7 +102,8 @@ class Calibrator {
   }
 
   absl::Status LoadInputs() {
-    LIFT_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> opened, Checkpoint::Open(options_.model_path));
+    LIFT_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> opened,
+                          Checkpoint::Open(options_.model_path));
     checkpoint_ = std::move(opened);
     LIFT_ASSIGN_OR_RETURN(weights_, Weights::FromCheckpoint(checkpoint_));
     LIFT_ASSIGN_OR_RETURN(TokenizerSpec spec, LoadTokenizerSpec(*checkpoint_));
@@ -106,7 +116,9 @@ class Calibrator {
     for (const auto& sample : data_.samples) {
       for (int32_t id : sample) {
         if (id >= checkpoint_->config().vocab_size) {
-          return absl::InvalidArgumentError(absl::StrCat("the tokenizer makes token ", id, " but the model has ", checkpoint_->config().vocab_size));
+          return absl::InvalidArgumentError(absl::StrCat("the tokenizer makes token ", id,
+                                                         " but the model has ",
+                                                         checkpoint_->config().vocab_size));
         }
       }
       result_.calibration_tokens += static_cast<int64_t>(sample.size());
@@ -119,8 +131,10 @@ class Calibrator {
   // What every variant holds besides planes, from shapes alone: norms, biases, binary16 row scales.
   uint64_t FixedBytes() const {
     uint64_t bytes = 0;
-    for (const auto& m : llama::Matrices(checkpoint_->config())) bytes += static_cast<uint64_t>(m.rows) * 2;
-    for (const auto& v : llama::Vectors(checkpoint_->config())) bytes += static_cast<uint64_t>(v.size) * 4;
+    for (const auto& m : llama::Matrices(checkpoint_->config()))
+      bytes += static_cast<uint64_t>(m.rows) * 2;
+    for (const auto& v : llama::Vectors(checkpoint_->config()))
+      bytes += static_cast<uint64_t>(v.size) * 4;
     return bytes;
   }
 
@@ -137,16 +151,21 @@ class Calibrator {
         bits = *request.bits;
       } else {
         variant.budget_bytes = *request.budget_bytes;
-        bits = (static_cast<double>(*request.budget_bytes) - static_cast<double>(FixedBytes())) * 8 / weights;
+        bits = (static_cast<double>(*request.budget_bytes) - static_cast<double>(FixedBytes())) *
+               8 / weights;
         if (bits < 1.0) {
           return absl::InvalidArgumentError(absl::StrCat(
-              "a budget of ", *request.budget_bytes / 1e6, " MB is too small for this model: one bit per weight needs ",
+              "a budget of ", *request.budget_bytes / 1e6,
+              " MB is too small for this model: one bit per weight needs ",
               std::ceil((weights / 8 + static_cast<double>(FixedBytes())) / 1e5) / 10, " MB"));
         }
         bits = std::min(bits, 12.0);
       }
       if (!variant.full && !(bits >= 1.0 && bits <= 12.0)) {
-        return absl::InvalidArgumentError(absl::StrCat("a variant of ", bits, " bits per weight is out of range: choose 1 to 12 bits (lambda 0 to 0.89) or lambda 1"));
+        return absl::InvalidArgumentError(
+            absl::StrCat("a variant of ", bits,
+                         " bits per weight is out of range: choose 1 to 12 bits (lambda 0 to 0.89) "
+                         "or lambda 1"));
       }
       wanted_bits_.push_back(variant.full ? 0 : bits);
       wanted_.push_back(variant);
@@ -154,7 +173,8 @@ class Calibrator {
     std::vector<int> chain = options_.chain;
     if (chain.empty()) {
       std::vector<double> bits;
-      for (double b : wanted_bits_) if (b > 0) bits.push_back(b);
+      for (double b : wanted_bits_)
+        if (b > 0) bits.push_back(b);
       if (bits.empty()) bits = {4.0};
       chain = ChainForBits(bits);
     }
@@ -162,7 +182,8 @@ class Calibrator {
       StageSpec stage;
       stage.code = DefaultCode(chain[j]);
       stage.damping = j == 0 ? 0.3 : 0.1;
-      // A table a little wide leaves the next stage no tail; a next stage of one bit gains nothing from it (measured on real layers).
+      // A table a little wide leaves the next stage no tail; a next stage of one bit gains nothing
+      // from it (measured on real layers).
       stage.scale = j + 1 < chain.size() && chain[j + 1] > 1 ? 1.07 : 1.0;
       chain_.push_back(std::move(stage));
     }
@@ -173,11 +194,14 @@ class Calibrator {
   absl::Status MakeModel() {
     Transformer::Options model_options;
     const int64_t longest = static_cast<int64_t>(
-        std::max_element(data_.samples.begin(), data_.samples.end(), [](auto& a, auto& b) { return a.size() < b.size(); })->size());
+        std::max_element(data_.samples.begin(), data_.samples.end(), [](auto& a, auto& b) {
+          return a.size() < b.size();
+        })->size());
     const int64_t per_batch = std::max<int64_t>(1, kBatchTokens / longest);
     for (size_t i = 0; i < data_.samples.size(); i += static_cast<size_t>(per_batch)) {
       const size_t n = std::min(data_.samples.size() - i, static_cast<size_t>(per_batch));
-      batches_.push_back(std::make_unique<SampleBatch>(std::span(data_.samples).subspan(i, n), model_options.block_tokens));
+      batches_.push_back(std::make_unique<SampleBatch>(std::span(data_.samples).subspan(i, n),
+                                                       model_options.block_tokens));
       model_options.num_blocks = std::max(model_options.num_blocks, batches_.back()->blocks());
     }
     LIFT_ASSIGN_OR_RETURN(model_, Transformer::Create(weights_, *backend_, model_options));
@@ -191,23 +215,29 @@ class Calibrator {
     const DenseMatrixView view = *checkpoint_->Find(name);
     std::vector<float> w(static_cast<size_t>(view.rows * view.cols));
     for (int64_t r = 0; r < view.rows; ++r) {
-      Dequantize(view.type, view.row(r), std::span(w).subspan(static_cast<size_t>(r * view.cols), static_cast<size_t>(view.cols)));
+      Dequantize(
+          view.type, view.row(r),
+          std::span(w).subspan(static_cast<size_t>(r * view.cols), static_cast<size_t>(view.cols)));
     }
     return w;
   }
 
-  // Lifts the tensors that read one input. hessian null: no data (an embedding look-up), every direction counts alike.
-  void LiftSiteTensors(const std::vector<std::string>& names, const Hessian* hessian, int64_t layer, int kind) {
+  // Lifts the tensors that read one input. hessian null: no data (an embedding look-up), every
+  // direction counts alike.
+  void LiftSiteTensors(const std::vector<std::string>& names, const Hessian* hessian, int64_t layer,
+                       int kind) {
     const int64_t cols = checkpoint_->Find(names[0])->cols, padded = PaddedColumns(cols);
     const RotationSpec spec{true, options_.seed * 0x9E3779B97F4A7C15u + rotations_.size()};
     rotations_.push_back(std::make_unique<Rotation>(spec, cols));
     const Rotation& rotation = *rotations_.back();
     const Hessian flat(cols);
-    const SiteMetric metric((hessian != nullptr ? *hessian : flat).Rotated(rotation, padded, pool_), padded, cols, chain_, encoder_.seam, pool_);
+    const SiteMetric metric((hessian != nullptr ? *hessian : flat).Rotated(rotation, padded, pool_),
+                            padded, cols, chain_, encoder_.seam, pool_);
     for (const std::string& name : names) {
       const std::vector<float> w = ReadMatrix(name);
       const int64_t rows = static_cast<int64_t>(w.size()) / cols;
-      tensors_.push_back(LiftTensor(name, w.data(), rows, cols, rotation, spec, metric, chain_, encoder_, *backend_, pool_));
+      tensors_.push_back(LiftTensor(name, w.data(), rows, cols, rotation, spec, metric, chain_,
+                                    encoder_, *backend_, pool_));
       tensor_rotation_.push_back(&rotation);
       probed_.push_back({name, layer, kind++, rows, cols, tensors_.back().error[1]});
     }
@@ -219,7 +249,8 @@ class Calibrator {
     model_->set_observer(&capture_);
     for (int64_t layer = 0; layer < layers; ++layer) {
       capture_.Clear();
-      for (size_t b = 0; b < batches_.size(); ++b) model_->RunLayer(layer, batches_[b]->chunks(), hidden_[b]);
+      for (size_t b = 0; b < batches_.size(); ++b)
+        model_->RunLayer(layer, batches_[b]->chunks(), hidden_[b]);
       const llama::LayerNames names(layer);
       int kind = 0;
       for (const llama::SiteSpec* site : {&names.qkv, &names.o, &names.gate_up, &names.down}) {
@@ -240,7 +271,8 @@ class Calibrator {
     const std::span<const float> gain = weights_->GetVector(llama::kFinalNorm);
     for (size_t b = 0; b < batches_.size(); ++b) {
       const int64_t tokens = batches_[b]->tokens();
-      backend_->RmsNorm(hidden_[b].data(), gain.data(), config.rms_norm_eps, tokens, config.hidden_size, hidden_[b].data());
+      backend_->RmsNorm(hidden_[b].data(), gain.data(), config.rms_norm_eps, tokens,
+                        config.hidden_size, hidden_[b].data());
       head.Accumulate(*backend_, hidden_[b].data(), tokens);
     }
     hidden_.clear();
@@ -257,21 +289,28 @@ class Calibrator {
     std::vector<std::vector<int32_t>> probes;
     int64_t tokens = 0;
     for (size_t i = 0; i < data_.samples.size() && tokens < preset_.probe_tokens; ++i) {
-      probes.push_back(data_.samples[i * data_.samples.size() / std::max<size_t>(1, std::min<size_t>(8, data_.samples.size())) % data_.samples.size()]);
-      probes.back().resize(std::min<size_t>(probes.back().size(), static_cast<size_t>(std::min<int64_t>(128, preset_.probe_tokens))));
+      probes.push_back(
+          data_.samples[i * data_.samples.size() /
+                        std::max<size_t>(1, std::min<size_t>(8, data_.samples.size())) %
+                        data_.samples.size()]);
+      probes.back().resize(std::min<size_t>(
+          probes.back().size(), static_cast<size_t>(std::min<int64_t>(128, preset_.probe_tokens))));
       tokens += static_cast<int64_t>(probes.back().size());
     }
-    const TensorWriter reconstruct = [&](size_t i, float* out) { ReconstructTensor(tensors_[i], chain_, 1, *tensor_rotation_[i], pool_, out); };
+    const TensorWriter reconstruct = [&](size_t i, float* out) {
+      ReconstructTensor(tensors_[i], chain_, 1, *tensor_rotation_[i], pool_, out);
+    };
     const TensorWriter original = [&](size_t i, float* out) {
       const std::vector<float> w = ReadMatrix(tensors_[i].name);
       std::copy(w.begin(), w.end(), out);
     };
-    const std::vector<double> sensitivity =
-        MeasureSensitivities(*model_, *weights_, pool_, probes, probed_, reconstruct, original, {preset_.per_tensor},
-                             [&](int64_t done, int64_t total) { progress.Update(done, total); });
+    const std::vector<double> sensitivity = MeasureSensitivities(
+        *model_, *weights_, pool_, probes, probed_, reconstruct, original, {preset_.per_tensor},
+        [&](int64_t done, int64_t total) { progress.Update(done, total); });
     for (size_t i = 0; i < tensors_.size(); ++i) {
       TensorCost cost{tensors_[i].name, {}, tensors_[i].error, sensitivity[i]};
-      for (const LiftedStageBits& stage : tensors_[i].stages) cost.stage_bytes.push_back(stage.planes.size());
+      for (const LiftedStageBits& stage : tensors_[i].stages)
+        cost.stage_bytes.push_back(stage.planes.size());
       costs_.push_back(std::move(cost));
     }
     order_ = GlobalPlaneOrder(costs_);
@@ -286,7 +325,8 @@ class Calibrator {
     report["seed"] = options_.seed;
     report["beam"] = encoder_.beam;
     for (const TensorCost& cost : costs_) {
-      report["tensors"].push_back({{"name", cost.name}, {"sensitivity", cost.sensitivity}, {"error", cost.error}});
+      report["tensors"].push_back(
+          {{"name", cost.name}, {"sensitivity", cost.sensitivity}, {"error", cost.error}});
     }
     return report.dump();
   }
@@ -304,15 +344,19 @@ class Calibrator {
     }
     std::map<std::string, int> code_index;
     for (const StageSpec& stage : chain_) {
-      if (!code_index.count(stage.code.name)) code_index[stage.code.name] = writer_->AddCode(stage.code);
+      if (!code_index.count(stage.code.name))
+        code_index[stage.code.name] = writer_->AddCode(stage.code);
     }
-    const bool keep_source = std::any_of(wanted_.begin(), wanted_.end(), [](const LiftedVariant& v) { return v.full; });
+    const bool keep_source =
+        std::any_of(wanted_.begin(), wanted_.end(), [](const LiftedVariant& v) { return v.full; });
     for (LiftedTensorBits& tensor : tensors_) {
       std::vector<LiftedFileWriter::StageData> stages;
       for (size_t j = 0; j < tensor.stages.size(); ++j) {
-        stages.push_back({code_index[chain_[j].code.name], tensor.stages[j].gain, std::move(tensor.stages[j].planes)});
+        stages.push_back({code_index[chain_[j].code.name], tensor.stages[j].gain,
+                          std::move(tensor.stages[j].planes)});
       }
-      writer_->AddTensor(tensor.name, tensor.rows, tensor.cols, tensor.rotation, tensor.row_scale, std::move(stages),
+      writer_->AddTensor(tensor.name, tensor.rows, tensor.cols, tensor.rotation, tensor.row_scale,
+                         std::move(stages),
                          keep_source ? checkpoint_->Find(tensor.name) : std::nullopt);
     }
     writer_->SetPlaneOrder(order_);
@@ -337,10 +381,13 @@ class Calibrator {
         v.name = "full";
         continue;
       }
-      const uint64_t bytes = static_cast<uint64_t>(std::llround(wanted_bits_[i] * static_cast<double>(result_.weights) / 8));
+      const uint64_t bytes = static_cast<uint64_t>(
+          std::llround(wanted_bits_[i] * static_cast<double>(result_.weights) / 8));
       if (bytes + static_cast<uint64_t>(result_.weights) / 800 < base) {
-        return absl::InvalidArgumentError(absl::StrCat("a variant of ", wanted_bits_[i], " bits per weight is below the first stage of chain ",
-                                                       result_.chain[0], "; ask for at least ", 8.0 * static_cast<double>(base) / static_cast<double>(result_.weights)));
+        return absl::InvalidArgumentError(absl::StrCat(
+            "a variant of ", wanted_bits_[i], " bits per weight is below the first stage of chain ",
+            result_.chain[0], "; ask for at least ",
+            8.0 * static_cast<double>(base) / static_cast<double>(result_.weights)));
       }
       v.plane_bytes = std::clamp(bytes, base, all);
       char name[32];
@@ -353,16 +400,20 @@ class Calibrator {
       return a.full != b.full ? b.full : a.plane_bytes < b.plane_bytes;
     });
     for (size_t i = 1; i < wanted_.size(); ++i) {
-      if (wanted_[i].name == wanted_[i - 1].name) return absl::InvalidArgumentError(absl::StrCat("variant ", wanted_[i].name, " was asked for twice"));
+      if (wanted_[i].name == wanted_[i - 1].name)
+        return absl::InvalidArgumentError(
+            absl::StrCat("variant ", wanted_[i].name, " was asked for twice"));
     }
     return absl::OkStatus();
   }
 
   absl::Status Measure() {
-    MeasureRequest request{options_.out_path, options_.model_path, options_.eval_path, data_.held_out, options_.eval_context, options_.eval_tokens,
+    MeasureRequest request{options_.out_path,     options_.model_path,   options_.eval_path,
+                           data_.held_out,        options_.eval_context, options_.eval_tokens,
                            options_.show_progress};
     model_.reset();
-    LIFT_ASSIGN_OR_RETURN(const Measurement measured, MeasureVariants(request, *tokenizer_, *backend_, pool_));
+    LIFT_ASSIGN_OR_RETURN(const Measurement measured,
+                          MeasureVariants(request, *tokenizer_, *backend_, pool_));
     for (size_t i = 0; i < wanted_.size(); ++i) {
       wanted_[i].kl = measured.kl[i];
       wanted_[i].perplexity = measured.perplexity[i];
@@ -408,6 +459,8 @@ class Calibrator {
 
 }  // namespace
 
-absl::StatusOr<CalibrationResult> Calibrate(const CalibrationOptions& options) { return Calibrator(options).Run(); }
+absl::StatusOr<CalibrationResult> Calibrate(const CalibrationOptions& options) {
+  return Calibrator(options).Run();
+}
 
 }  // namespace lift

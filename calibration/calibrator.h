@@ -24,16 +24,16 @@ struct VariantRequest {
 struct CalibrationOptions {
   std::string model_path, out_path;
   std::vector<std::string> calib_paths;
-  std::string eval_path;                 // measure on this text; empty = the held-out part of the calibration text
+  std::string eval_path;  // measure on this text; empty = the held-out part of the calibration text
   std::vector<VariantRequest> variants;
   CalibrationQuality quality = CalibrationQuality::kDefault;
   CalibrationDataOptions data;
   int64_t eval_tokens = 8192, eval_context = 1024;
-  std::vector<int> chain;                // stage sizes; empty = chosen from the variants
+  std::vector<int> chain;  // stage sizes; empty = chosen from the variants
   std::optional<int> beam;
-  int threads = 0;                       // 0 = all
+  int threads = 0;  // 0 = all
   uint64_t seed = 1;
-  bool measure = true;                   // fill in KL and perplexity
+  bool measure = true;  // fill in KL and perplexity
   bool show_progress = true;
 };
 
@@ -51,10 +51,11 @@ struct CalibrationResult {
   std::vector<int> chain;
   double seconds = 0;
   int64_t weights = 0, calibration_tokens = 0, eval_tokens = 0;
-  std::vector<std::pair<std::string, double>> phases;   // name, seconds
+  std::vector<std::pair<std::string, double>> phases;  // name, seconds
 };
 
-// INVALID_ARGUMENT for anything the user can change (model, text, budgets too small: the message names the smallest possible).
+// INVALID_ARGUMENT for anything the user can change (model, text, budgets too small: the message
+// names the smallest possible).
 absl::StatusOr<CalibrationResult> Calibrate(const CalibrationOptions& options);
 
 }  // namespace lift

@@ -13,7 +13,8 @@ struct MaskBit {
   int steps_back, stream;
 };
 
-LiftCode Make(std::string name, int stored, std::vector<std::vector<MaskBit>> masks, std::vector<float> taps) {
+LiftCode Make(std::string name, int stored, std::vector<std::vector<MaskBit>> masks,
+              std::vector<float> taps) {
   LiftCode code;
   code.name = std::move(name);
   code.stored = stored;
@@ -34,26 +35,26 @@ LiftCode Make(std::string name, int stored, std::vector<std::vector<MaskBit>> ma
 const std::vector<LiftCode>& Codes() {
   static const std::vector<LiftCode>* codes = new std::vector<LiftCode>{
       Make("1+1p", 1, {{{0, 0}, {1, 0}, {3, 0}, {4, 0}, {5, 0}, {6, 0}}},
-           {0.394f,  0.298f,  0.209f,  -0.428f, -0.093f, -0.045f, 0.143f,  -0.301f, 0.251f,  -0.089f,
-            -0.041f, 0.158f,  -0.072f, 0.067f,  -0.056f, 0.038f,  0.062f,  0.022f,  -0.025f, -0.112f,
-            0.012f,  -0.080f, -0.038f, 0.086f,  -0.105f, -0.033f, 0.026f,  -0.158f}),
+           {0.394f,  0.298f,  0.209f,  -0.428f, -0.093f, -0.045f, 0.143f, -0.301f, 0.251f,  -0.089f,
+            -0.041f, 0.158f,  -0.072f, 0.067f,  -0.056f, 0.038f,  0.062f, 0.022f,  -0.025f, -0.112f,
+            0.012f,  -0.080f, -0.038f, 0.086f,  -0.105f, -0.033f, 0.026f, -0.158f}),
       Make("2", 2, {},
-           {0.393f, 0.418f, 0.158f, 0.151f, 0.469f, 0.007f, -0.200f, -0.346f, -0.046f, 0.199f, 0.305f, -0.313f,
-            0.207f, -0.144f, -0.111f, 0.334f}),
+           {0.393f, 0.418f, 0.158f, 0.151f, 0.469f, 0.007f, -0.200f, -0.346f, -0.046f, 0.199f,
+            0.305f, -0.313f, 0.207f, -0.144f, -0.111f, 0.334f}),
       Make("2+1p", 2, {{{0, 1}, {1, 0}, {1, 1}, {3, 1}, {4, 0}, {6, 1}}},
-           {0.663f,  -0.447f, -0.007f, -0.039f, 0.087f,  0.343f,  0.034f,  0.221f,  -0.159f,
-            0.012f,  0.083f,  0.309f,  0.135f,  0.083f,  0.209f,  -0.160f, -0.163f, -0.059f,
-            -0.094f, -0.105f, 0.055f,  -0.013f, -0.049f, 0.087f,  0.016f,  0.023f,  0.071f}),
+           {0.663f,  -0.447f, -0.007f, -0.039f, 0.087f,  0.343f, 0.034f,  0.221f,  -0.159f,
+            0.012f,  0.083f,  0.309f,  0.135f,  0.083f,  0.209f, -0.160f, -0.163f, -0.059f,
+            -0.094f, -0.105f, 0.055f,  -0.013f, -0.049f, 0.087f, 0.016f,  0.023f,  0.071f}),
       Make("3", 3, {},
-           {0.497f, 0.220f, 0.204f, -0.225f, 0.454f, -0.434f, 0.044f, -0.317f, -0.081f, -0.054f, 0.313f, 0.289f,
-            -0.116f, -0.084f, 0.145f, -0.391f, 0.238f, 0.105f}),
+           {0.497f, 0.220f, 0.204f, -0.225f, 0.454f, -0.434f, 0.044f, -0.317f, -0.081f, -0.054f,
+            0.313f, 0.289f, -0.116f, -0.084f, 0.145f, -0.391f, 0.238f, 0.105f}),
       Make("3+1p", 3, {{{0, 0}, {0, 1}, {1, 0}, {3, 0}, {6, 0}}},
-           {-0.040f, -0.328f, -0.504f, -0.323f, 0.178f,  -0.362f, 0.189f,  0.184f,  0.285f, -0.209f,
-            0.023f,  0.395f,  0.127f,  0.093f,  -0.076f, -0.109f, -0.063f, 0.036f,  -0.145f, 0.300f,
+           {-0.040f, -0.328f, -0.504f, -0.323f, 0.178f,  -0.362f, 0.189f,  0.184f, 0.285f,  -0.209f,
+            0.023f,  0.395f,  0.127f,  0.093f,  -0.076f, -0.109f, -0.063f, 0.036f, -0.145f, 0.300f,
             0.008f,  0.214f,  0.008f,  -0.117f, 0.059f,  -0.062f, -0.106f, -0.003f}),
-      Make("4", 4, {},
-           {0.241f, -0.247f, 0.152f, 0.363f, -0.395f, -0.205f, -0.129f, 0.194f, -0.085f, 0.158f, -0.359f, 0.192f,
-            -0.335f, -0.263f, 0.273f, 0.303f, -0.065f, 0.002f, 0.216f, -0.241f}),
+      Make("4", 4, {}, {0.241f, -0.247f, 0.152f,  0.363f,  -0.395f, -0.205f, -0.129f,
+                        0.194f, -0.085f, 0.158f,  -0.359f, 0.192f,  -0.335f, -0.263f,
+                        0.273f, 0.303f,  -0.065f, 0.002f,  0.216f,  -0.241f}),
   };
   return *codes;
 }
@@ -70,8 +71,8 @@ absl::StatusOr<LiftCode> FindCode(std::string_view name) {
   for (const LiftCode& code : Codes()) {
     if (code.name == name) return code;
   }
-  return absl::NotFoundError(
-      absl::StrCat("no lifting code is named '", std::string(name), "'; choose one of ", absl::StrJoin(CodeNames(), ", ")));
+  return absl::NotFoundError(absl::StrCat("no lifting code is named '", std::string(name),
+                                          "'; choose one of ", absl::StrJoin(CodeNames(), ", ")));
 }
 
 LiftCode DefaultCode(int bits) {
@@ -99,7 +100,8 @@ void ReconstructRow(const LiftCode& code, const uint8_t* bits, int64_t n, float*
     float sum = 0;
     for (int m = 0; m < code.steps; ++m) {
       const uint8_t* s = &signs[((t - m % n + n) % n) * streams];
-      for (int r = 0; r < streams; ++r) sum += s[r] ? code.taps[m * streams + r] : -code.taps[m * streams + r];
+      for (int r = 0; r < streams; ++r)
+        sum += s[r] ? code.taps[m * streams + r] : -code.taps[m * streams + r];
     }
     out[t] = sum;
   }

@@ -14,14 +14,17 @@ constexpr int64_t kBand = 64;
 std::vector<float> MakeBand(const LdlFactor& factor) {
   std::vector<float> band(static_cast<size_t>(factor.n * kBand), 0.0f);
   for (int64_t k = 0; k < factor.n; ++k) {
-    for (int64_t j = 0; j < std::min(k, kBand); ++j) band[k * kBand + j] = factor.upper[(k - 1 - j) * factor.n + k];
+    for (int64_t j = 0; j < std::min(k, kBand); ++j)
+      band[k * kBand + j] = factor.upper[(k - 1 - j) * factor.n + k];
   }
   return band;
 }
 
 // The last history steps' signs of a circular row, newest in the low bits.
-uint32_t HistoryBefore(const LiftCode& code, const SearchCode& search, const uint8_t* bits, int64_t n, int64_t column) {
-  const int streams = code.streams(), steps = static_cast<int>(std::bit_width(search.history_mask)) / streams;
+uint32_t HistoryBefore(const LiftCode& code, const SearchCode& search, const uint8_t* bits,
+                       int64_t n, int64_t column) {
+  const int streams = code.streams(),
+            steps = static_cast<int>(std::bit_width(search.history_mask)) / streams;
   uint32_t history = 0;
   for (int s = steps; s >= 1; --s) {
     const int64_t t = column - s + n;
@@ -39,14 +42,17 @@ uint32_t HistoryBefore(const LiftCode& code, const SearchCode& search, const uin
   return history & search.history_mask;
 }
 
-void ReconstructOne(const LiftCode& code, const SearchCode& search, const uint8_t* bits, int64_t n, float* out) {
+void ReconstructOne(const LiftCode& code, const SearchCode& search, const uint8_t* bits, int64_t n,
+                    float* out) {
   uint32_t history = HistoryBefore(code, search, bits, n, n);
   for (int64_t t = 0; t < n; ++t) {
     float sum = 0;
-    for (int c = 0; c < search.chunks; ++c) sum += search.table[static_cast<size_t>(c) * 32 + (history >> (5 * c) & 31)];
+    for (int c = 0; c < search.chunks; ++c)
+      sum += search.table[static_cast<size_t>(c) * 32 + (history >> (5 * c) & 31)];
     uint32_t signs = bits[t] | search.derived_of[bits[t]] << code.stored;
     for (size_t k = 0; k < search.old_masks.size(); ++k) {
-      signs ^= static_cast<uint32_t>(std::popcount(history & search.old_masks[k]) & 1) << (static_cast<size_t>(code.stored) + k);
+      signs ^= static_cast<uint32_t>(std::popcount(history & search.old_masks[k]) & 1)
+               << (static_cast<size_t>(code.stored) + k);
     }
     out[t] = sum + search.newest[signs];
     history = (history << code.streams() | signs) & search.history_mask;
@@ -71,16 +77,18 @@ SearchFunction ChooseSearch(EncoderOptions::Isa isa) {
 SearchCode::SearchCode(const LiftCode& code, float gain)
     : stored(code.stored), streams(code.streams()), branches(1 << code.stored) {
   int steps = code.steps - 1;
-  for (uint64_t mask : code.masks) steps = std::max(steps, static_cast<int>(std::bit_width(mask) - 1) / streams);
+  for (uint64_t mask : code.masks)
+    steps = std::max(steps, static_cast<int>(std::bit_width(mask) - 1) / streams);
   const int bits = steps * streams;
   LIFT_CHECK(streams <= 5 && stored <= 4 && bits <= 32);
   history_mask = bits == 32 ? 0xFFFFFFFFu : (1u << bits) - 1;
   chunks = std::max(1, (bits + 4) / 5);
   table.assign(static_cast<size_t>(chunks) * 32, 0.0f);
-  const auto tap = [&](int bit) {  // of history bit `bit`: one step older than in the code's own window
-    const size_t index = static_cast<size_t>(bit + streams);
-    return index < code.taps.size() && bit < bits ? gain * code.taps[index] : 0.0f;
-  };
+  const auto tap =
+      [&](int bit) {  // of history bit `bit`: one step older than in the code's own window
+        const size_t index = static_cast<size_t>(bit + streams);
+        return index < code.taps.size() && bit < bits ? gain * code.taps[index] : 0.0f;
+      };
   for (int c = 0; c < chunks; ++c) {
     for (int v = 0; v < 32; ++v) {
       float sum = 0;
@@ -91,7 +99,9 @@ SearchCode::SearchCode(const LiftCode& code, float gain)
   newest.assign(32, 0.0f);
   for (int v = 0; v < 1 << streams; ++v) {
     float sum = 0;
-    for (int r = 0; r < streams; ++r) sum += (v >> r & 1) ? gain * code.taps[static_cast<size_t>(r)] : -gain * code.taps[static_cast<size_t>(r)];
+    for (int r = 0; r < streams; ++r)
+      sum += (v >> r & 1) ? gain * code.taps[static_cast<size_t>(r)]
+                          : -gain * code.taps[static_cast<size_t>(r)];
     newest[static_cast<size_t>(v)] = sum;
   }
   derived_of.assign(16, 0);
@@ -99,7 +109,8 @@ SearchCode::SearchCode(const LiftCode& code, float gain)
     const uint64_t mask = code.masks[static_cast<size_t>(k)];
     old_masks.push_back(static_cast<uint32_t>(mask >> streams));
     for (int b = 0; b < branches; ++b) {
-      derived_of[static_cast<size_t>(b)] |= static_cast<uint32_t>(std::popcount(mask & static_cast<uint64_t>(b)) & 1) << k;
+      derived_of[static_cast<size_t>(b)] |=
+          static_cast<uint32_t>(std::popcount(mask & static_cast<uint64_t>(b)) & 1) << k;
     }
   }
 }
@@ -114,11 +125,13 @@ int TraceBack(const SearchScratch& scratch, int64_t n, int beam, int lane, uint8
   return lane;
 }
 
-EncoderMetric::EncoderMetric(const std::vector<float>& hessian, int64_t n, int64_t live, double damping, int64_t seam)
+EncoderMetric::EncoderMetric(const std::vector<float>& hessian, int64_t n, int64_t live,
+                             double damping, int64_t seam)
     : live_(live), factor_(LdlFactor::Compute(hessian.data(), n, n, live, damping)) {
   LIFT_CHECK(n % kTileColumns == 0 && static_cast<int64_t>(hessian.size()) == n * n);
-  // Padding columns are free, but with no weight at all every path would tie there and the survivors that reach the next lap would
-  // be chosen by number, not by diversity: a little weight keeps the beam alive through them.
+  // Padding columns are free, but with no weight at all every path would tie there and the
+  // survivors that reach the next lap would be chosen by number, not by diversity: a little weight
+  // keeps the beam alive through them.
   const float least = *std::min_element(factor_.diagonal.begin(), factor_.diagonal.begin() + live);
   std::fill(factor_.diagonal.begin() + live, factor_.diagonal.end(), 1e-3f * least);
   band_ = MakeBand(factor_);
@@ -131,7 +144,9 @@ EncoderMetric::EncoderMetric(const std::vector<float>& hessian, int64_t n, int64
   const float* u = seam_factor_.upper.data();
   std::vector<float>& g = seam_gain_;
   g.resize(static_cast<size_t>(region * width));
-  for (int64_t a = 0; a < region; ++a) std::copy_n(&hessian[static_cast<size_t>(a * n + region)], width, &g[static_cast<size_t>(a * width)]);
+  for (int64_t a = 0; a < region; ++a)
+    std::copy_n(&hessian[static_cast<size_t>(a * n + region)], width,
+                &g[static_cast<size_t>(a * width)]);
   const auto subtract = [&](int64_t to, int64_t from, float weight) {
     float* x = &g[static_cast<size_t>(to * width)];
     const float* y = &g[static_cast<size_t>(from * width)];
@@ -164,19 +179,22 @@ void EncoderMetric::AddSeamShift(const float* e, float* shift) const {
   }
 }
 
-void ReconstructRows(const LiftCode& code, float gain, const uint8_t* bits, int64_t rows, int64_t n, ThreadPool& pool, float* out) {
+void ReconstructRows(const LiftCode& code, float gain, const uint8_t* bits, int64_t rows, int64_t n,
+                     ThreadPool& pool, float* out) {
   const SearchCode search(code, gain);
   pool.ParallelFor(rows, 8, [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r) ReconstructOne(code, search, bits + r * n, n, out + r * n);
+    for (int64_t r = begin; r < end; ++r)
+      ReconstructOne(code, search, bits + r * n, n, out + r * n);
   });
 }
 
-void EncodeRows(const LiftCode& code, float gain, const EncoderMetric& metric, const float* targets, int64_t rows,
-                const EncoderOptions& options, ThreadPool& pool, uint8_t* bits) {
+void EncodeRows(const LiftCode& code, float gain, const EncoderMetric& metric, const float* targets,
+                int64_t rows, const EncoderOptions& options, ThreadPool& pool, uint8_t* bits) {
   const SearchCode search(code, gain);
   const SearchFunction run = ChooseSearch(options.isa);
   const int64_t n = metric.n(), region = metric.seam_n(), live = metric.live();
-  // Rows that a thread searches together share each read of U; more rows would spill the scratch from the cache.
+  // Rows that a thread searches together share each read of U; more rows would spill the scratch
+  // from the cache.
   constexpr int64_t kRows = 8;
   struct Work {
     std::vector<SearchScratch> whole{static_cast<size_t>(kRows)}, seam{static_cast<size_t>(kRows)};
@@ -188,31 +206,48 @@ void EncodeRows(const LiftCode& code, float gain, const EncoderMetric& metric, c
     const size_t count = static_cast<size_t>(end - begin);
     std::vector<SearchProblem> problems;
     for (int64_t r = begin; r < end; ++r) {
-      problems.push_back({&search, n, targets + r * n, factor.diagonal.data(), factor.upper.data(), n, metric.band().data(), nullptr, n,
-                          nullptr, options.beam, options.block, options.lag});
+      problems.push_back({&search, n, targets + r * n, factor.diagonal.data(), factor.upper.data(),
+                          n, metric.band().data(), nullptr, n, nullptr, options.beam, options.block,
+                          options.lag});
     }
     run(problems, std::span(mine.whole).first(count));
     for (size_t i = 0; i < count; ++i) {
-      TraceBack(mine.whole[i], n, options.beam, mine.whole[i].end.best, bits + (begin + static_cast<int64_t>(i)) * n);
+      TraceBack(mine.whole[i], n, options.beam, mine.whole[i].end.best,
+                bits + (begin + static_cast<int64_t>(i)) * n);
     }
     if (region == 0) return;
-    // The first columns again: their real history is the row's end, of which every surviving path is a candidate.
+    // The first columns again: their real history is the row's end, of which every surviving path
+    // is a candidate.
     std::vector<float> shifted(count * static_cast<size_t>(region)), error(static_cast<size_t>(n));
     for (size_t i = 0; i < count; ++i) {
       const int64_t r = begin + static_cast<int64_t>(i);
       float* shift = &shifted[i * static_cast<size_t>(region)];
       ReconstructOne(code, search, bits + r * n, n, error.data());
-      for (int64_t t = 0; t < n; ++t) error[static_cast<size_t>(t)] = t < live ? targets[r * n + t] - error[static_cast<size_t>(t)] : 0.0f;
+      for (int64_t t = 0; t < n; ++t)
+        error[static_cast<size_t>(t)] =
+            t < live ? targets[r * n + t] - error[static_cast<size_t>(t)] : 0.0f;
       std::copy_n(targets + r * n, region, shift);
       metric.AddSeamShift(error.data(), shift);
-      problems[i] = {&search, region, shift, start.diagonal.data(), start.upper.data(), region, metric.seam_band().data(),
-                     &mine.whole[i].end, region - kSeamForced, bits + r * n, options.beam, options.block, options.lag};
+      problems[i] = {&search,
+                     region,
+                     shift,
+                     start.diagonal.data(),
+                     start.upper.data(),
+                     region,
+                     metric.seam_band().data(),
+                     &mine.whole[i].end,
+                     region - kSeamForced,
+                     bits + r * n,
+                     options.beam,
+                     options.block,
+                     options.lag};
     }
     run(problems, std::span(mine.seam).first(count));
     std::vector<uint8_t> head(static_cast<size_t>(region));
     for (size_t i = 0; i < count; ++i) {
       uint8_t* row = bits + (begin + static_cast<int64_t>(i)) * n;
-      const int lane = TraceBack(mine.seam[i], region, options.beam, mine.seam[i].end.best, head.data());
+      const int lane =
+          TraceBack(mine.seam[i], region, options.beam, mine.seam[i].end.best, head.data());
       TraceBack(mine.whole[i], n, options.beam, lane, row);
       std::copy_n(head.data(), region - kSeamForced, row);
     }

@@ -8,7 +8,8 @@
 namespace lift {
 namespace {
 
-// Dot product in eight fixed lanes: the same sum on every machine, and the compiler can vectorize it.
+// Dot product in eight fixed lanes: the same sum on every machine, and the compiler can vectorize
+// it.
 double Dot(const double* a, const double* b, int64_t n) {
   double lane[8] = {};
   int64_t i = 0;
@@ -25,14 +26,17 @@ double Dot(const double* a, const double* b, int64_t n) {
 
 void Hessian::Accumulate(Backend& backend, const float* x, int64_t tokens) {
   if (tokens == 0) return;
-  std::vector<float> transposed(static_cast<size_t>(dim_ * tokens)), product(static_cast<size_t>(dim_ * dim_));
+  std::vector<float> transposed(static_cast<size_t>(dim_ * tokens)),
+      product(static_cast<size_t>(dim_ * dim_));
   constexpr int64_t kBlock = 64;
   for (int64_t t0 = 0; t0 < tokens; t0 += kBlock) {
     for (int64_t d = 0; d < dim_; ++d) {
-      for (int64_t t = t0; t < std::min(tokens, t0 + kBlock); ++t) transposed[d * tokens + t] = x[t * dim_ + d];
+      for (int64_t t = t0; t < std::min(tokens, t0 + kBlock); ++t)
+        transposed[d * tokens + t] = x[t * dim_ + d];
     }
   }
-  const DenseMatrixView view{DType::kF32, dim_, tokens, reinterpret_cast<const std::byte*>(transposed.data())};
+  const DenseMatrixView view{DType::kF32, dim_, tokens,
+                             reinterpret_cast<const std::byte*>(transposed.data())};
   backend.DenseMatmul(view, transposed.data(), dim_, product.data());
   for (size_t i = 0; i < product.size(); ++i) sum_[i] += product[i];
   tokens_ += tokens;
@@ -45,7 +49,8 @@ void Hessian::AddIdentity(double weight) {
   for (int64_t i = 0; i < dim_; ++i) sum_[i * dim_ + i] += add;
 }
 
-std::vector<float> Hessian::Rotated(const Rotation& rotation, int64_t padded, ThreadPool& pool) const {
+std::vector<float> Hessian::Rotated(const Rotation& rotation, int64_t padded,
+                                    ThreadPool& pool) const {
   LIFT_CHECK(padded >= dim_ && rotation.dimension() == dim_);
   std::vector<float> h = sum_;
   const auto rotate_rows = [&] {
@@ -65,21 +70,24 @@ std::vector<float> Hessian::Rotated(const Rotation& rotation, int64_t padded, Th
   const double scale = trace > 0 ? static_cast<double>(dim_) / trace : 0.0;
   for (int64_t i = 0; i < dim_; ++i) {
     for (int64_t j = 0; j < dim_; ++j) {
-      out[i * padded + j] = static_cast<float>(0.5 * scale * (static_cast<double>(h[i * dim_ + j]) + h[j * dim_ + i]));
+      out[i * padded + j] = static_cast<float>(
+          0.5 * scale * (static_cast<double>(h[i * dim_ + j]) + h[j * dim_ + i]));
     }
     if (scale == 0) out[i * padded + i] = 1.0f;
   }
   return out;
 }
 
-LdlFactor LdlFactor::Compute(const float* hessian, int64_t stride, int64_t n, int64_t live, double damping) {
+LdlFactor LdlFactor::Compute(const float* hessian, int64_t stride, int64_t n, int64_t live,
+                             double damping) {
   LIFT_CHECK(live <= n && live >= 1);
   // Cholesky of the index-reversed matrix: lower C with A = C C^T, A(i, j) = H(live-1-i, live-1-j).
   std::vector<double> c(static_cast<size_t>(live * live), 0.0);
   for (int64_t j = 0; j < live; ++j) {
     double* cj = &c[j * live];
     const auto a = [&](int64_t i, int64_t k) {
-      return static_cast<double>(hessian[(live - 1 - i) * stride + (live - 1 - k)]) + (i == k ? damping : 0.0);
+      return static_cast<double>(hessian[(live - 1 - i) * stride + (live - 1 - k)]) +
+             (i == k ? damping : 0.0);
     };
     for (int64_t k = 0; k < j; ++k) cj[k] = (a(j, k) - Dot(cj, &c[k * live], k)) / c[k * live + k];
     const double pivot = a(j, j) - Dot(cj, cj, j);
@@ -93,7 +101,8 @@ LdlFactor LdlFactor::Compute(const float* hessian, int64_t stride, int64_t n, in
     const int64_t ck = live - 1 - k;
     const double d = c[ck * live + ck];
     out.diagonal[k] = static_cast<float>(d * d);
-    for (int64_t s = 0; s < k; ++s) out.upper[s * n + k] = static_cast<float>(c[(live - 1 - s) * live + ck] / d);
+    for (int64_t s = 0; s < k; ++s)
+      out.upper[s * n + k] = static_cast<float>(c[(live - 1 - s) * live + ck] / d);
   }
   return out;
 }

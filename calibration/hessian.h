@@ -20,7 +20,8 @@ class Hessian {
   void Accumulate(Backend& backend, const float* x, int64_t tokens);
   // Adds `weight` times the mean diagonal to the diagonal.
   void AddIdentity(double weight);
-  // R H R^T, scaled so that its mean diagonal is 1; [padded, padded] with zeros past dim. All zero inputs give the identity.
+  // R H R^T, scaled so that its mean diagonal is 1; [padded, padded] with zeros past dim. All zero
+  // inputs give the identity.
   std::vector<float> Rotated(const Rotation& rotation, int64_t padded, ThreadPool& pool) const;
 
  private:
@@ -28,13 +29,15 @@ class Hessian {
   std::vector<float> sum_;
 };
 
-// H + damping * I (on columns < live) = (I + U) diag(D) (I + U)^T with U strictly upper triangular: the weighted error of a row is
-// sum_k D_k (e_k + sum_{s<k} U[s,k] e_s)^2, so columns can be decided left to right.
+// H + damping * I (on columns < live) = (I + U) diag(D) (I + U)^T with U strictly upper triangular:
+// the weighted error of a row is sum_k D_k (e_k + sum_{s<k} U[s,k] e_s)^2, so columns can be
+// decided left to right.
 struct LdlFactor {
   int64_t n = 0;
-  std::vector<float> upper;      // U, row-major [n, n]
-  std::vector<float> diagonal;   // D [n]; 0 for dead (padding) columns
-  static LdlFactor Compute(const float* hessian, int64_t stride, int64_t n, int64_t live, double damping);
+  std::vector<float> upper;     // U, row-major [n, n]
+  std::vector<float> diagonal;  // D [n]; 0 for dead (padding) columns
+  static LdlFactor Compute(const float* hessian, int64_t stride, int64_t n, int64_t live,
+                           double damping);
 };
 
 }  // namespace lift

@@ -21,32 +21,52 @@ struct Arguments {
 
 void Describe(CLI::App& app, Arguments& a) {
   app.description(
-      "Turns a full-precision checkpoint into a lifted file: several precision variants of one model that share one set of bit planes.\n"
-      "Ask for variants by memory budget (--budget-mb), by bits per weight (--bits) or by lambda (bits = 16^lambda); lists are comma-separated "
+      "Turns a full-precision checkpoint into a lifted file: several precision variants of one "
+      "model that share one set of bit planes.\n"
+      "Ask for variants by memory budget (--budget-mb), by bits per weight (--bits) or by lambda "
+      "(bits = 16^lambda); lists are comma-separated "
       "and may be mixed. lambda 1 stores the source tensors too.");
   app.footer(
-      "Example:\n  lift-calibrate --model model.gguf --calib text.txt --bits 2,3,4,6 --out model.lift\n"
+      "Example:\n  lift-calibrate --model model.gguf --calib text.txt --bits 2,3,4,6 --out "
+      "model.lift\n"
       "Exit codes: 0 done, 1 the work failed, 2 the command line or an input is wrong.");
   app.add_option("--model", a.options.model_path, "Hugging Face folder or GGUF file")->required();
-  app.add_option("--calib", a.options.calib_paths, "calibration text: plain text, or .jsonl with \"text\" or chat \"messages\"")
+  app.add_option("--calib", a.options.calib_paths,
+                 "calibration text: plain text, or .jsonl with \"text\" or chat \"messages\"")
       ->required()
       ->delimiter(',');
-  app.add_option("--budget-mb", a.budget_mb, "memory budgets in MB (10^6 bytes), everything included")->delimiter(',');
+  app.add_option("--budget-mb", a.budget_mb,
+                 "memory budgets in MB (10^6 bytes), everything included")
+      ->delimiter(',');
   app.add_option("--lambda", a.lambda, "precision knobs in [0, 1]")->delimiter(',');
   app.add_option("--bits", a.bits, "bits per weight")->delimiter(',');
   app.add_option("--out", a.options.out_path, "lifted file to write")->required();
-  app.add_option("--eval", a.options.eval_path, "measure perplexity and KL on this text (default: a held-out tenth of the calibration text)");
-  app.add_option("--eval-tokens", a.options.eval_tokens, "tokens to measure on")->capture_default_str();
-  app.add_option("--samples", a.samples, "calibration samples (default 64 fast, 128 default, 256 best)");
+  app.add_option(
+      "--eval", a.options.eval_path,
+      "measure perplexity and KL on this text (default: a held-out tenth of the calibration text)");
+  app.add_option("--eval-tokens", a.options.eval_tokens, "tokens to measure on")
+      ->capture_default_str();
+  app.add_option("--samples", a.samples,
+                 "calibration samples (default 64 fast, 128 default, 256 best)");
   app.add_option("--context", a.context, "tokens per sample (default 256 fast, 512 else)");
-  app.add_option("--quality", a.quality, "fast, default or best: wider searches, more text, more probes")
+  app.add_option("--quality", a.quality,
+                 "fast, default or best: wider searches, more text, more probes")
       ->check(CLI::IsMember({"fast", "default", "best"}))
       ->capture_default_str();
-  app.add_option("--chain", a.options.chain, "stage sizes in bits, e.g. 2,2,2 (default: chosen from the variants)")->delimiter(',')->check(CLI::Range(1, 4));
-  app.add_option("--beam", a.options.beam, "survivors of the sign search: 16, 32, 64, 128 or 256")->check(CLI::IsMember({16, 32, 64, 128, 256}));
-  app.add_option("--threads", a.options.threads, "worker threads (default: all cores)")->check(CLI::Range(1, 1024));
-  app.add_option("--seed", a.options.seed, "seed of rotations and sample choice; same seed, same file")->capture_default_str();
-  app.add_option("--device", a.device, "cpu (calibration runs on the CPU in this version)")->check(CLI::IsMember({"cpu"}))->capture_default_str();
+  app.add_option("--chain", a.options.chain,
+                 "stage sizes in bits, e.g. 2,2,2 (default: chosen from the variants)")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 4));
+  app.add_option("--beam", a.options.beam, "survivors of the sign search: 16, 32, 64, 128 or 256")
+      ->check(CLI::IsMember({16, 32, 64, 128, 256}));
+  app.add_option("--threads", a.options.threads, "worker threads (default: all cores)")
+      ->check(CLI::Range(1, 1024));
+  app.add_option("--seed", a.options.seed,
+                 "seed of rotations and sample choice; same seed, same file")
+      ->capture_default_str();
+  app.add_option("--device", a.device, "cpu (calibration runs on the CPU in this version)")
+      ->check(CLI::IsMember({"cpu"}))
+      ->capture_default_str();
   app.add_flag("!--no-measure", a.options.measure, "skip measuring perplexity and KL");
   app.add_flag("--json", a.json, "print one JSON object on stdout");
   app.add_flag("--quiet", a.quiet, "no progress");
@@ -67,12 +87,14 @@ std::string Complete(Arguments& a) {
     if (!(bits >= 1 && bits <= 12)) return "--bits must be in [1, 12]";
     o.variants.push_back({bits, {}, {}});
   }
-  if (o.variants.empty()) return "ask for at least one variant with --budget-mb, --lambda or --bits";
+  if (o.variants.empty())
+    return "ask for at least one variant with --budget-mb, --lambda or --bits";
   o.quality = a.quality == "fast"   ? lift::CalibrationQuality::kFast
               : a.quality == "best" ? lift::CalibrationQuality::kBest
                                     : lift::CalibrationQuality::kDefault;
   if (a.samples < 0 || a.samples > 1 << 20) return "--samples must be between 1 and 1048576";
-  if (a.context < 0 || (a.context > 0 && a.context < 16) || a.context > 1 << 17) return "--context must be between 16 and 131072";
+  if (a.context < 0 || (a.context > 0 && a.context < 16) || a.context > 1 << 17)
+    return "--context must be between 16 and 131072";
   const bool fast = a.quality == "fast", best = a.quality == "best";
   o.data.samples = a.samples > 0 ? a.samples : fast ? 64 : best ? 256 : 128;
   o.data.context = a.context > 0 ? a.context : fast ? 256 : 512;
@@ -89,7 +111,9 @@ uint64_t PeakRss() {
 
 nlohmann::json ToJson(const lift::CalibrationResult& result) {
   nlohmann::json out;
-  const auto measured = [](double x) { return x < 0 ? nlohmann::json(nullptr) : nlohmann::json(x); };
+  const auto measured = [](double x) {
+    return x < 0 ? nlohmann::json(nullptr) : nlohmann::json(x);
+  };
   out["variants"] = nlohmann::json::array();
   for (const lift::LiftedVariant& v : result.variants) {
     out["variants"].push_back({{"name", v.name},
@@ -121,17 +145,24 @@ void PrintTable(const lift::CalibrationResult& result) {
     std::snprintf(text, sizeof text, format, x);
     return std::string(x < 0 ? "-" : text);
   };
-  std::printf("%-12s %8s %8s %14s %12s %12s\n", "variant", "lambda", "bits", "bytes", "perplexity", "KL");
+  std::printf("%-12s %8s %8s %14s %12s %12s\n", "variant", "lambda", "bits", "bytes", "perplexity",
+              "KL");
   for (const lift::LiftedVariant& v : result.variants) {
-    std::printf("%-12s %8.3f %8.3f %14llu %12s %12s\n", v.name.c_str(), v.lambda, v.bits_per_weight, static_cast<unsigned long long>(v.bytes),
-                number(v.perplexity, "%.3f").c_str(), number(v.kl, "%.6f").c_str());
+    std::printf("%-12s %8.3f %8.3f %14llu %12s %12s\n", v.name.c_str(), v.lambda, v.bits_per_weight,
+                static_cast<unsigned long long>(v.bytes), number(v.perplexity, "%.3f").c_str(),
+                number(v.kl, "%.6f").c_str());
   }
   if (result.reference.perplexity > 0) {
-    std::printf("%-12s %8s %8.3f %14llu %12.3f %12s\n", "(reference)", "1", result.reference.bits_per_weight,
-                static_cast<unsigned long long>(result.reference.bytes), result.reference.perplexity, "0");
+    std::printf("%-12s %8s %8.3f %14llu %12.3f %12s\n", "(reference)", "1",
+                result.reference.bits_per_weight,
+                static_cast<unsigned long long>(result.reference.bytes),
+                result.reference.perplexity, "0");
   }
-  std::printf("%.1f s, peak memory %.0f MB, %lld calibration tokens, measured on %lld held-out tokens\n", result.seconds,
-              static_cast<double>(PeakRss()) / 1e6, static_cast<long long>(result.calibration_tokens), static_cast<long long>(result.eval_tokens));
+  std::printf(
+      "%.1f s, peak memory %.0f MB, %lld calibration tokens, measured on %lld held-out tokens\n",
+      result.seconds, static_cast<double>(PeakRss()) / 1e6,
+      static_cast<long long>(result.calibration_tokens),
+      static_cast<long long>(result.eval_tokens));
 }
 
 }  // namespace
@@ -153,9 +184,13 @@ int main(int argc, char** argv) {
   if (!result.ok()) {
     std::fprintf(stderr, "lift-calibrate: %s\n", std::string(result.status().message()).c_str());
     const absl::StatusCode code = result.status().code();
-    return code == absl::StatusCode::kInternal || code == absl::StatusCode::kResourceExhausted || code == absl::StatusCode::kUnknown ? 1 : 2;
+    return code == absl::StatusCode::kInternal || code == absl::StatusCode::kResourceExhausted ||
+                   code == absl::StatusCode::kUnknown
+               ? 1
+               : 2;
   }
-  if (!result->warning.empty()) std::fprintf(stderr, "lift-calibrate: warning: %s\n", result->warning.c_str());
+  if (!result->warning.empty())
+    std::fprintf(stderr, "lift-calibrate: warning: %s\n", result->warning.c_str());
   if (arguments.json) {
     std::cout << ToJson(*result).dump(2) << "\n";
   } else {

@@ -12,10 +12,12 @@ namespace lift {
 namespace {
 
 // y = x H for x [rows, n].
-std::vector<float> TimesHessian(const std::vector<float>& x, int64_t rows, const SiteMetric& metric, Backend& backend) {
+std::vector<float> TimesHessian(const std::vector<float>& x, int64_t rows, const SiteMetric& metric,
+                                Backend& backend) {
   const int64_t n = metric.padded();
   std::vector<float> y(static_cast<size_t>(rows * n));
-  const DenseMatrixView view{DType::kF32, n, n, reinterpret_cast<const std::byte*>(metric.hessian().data())};
+  const DenseMatrixView view{DType::kF32, n, n,
+                             reinterpret_cast<const std::byte*>(metric.hessian().data())};
   backend.DenseMatmul(view, x.data(), rows, y.data());
   return y;
 }
@@ -26,7 +28,8 @@ double Inner(const float* a, const float* b, int64_t n) {
   return sum;
 }
 
-std::vector<float> RotateRows(const float* w, int64_t rows, int64_t cols, int64_t padded, const Rotation& rotation, ThreadPool& pool) {
+std::vector<float> RotateRows(const float* w, int64_t rows, int64_t cols, int64_t padded,
+                              const Rotation& rotation, ThreadPool& pool) {
   std::vector<float> out(static_cast<size_t>(rows * padded), 0.0f);
   pool.ParallelFor(rows, 16, [&](int64_t begin, int64_t end, int) {
     std::vector<float> scratch(static_cast<size_t>(cols));
@@ -39,33 +42,40 @@ std::vector<float> RotateRows(const float* w, int64_t rows, int64_t cols, int64_
   return out;
 }
 
-// Row scales that make each row of unit variance, as stored (binary16). A row of zeros keeps scale 0.
-std::vector<uint16_t> UnitScales(const std::vector<float>& w, int64_t rows, int64_t padded, int64_t live) {
+// Row scales that make each row of unit variance, as stored (binary16). A row of zeros keeps scale
+// 0.
+std::vector<uint16_t> UnitScales(const std::vector<float>& w, int64_t rows, int64_t padded,
+                                 int64_t live) {
   std::vector<uint16_t> scale(static_cast<size_t>(rows));
   for (int64_t r = 0; r < rows; ++r) {
     const float* row = &w[static_cast<size_t>(r * padded)];
-    scale[static_cast<size_t>(r)] = FloatToHalf(static_cast<float>(std::sqrt(Inner(row, row, live) / static_cast<double>(live))));
+    scale[static_cast<size_t>(r)] = FloatToHalf(
+        static_cast<float>(std::sqrt(Inner(row, row, live) / static_cast<double>(live))));
   }
   return scale;
 }
 
-// After the first stage: per row, the scale that minimises the weighted error of scale * v against w, mildly regularised.
-void RefitScales(const std::vector<float>& w, const std::vector<float>& v, int64_t rows, const SiteMetric& metric, Backend& backend,
-                 std::vector<uint16_t>& scale) {
+// After the first stage: per row, the scale that minimises the weighted error of scale * v against
+// w, mildly regularised.
+void RefitScales(const std::vector<float>& w, const std::vector<float>& v, int64_t rows,
+                 const SiteMetric& metric, Backend& backend, std::vector<uint16_t>& scale) {
   constexpr double kDamping = 0.1;
   const int64_t n = metric.padded();
   const std::vector<float> hv = TimesHessian(v, rows, metric, backend);
   for (int64_t r = 0; r < rows; ++r) {
-    const float *wr = &w[static_cast<size_t>(r * n)], *vr = &v[static_cast<size_t>(r * n)], *hr = &hv[static_cast<size_t>(r * n)];
+    const float *wr = &w[static_cast<size_t>(r * n)], *vr = &v[static_cast<size_t>(r * n)],
+                *hr = &hv[static_cast<size_t>(r * n)];
     const double top = Inner(wr, hr, n) + kDamping * Inner(wr, vr, metric.live());
     const double bottom = Inner(vr, hr, n) + kDamping * Inner(vr, vr, metric.live());
-    if (bottom > 0 && top > 0) scale[static_cast<size_t>(r)] = FloatToHalf(static_cast<float>(top / bottom));
+    if (bottom > 0 && top > 0)
+      scale[static_cast<size_t>(r)] = FloatToHalf(static_cast<float>(top / bottom));
   }
 }
 
 // e = w / scale - sum so far, on live columns; returns its root mean square over rows with a scale.
-double Residual(const std::vector<float>& w, const std::vector<uint16_t>& scale, const std::vector<float>& sum, int64_t rows, int64_t padded,
-                int64_t live, std::vector<float>& out) {
+double Residual(const std::vector<float>& w, const std::vector<uint16_t>& scale,
+                const std::vector<float>& sum, int64_t rows, int64_t padded, int64_t live,
+                std::vector<float>& out) {
   out.assign(w.size(), 0.0f);
   double energy = 0;
   int64_t counted = 0;
@@ -76,14 +86,16 @@ double Residual(const std::vector<float>& w, const std::vector<uint16_t>& scale,
       const size_t i = static_cast<size_t>(r * padded + t);
       out[i] = w[i] / s - sum[i];
     }
-    energy += Inner(&out[static_cast<size_t>(r * padded)], &out[static_cast<size_t>(r * padded)], live);
+    energy +=
+        Inner(&out[static_cast<size_t>(r * padded)], &out[static_cast<size_t>(r * padded)], live);
     counted += live;
   }
   return counted > 0 ? std::sqrt(energy / static_cast<double>(counted)) : 0.0;
 }
 
 // sum over rows of scale^2 e H e^T.
-double WeightedEnergy(const std::vector<float>& e, const std::vector<uint16_t>& scale, int64_t rows, const SiteMetric& metric, Backend& backend) {
+double WeightedEnergy(const std::vector<float>& e, const std::vector<uint16_t>& scale, int64_t rows,
+                      const SiteMetric& metric, Backend& backend) {
   const std::vector<float> he = TimesHessian(e, rows, metric, backend);
   const int64_t n = metric.padded();
   double sum = 0;
@@ -96,25 +108,28 @@ double WeightedEnergy(const std::vector<float>& e, const std::vector<uint16_t>& 
 
 }  // namespace
 
-SiteMetric::SiteMetric(std::vector<float> hessian, int64_t padded, int64_t live, const std::vector<StageSpec>& chain, int64_t seam,
-                       ThreadPool& pool)
+SiteMetric::SiteMetric(std::vector<float> hessian, int64_t padded, int64_t live,
+                       const std::vector<StageSpec>& chain, int64_t seam, ThreadPool& pool)
     : hessian_(std::move(hessian)), padded_(padded), live_(live) {
   std::vector<double> dampings;
   for (const StageSpec& stage : chain) {
-    if (std::find(dampings.begin(), dampings.end(), stage.damping) == dampings.end()) dampings.push_back(stage.damping);
+    if (std::find(dampings.begin(), dampings.end(), stage.damping) == dampings.end())
+      dampings.push_back(stage.damping);
   }
   std::vector<std::unique_ptr<EncoderMetric>> made(dampings.size());
   pool.ParallelFor(static_cast<int64_t>(dampings.size()), 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
-      made[static_cast<size_t>(i)] = std::make_unique<EncoderMetric>(hessian_, padded_, live_, dampings[static_cast<size_t>(i)], seam);
+      made[static_cast<size_t>(i)] = std::make_unique<EncoderMetric>(
+          hessian_, padded_, live_, dampings[static_cast<size_t>(i)], seam);
     }
   });
   for (size_t i = 0; i < dampings.size(); ++i) metrics_.emplace(dampings[i], std::move(*made[i]));
 }
 
-LiftedTensorBits LiftTensor(const std::string& name, const float* w, int64_t rows, int64_t cols, const Rotation& rotation, RotationSpec spec,
-                            const SiteMetric& metric, const std::vector<StageSpec>& chain, const EncoderOptions& options, Backend& backend,
-                            ThreadPool& pool) {
+LiftedTensorBits LiftTensor(const std::string& name, const float* w, int64_t rows, int64_t cols,
+                            const Rotation& rotation, RotationSpec spec, const SiteMetric& metric,
+                            const std::vector<StageSpec>& chain, const EncoderOptions& options,
+                            Backend& backend, ThreadPool& pool) {
   const int64_t padded = metric.padded(), live = cols;
   LIFT_CHECK(padded == PaddedColumns(cols) && metric.live() == live && !chain.empty());
   LiftedTensorBits out{name, rows, cols, padded, spec, {}, {}, {1.0}};
@@ -128,33 +143,40 @@ LiftedTensorBits LiftTensor(const std::string& name, const float* w, int64_t row
     const StageSpec& stage = chain[j];
     const float gain = static_cast<float>(deviation * stage.scale);
     std::vector<uint8_t> bits(rotated.size());
-    EncodeRows(stage.code, gain, metric.at(stage.damping), target.data(), rows, options, pool, bits.data());
+    EncodeRows(stage.code, gain, metric.at(stage.damping), target.data(), rows, options, pool,
+               bits.data());
     ReconstructRows(stage.code, gain, bits.data(), rows, padded, pool, v.data());
-    for (int64_t r = 0; r < rows; ++r) std::fill(&v[static_cast<size_t>(r * padded + live)], &v[static_cast<size_t>(r * padded)] + padded, 0.0f);
+    for (int64_t r = 0; r < rows; ++r)
+      std::fill(&v[static_cast<size_t>(r * padded + live)],
+                &v[static_cast<size_t>(r * padded)] + padded, 0.0f);
     if (j == 0) RefitScales(rotated, v, rows, metric, backend, out.row_scale);
     for (size_t i = 0; i < sum.size(); ++i) sum[i] += v[i];
     deviation = Residual(rotated, out.row_scale, sum, rows, padded, live, target);
-    out.error.push_back(energy > 0 ? WeightedEnergy(target, out.row_scale, rows, metric, backend) / energy : 0.0);
+    out.error.push_back(
+        energy > 0 ? WeightedEnergy(target, out.row_scale, rows, metric, backend) / energy : 0.0);
     out.stages.push_back({PackPlanes(bits, rows, padded, stage.code.stored), gain});
   }
   return out;
 }
 
-void ReconstructTensor(const LiftedTensorBits& tensor, const std::vector<StageSpec>& chain, size_t stages, const Rotation& rotation,
-                       ThreadPool& pool, float* out) {
+void ReconstructTensor(const LiftedTensorBits& tensor, const std::vector<StageSpec>& chain,
+                       size_t stages, const Rotation& rotation, ThreadPool& pool, float* out) {
   LIFT_CHECK(stages <= tensor.stages.size());
   const int64_t n = tensor.padded, cols = tensor.cols;
   std::vector<float> v(static_cast<size_t>(tensor.rows * n)), sum(v.size(), 0.0f);
   for (size_t j = 0; j < stages; ++j) {
-    const std::vector<uint8_t> bits = UnpackPlanes(tensor.stages[j].planes, tensor.rows, n, chain[j].code.stored);
-    ReconstructRows(chain[j].code, tensor.stages[j].gain, bits.data(), tensor.rows, n, pool, v.data());
+    const std::vector<uint8_t> bits =
+        UnpackPlanes(tensor.stages[j].planes, tensor.rows, n, chain[j].code.stored);
+    ReconstructRows(chain[j].code, tensor.stages[j].gain, bits.data(), tensor.rows, n, pool,
+                    v.data());
     for (size_t i = 0; i < sum.size(); ++i) sum[i] += v[i];
   }
   pool.ParallelFor(tensor.rows, 16, [&](int64_t begin, int64_t end, int) {
     std::vector<float> scratch(static_cast<size_t>(cols));
     for (int64_t r = begin; r < end; ++r) {
       const float s = HalfToFloat(tensor.row_scale[static_cast<size_t>(r)]);
-      for (int64_t t = 0; t < cols; ++t) out[r * cols + t] = s * sum[static_cast<size_t>(r * n + t)];
+      for (int64_t t = 0; t < cols; ++t)
+        out[r * cols + t] = s * sum[static_cast<size_t>(r * n + t)];
       rotation.ApplyTranspose(out + r * cols, scratch.data());
     }
   });
@@ -170,7 +192,8 @@ size_t WordOffset(int64_t r, int64_t b, int s, int64_t blocks, int stored) {
 
 }  // namespace
 
-std::vector<uint8_t> PackPlanes(const std::vector<uint8_t>& bits, int64_t rows, int64_t padded, int stored) {
+std::vector<uint8_t> PackPlanes(const std::vector<uint8_t>& bits, int64_t rows, int64_t padded,
+                                int stored) {
   const int64_t tiles = PaddedRows(rows) / kTileRows, blocks = padded / kTileColumns;
   std::vector<uint8_t> planes(static_cast<size_t>(tiles * blocks * stored * kTileBytes), 0);
   for (int64_t r = 0; r < rows; ++r) {
@@ -178,7 +201,8 @@ std::vector<uint8_t> PackPlanes(const std::vector<uint8_t>& bits, int64_t rows, 
       const uint8_t* column = &bits[static_cast<size_t>(r * padded + b * kTileColumns)];
       for (int s = 0; s < stored; ++s) {
         uint32_t word = 0;
-        for (int t = 0; t < kTileColumns; ++t) word |= static_cast<uint32_t>(column[t] >> s & 1) << t;
+        for (int t = 0; t < kTileColumns; ++t)
+          word |= static_cast<uint32_t>(column[t] >> s & 1) << t;
         uint8_t* to = &planes[WordOffset(r, b, s, blocks, stored)];
         for (int i = 0; i < 4; ++i) to[i] = static_cast<uint8_t>(word >> (8 * i));
       }
@@ -187,7 +211,8 @@ std::vector<uint8_t> PackPlanes(const std::vector<uint8_t>& bits, int64_t rows, 
   return planes;
 }
 
-std::vector<uint8_t> UnpackPlanes(const std::vector<uint8_t>& planes, int64_t rows, int64_t padded, int stored) {
+std::vector<uint8_t> UnpackPlanes(const std::vector<uint8_t>& planes, int64_t rows, int64_t padded,
+                                  int stored) {
   const int64_t blocks = padded / kTileColumns;
   std::vector<uint8_t> bits(static_cast<size_t>(rows * padded), 0);
   for (int64_t r = 0; r < rows; ++r) {
@@ -195,7 +220,8 @@ std::vector<uint8_t> UnpackPlanes(const std::vector<uint8_t>& planes, int64_t ro
       uint8_t* column = &bits[static_cast<size_t>(r * padded + b * kTileColumns)];
       for (int s = 0; s < stored; ++s) {
         const uint8_t* from = &planes[WordOffset(r, b, s, blocks, stored)];
-        for (int t = 0; t < kTileColumns; ++t) column[t] |= static_cast<uint8_t>((from[t / 8] >> (t % 8) & 1) << s);
+        for (int t = 0; t < kTileColumns; ++t)
+          column[t] |= static_cast<uint8_t>((from[t / 8] >> (t % 8) & 1) << s);
       }
     }
   }

@@ -1,4 +1,5 @@
-// One weight matrix -> planes: rotation, row scales, a chain of stages, each the encoding of what the earlier ones left.
+// One weight matrix -> planes: rotation, row scales, a chain of stages, each the encoding of what
+// the earlier ones left.
 #pragma once
 
 #include <map>
@@ -13,15 +14,18 @@ namespace lift {
 
 struct StageSpec {
   LiftCode code;
-  double damping = 0.3;       // of the Hessian, in units of its mean diagonal
-  double scale = 1.0;         // table scale on top of the residual's deviation; > 1 trims the tail a later stage would inherit
+  double damping = 0.3;  // of the Hessian, in units of its mean diagonal
+  double scale = 1.0;  // table scale on top of the residual's deviation; > 1 trims the tail a later
+                       // stage would inherit
 };
 
-// The metrics of one layer input at every damping its stages use; shared by the tensors that read the input.
+// The metrics of one layer input at every damping its stages use; shared by the tensors that read
+// the input.
 class SiteMetric {
  public:
   // hessian: Hessian::Rotated, [padded, padded].
-  SiteMetric(std::vector<float> hessian, int64_t padded, int64_t live, const std::vector<StageSpec>& chain, int64_t seam, ThreadPool& pool);
+  SiteMetric(std::vector<float> hessian, int64_t padded, int64_t live,
+             const std::vector<StageSpec>& chain, int64_t seam, ThreadPool& pool);
   const EncoderMetric& at(double damping) const { return metrics_.at(damping); }
   const std::vector<float>& hessian() const { return hessian_; }
   int64_t padded() const { return padded_; }
@@ -42,22 +46,26 @@ struct LiftedTensorBits {
   std::string name;
   int64_t rows = 0, cols = 0, padded = 0;
   RotationSpec rotation;
-  std::vector<uint16_t> row_scale;   // binary16
+  std::vector<uint16_t> row_scale;  // binary16
   std::vector<LiftedStageBits> stages;
-  std::vector<double> error;         // [stages + 1]: Hessian-weighted error over the tensor's energy after j stages; error[0] = 1
+  std::vector<double> error;  // [stages + 1]: Hessian-weighted error over the tensor's energy after
+                              // j stages; error[0] = 1
 };
 
 // w: [rows, cols] f32 in the model's own basis.
-LiftedTensorBits LiftTensor(const std::string& name, const float* w, int64_t rows, int64_t cols, const Rotation& rotation, RotationSpec spec,
-                            const SiteMetric& metric, const std::vector<StageSpec>& chain, const EncoderOptions& options, Backend& backend,
-                            ThreadPool& pool);
+LiftedTensorBits LiftTensor(const std::string& name, const float* w, int64_t rows, int64_t cols,
+                            const Rotation& rotation, RotationSpec spec, const SiteMetric& metric,
+                            const std::vector<StageSpec>& chain, const EncoderOptions& options,
+                            Backend& backend, ThreadPool& pool);
 
 // The reconstruction after `stages` stages, in the model's own basis: out [rows, cols].
-void ReconstructTensor(const LiftedTensorBits& tensor, const std::vector<StageSpec>& chain, size_t stages, const Rotation& rotation,
-                       ThreadPool& pool, float* out);
+void ReconstructTensor(const LiftedTensorBits& tensor, const std::vector<StageSpec>& chain,
+                       size_t stages, const Rotation& rotation, ThreadPool& pool, float* out);
 
 // Bits of one stage [rows, padded] to the file's plane layout and back.
-std::vector<uint8_t> PackPlanes(const std::vector<uint8_t>& bits, int64_t rows, int64_t padded, int stored);
-std::vector<uint8_t> UnpackPlanes(const std::vector<uint8_t>& planes, int64_t rows, int64_t padded, int stored);
+std::vector<uint8_t> PackPlanes(const std::vector<uint8_t>& bits, int64_t rows, int64_t padded,
+                                int stored);
+std::vector<uint8_t> UnpackPlanes(const std::vector<uint8_t>& planes, int64_t rows, int64_t padded,
+                                  int stored);
 
 }  // namespace lift

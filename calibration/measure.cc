@@ -11,10 +11,12 @@
 namespace lift {
 namespace {
 
-absl::StatusOr<std::vector<int32_t>> EvaluationTokens(const MeasureRequest& request, const Tokenizer& tokenizer) {
+absl::StatusOr<std::vector<int32_t>> EvaluationTokens(const MeasureRequest& request,
+                                                      const Tokenizer& tokenizer) {
   if (request.text_path.empty()) return request.tokens;
   std::ifstream in(request.text_path, std::ios::binary);
-  if (!in) return absl::NotFoundError(absl::StrCat("cannot read evaluation text ", request.text_path));
+  if (!in)
+    return absl::NotFoundError(absl::StrCat("cannot read evaluation text ", request.text_path));
   std::stringstream text;
   text << in.rdbuf();
   return tokenizer.Encode(text.str(), {false, false});
@@ -22,18 +24,23 @@ absl::StatusOr<std::vector<int32_t>> EvaluationTokens(const MeasureRequest& requ
 
 }  // namespace
 
-absl::StatusOr<Measurement> MeasureVariants(const MeasureRequest& request, const Tokenizer& tokenizer, Backend& backend, ThreadPool& pool) {
+absl::StatusOr<Measurement> MeasureVariants(const MeasureRequest& request,
+                                            const Tokenizer& tokenizer, Backend& backend,
+                                            ThreadPool& pool) {
   LIFT_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, EvaluationTokens(request, tokenizer));
   LIFT_ASSIGN_OR_RETURN(const std::shared_ptr<Weights> lifted, Weights::Open(request.lifted_path));
-  LIFT_ASSIGN_OR_RETURN(const std::shared_ptr<Weights> reference, Weights::Open(request.reference_path));
+  LIFT_ASSIGN_OR_RETURN(const std::shared_ptr<Weights> reference,
+                        Weights::Open(request.reference_path));
   Progress progress("measuring", request.show_progress);
   EvaluateOptions options;
   options.context = request.context;
   options.max_tokens = request.max_tokens;
   options.progress = [&](int64_t done, int64_t total) { progress.Update(done, total); };
-  LIFT_ASSIGN_OR_RETURN(const Evaluation scores, EvaluateVariants(lifted, reference, tokens, backend, pool, options));
+  LIFT_ASSIGN_OR_RETURN(const Evaluation scores,
+                        EvaluateVariants(lifted, reference, tokens, backend, pool, options));
   options.progress = nullptr;
-  LIFT_ASSIGN_OR_RETURN(const Evaluation full, EvaluateVariants(reference, nullptr, tokens, backend, pool, options));
+  LIFT_ASSIGN_OR_RETURN(const Evaluation full,
+                        EvaluateVariants(reference, nullptr, tokens, backend, pool, options));
   Measurement out;
   out.tokens = scores.scored_tokens;
   for (const VariantScore& score : scores.variants) {

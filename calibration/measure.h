@@ -1,4 +1,5 @@
-// Perplexity and KL of every variant of a lifted file against its source, for the calibration report.
+// Perplexity and KL of every variant of a lifted file against its source, for the calibration
+// report.
 #pragma once
 
 #include <cstdint>
@@ -14,18 +15,20 @@ namespace lift {
 
 struct MeasureRequest {
   std::string lifted_path, reference_path;
-  std::string text_path;                // empty: use `tokens`
+  std::string text_path;  // empty: use `tokens`
   const std::vector<int32_t>& tokens;
   int64_t context, max_tokens;
   bool show_progress;
 };
 
 struct Measurement {
-  std::vector<double> kl, perplexity;   // [variants]
+  std::vector<double> kl, perplexity;  // [variants]
   ReferenceRow reference;
   int64_t tokens = 0;
 };
 
-absl::StatusOr<Measurement> MeasureVariants(const MeasureRequest& request, const Tokenizer& tokenizer, Backend& backend, ThreadPool& pool);
+absl::StatusOr<Measurement> MeasureVariants(const MeasureRequest& request,
+                                            const Tokenizer& tokenizer, Backend& backend,
+                                            ThreadPool& pool);
 
 }  // namespace lift

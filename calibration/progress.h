@@ -11,7 +11,7 @@ namespace lift {
 class Progress {
  public:
   Progress(std::string label, bool enabled);
-  ~Progress();   // ends the line
+  ~Progress();  // ends the line
   void Update(int64_t done, int64_t total);
 
  private:

@@ -25,14 +25,17 @@ void LogSoftmax(std::vector<float>& logits, int64_t vocab, ThreadPool& pool) {
   });
 }
 
-double MeanKl(const std::vector<float>& reference, const std::vector<float>& other, int64_t vocab, ThreadPool& pool) {
+double MeanKl(const std::vector<float>& reference, const std::vector<float>& other, int64_t vocab,
+              ThreadPool& pool) {
   const int64_t rows = static_cast<int64_t>(reference.size()) / vocab;
   std::vector<double> kl(static_cast<size_t>(rows));
   pool.ParallelFor(rows, 4, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r) {
-      const float *p = &reference[static_cast<size_t>(r * vocab)], *q = &other[static_cast<size_t>(r * vocab)];
+      const float *p = &reference[static_cast<size_t>(r * vocab)],
+                  *q = &other[static_cast<size_t>(r * vocab)];
       double sum = 0;
-      for (int64_t i = 0; i < vocab; ++i) sum += static_cast<double>(std::exp(p[i])) * (p[i] - q[i]);
+      for (int64_t i = 0; i < vocab; ++i)
+        sum += static_cast<double>(std::exp(p[i])) * (p[i] - q[i]);
       kl[static_cast<size_t>(r)] = sum;
     }
   });
@@ -41,13 +44,23 @@ double MeanKl(const std::vector<float>& reference, const std::vector<float>& oth
   return std::max(total / static_cast<double>(rows), 1e-12);
 }
 
-// Runs the probes: the unperturbed hidden state before every layer is kept, so a probe starts at the first layer it changes.
+// Runs the probes: the unperturbed hidden state before every layer is kept, so a probe starts at
+// the first layer it changes.
 class Prober {
  public:
-  Prober(Transformer& model, Weights& weights, ThreadPool& pool, std::span<const std::vector<int32_t>> samples, double blend,
-         const TensorWriter& reconstruct, const TensorWriter& original, std::span<const ProbedTensor> tensors)
-      : model_(model), weights_(weights), pool_(pool), batch_(samples, model.block_tokens()), blend_(static_cast<float>(blend)),
-        reconstruct_(reconstruct), original_(original), tensors_(tensors), layers_(weights.config().num_layers) {
+  Prober(Transformer& model, Weights& weights, ThreadPool& pool,
+         std::span<const std::vector<int32_t>> samples, double blend,
+         const TensorWriter& reconstruct, const TensorWriter& original,
+         std::span<const ProbedTensor> tensors)
+      : model_(model),
+        weights_(weights),
+        pool_(pool),
+        batch_(samples, model.block_tokens()),
+        blend_(static_cast<float>(blend)),
+        reconstruct_(reconstruct),
+        original_(original),
+        tensors_(tensors),
+        layers_(weights.config().num_layers) {
     hidden_.resize(static_cast<size_t>(layers_) + 1);
     model_.Embed(batch_.chunks(), hidden_[0]);
     for (int64_t layer = 0; layer < layers_; ++layer) {
@@ -72,8 +85,10 @@ class Prober {
       float* v = values.back().get();
       for (size_t j = 0; j < n; ++j) v[j] = source[j] + blend_ * (v[j] - source[j]);
       weights_.OverrideDense(t.name, v);
-      if (t.layer >= 0) first = std::min(first, t.layer);
-      else embedding = true;
+      if (t.layer >= 0)
+        first = std::min(first, t.layer);
+      else
+        embedding = true;
     }
     std::vector<float> hidden;
     if (embedding) {
@@ -82,7 +97,8 @@ class Prober {
     } else {
       hidden = hidden_[static_cast<size_t>(first)];
     }
-    for (int64_t layer = first; layer < layers_; ++layer) model_.RunLayer(layer, batch_.chunks(), hidden);
+    for (int64_t layer = first; layer < layers_; ++layer)
+      model_.RunLayer(layer, batch_.chunks(), hidden);
     const double kl = MeanKl(reference_, Logits(hidden), model_.vocab_size(), pool_);
     for (size_t i : which) weights_.OverrideDense(tensors_[i].name, nullptr);
     return kl;
@@ -109,16 +125,19 @@ class Prober {
   std::vector<float> reference_;
 };
 
-// Contributions c[layer, kind] with the measured row and column sums, starting from the tensors' own errors.
-void FitProportionally(std::span<const ProbedTensor> tensors, const std::map<int64_t, double>& by_layer, const std::map<int, double>& by_kind,
-                       std::vector<double>& contribution) {
+// Contributions c[layer, kind] with the measured row and column sums, starting from the tensors'
+// own errors.
+void FitProportionally(std::span<const ProbedTensor> tensors,
+                       const std::map<int64_t, double>& by_layer,
+                       const std::map<int, double>& by_kind, std::vector<double>& contribution) {
   double layer_total = 0, kind_total = 0;
   for (const auto& [layer, kl] : by_layer) layer_total += kl;
   for (const auto& [kind, kl] : by_kind) kind_total += kl;
   const auto scale_to = [&](auto key, const auto& wanted, double total) {
     for (const auto& [k, kl] : wanted) {
       double sum = 0;
-      for (size_t i = 0; i < tensors.size(); ++i) sum += tensors[i].layer >= 0 && key(tensors[i]) == k ? contribution[i] : 0;
+      for (size_t i = 0; i < tensors.size(); ++i)
+        sum += tensors[i].layer >= 0 && key(tensors[i]) == k ? contribution[i] : 0;
       for (size_t i = 0; i < tensors.size() && sum > 0; ++i) {
         if (tensors[i].layer >= 0 && key(tensors[i]) == k) contribution[i] *= kl / total / sum;
       }
@@ -129,14 +148,19 @@ void FitProportionally(std::span<const ProbedTensor> tensors, const std::map<int
     scale_to([](const ProbedTensor& t) { return t.layer; }, by_layer, layer_total);
   }
   // Layer probes are the smaller perturbations, so their sum is the better estimate of the total.
-  for (size_t i = 0; i < tensors.size(); ++i) contribution[i] *= tensors[i].layer >= 0 ? layer_total : 1.0;
+  for (size_t i = 0; i < tensors.size(); ++i)
+    contribution[i] *= tensors[i].layer >= 0 ? layer_total : 1.0;
 }
 
 }  // namespace
 
-std::vector<double> MeasureSensitivities(Transformer& model, Weights& weights, ThreadPool& pool, std::span<const std::vector<int32_t>> samples,
-                                         std::span<const ProbedTensor> tensors, const TensorWriter& reconstruct, const TensorWriter& original,
-                                         const SensitivityOptions& options, const std::function<void(int64_t, int64_t)>& progress) {
+std::vector<double> MeasureSensitivities(Transformer& model, Weights& weights, ThreadPool& pool,
+                                         std::span<const std::vector<int32_t>> samples,
+                                         std::span<const ProbedTensor> tensors,
+                                         const TensorWriter& reconstruct,
+                                         const TensorWriter& original,
+                                         const SensitivityOptions& options,
+                                         const std::function<void(int64_t, int64_t)>& progress) {
   Prober prober(model, weights, pool, samples, options.blend, reconstruct, original, tensors);
   std::map<int64_t, std::vector<size_t>> layers;
   std::map<int, std::vector<size_t>> kinds;

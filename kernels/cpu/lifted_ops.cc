@@ -14,7 +14,7 @@ constexpr int64_t kDotColumns =
 constexpr int64_t kDotBlocks = 64;  // column blocks whose derived signs are made at once
 constexpr size_t kAccBytes = sizeof(int32_t) * kDotColumns * kTilePair;
 // Below this no 32-bit sum of 128 * 127 * (columns / 8) can overflow.
-constexpr int64_t kMaxSigns = 1 << 20;
+constexpr int64_t kMaxSigns = kMaxRowSigns;
 
 const uint8_t* TilePlanes(const LiftedMatrix::Stage& stage, int64_t padded, int64_t row) {
   const int64_t tile_bytes = padded / kTileColumns * stage.code->stored * kTileBytes;

@@ -8,12 +8,14 @@
 namespace lift::cuda {
 namespace {
 
-constexpr int kWarps = 8;          // warps of a block split the columns of one row tile
+constexpr int kWarps = 8;  // warps of a block split the columns of one row tile
 
 // D += A (u8, 16 x 32) B (s8, 32 x 8); PTX ISA, mma.m16n8k32.
-__device__ __forceinline__ void MmaU8S8(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+__device__ __forceinline__ void MmaU8S8(int (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                        uint32_t b1) {
   asm volatile(
-      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 "
+      "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -32,17 +34,19 @@ __device__ __forceinline__ Words LoadWords(const uint8_t* tile, int row) {
 __device__ __forceinline__ void Accumulate(int (&acc)[4], Words w, const int8_t* activations) {
   const uint4 first = __ldg(reinterpret_cast<const uint4*>(activations));
   const uint4 second = __ldg(reinterpret_cast<const uint4*>(activations) + 1);
-  const uint32_t u[8] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
+  const uint32_t u[8] = {first.x,  first.y,  first.z,  first.w,
+                         second.x, second.y, second.z, second.w};
 #pragma unroll
   for (int i = 0; i < 8; i += 2) {
-    const uint32_t a[4] = {(w.low >> i) & 0x01010101u, (w.high >> i) & 0x01010101u, (w.low >> (i + 1)) & 0x01010101u,
-                           (w.high >> (i + 1)) & 0x01010101u};
+    const uint32_t a[4] = {(w.low >> i) & 0x01010101u, (w.high >> i) & 0x01010101u,
+                           (w.low >> (i + 1)) & 0x01010101u, (w.high >> (i + 1)) & 0x01010101u};
     MmaU8S8(acc, a, u[i], u[i + 1]);
   }
 }
 
 // acc += this warp's groups of one stage.
-__device__ void AccumulateStage(const SignStage& s, int64_t blocks, int64_t row_tile, int warp, int lane, int tokens, int (&acc)[4]) {
+__device__ void AccumulateStage(const SignStage& s, int64_t blocks, int64_t row_tile, int warp,
+                                int lane, int tokens, int (&acc)[4]) {
   const LaneRole role = RoleOfLane(lane);
   const int streams = s.stored + s.derived;
   const uint8_t* row = s.planes + row_tile * blocks * s.stored * 64;
@@ -50,8 +54,9 @@ __device__ void AccumulateStage(const SignStage& s, int64_t blocks, int64_t row_
   const int8_t* token = s.activations + (has_token ? role.row : 0) * blocks * streams * 32;
   for (int64_t group = warp; group * kGroupTiles < blocks; group += kWarps) {
     const int64_t block = group * kGroupTiles + role.tile;
-    const bool inside = block < blocks;   // mma wants every lane: lanes past the end multiply zeros
-    const int64_t at = inside ? block : 0, before = (at + blocks - 1) % blocks;   // rows are circular
+    const bool inside = block < blocks;  // mma wants every lane: lanes past the end multiply zeros
+    const int64_t at = inside ? block : 0,
+                  before = (at + blocks - 1) % blocks;  // rows are circular
     Words word[kMaxStored], previous[kMaxStored];
 #pragma unroll
     for (int r = 0; r < kMaxStored; ++r) {
@@ -77,7 +82,8 @@ __device__ void AccumulateStage(const SignStage& s, int64_t blocks, int64_t row_
   }
 }
 
-__global__ void __launch_bounds__(kWarps * 32) SignGemmKernel(const __grid_constant__ SignGemm gemm) {
+__global__ void __launch_bounds__(kWarps * 32)
+    SignGemmKernel(const __grid_constant__ SignGemm gemm) {
   __shared__ int partial[kWarps][4][32];
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
   const int64_t row_tile = blockIdx.x;
@@ -100,7 +106,9 @@ __global__ void __launch_bounds__(kWarps * 32) SignGemmKernel(const __grid_const
     }
     __syncthreads();
   }
-  if (writes) gemm.y[static_cast<int64_t>(cell.token) * gemm.rows + row] = __half2float(__ushort_as_half(gemm.row_scale[row])) * y;
+  if (writes)
+    gemm.y[static_cast<int64_t>(cell.token) * gemm.rows + row] =
+        __half2float(__ushort_as_half(gemm.row_scale[row])) * y;
 }
 
 absl::Status ToStatus(cudaError_t error, const char* what) {
@@ -114,7 +122,8 @@ absl::Status LaunchSignGemm(const SignGemm& gemm, void* stream) {
   LIFT_CHECK(gemm.rows > 0 && gemm.blocks > 0 && gemm.tokens >= 1 && gemm.tokens <= kMaxTokens);
   LIFT_CHECK(gemm.stages >= 1 && gemm.stages <= kMaxStagesPerLaunch);
   for (int j = 0; j < gemm.stages; ++j) {
-    LIFT_CHECK(gemm.stage[j].stored >= 1 && gemm.stage[j].stored <= kMaxStored && gemm.stage[j].derived <= kMaxDerived);
+    LIFT_CHECK(gemm.stage[j].stored >= 1 && gemm.stage[j].stored <= kMaxStored &&
+               gemm.stage[j].derived <= kMaxDerived);
   }
   const unsigned tiles = static_cast<unsigned>((gemm.rows + 15) / 16);
   SignGemmKernel<<<tiles, kWarps * 32, 0, static_cast<cudaStream_t>(stream)>>>(gemm);
@@ -123,11 +132,18 @@ absl::Status LaunchSignGemm(const SignGemm& gemm, void* stream) {
 
 absl::StatusOr<std::string> DescribeDevice() {
   int count = 0;
-  if (absl::Status status = ToStatus(cudaGetDeviceCount(&count), "no usable CUDA device"); !status.ok()) return status;
+  if (absl::Status status = ToStatus(cudaGetDeviceCount(&count), "no usable CUDA device");
+      !status.ok())
+    return status;
   if (count == 0) return absl::UnavailableError("no usable CUDA device: the driver lists none");
   cudaDeviceProp properties{};
-  if (absl::Status status = ToStatus(cudaGetDeviceProperties(&properties, 0), "the CUDA device does not answer"); !status.ok()) return status;
-  if (properties.major < 8) return absl::UnavailableError(std::string(properties.name) + " is older than compute capability 8.0");
+  if (absl::Status status =
+          ToStatus(cudaGetDeviceProperties(&properties, 0), "the CUDA device does not answer");
+      !status.ok())
+    return status;
+  if (properties.major < 8)
+    return absl::UnavailableError(std::string(properties.name) +
+                                  " is older than compute capability 8.0");
   return std::string(properties.name);
 }
 

@@ -153,6 +153,12 @@ absl::Status PlacePlanes(Contents& contents, Layout& layout) {
           absl::StrCat("the plane order has the stages of '", tensor.name, "' out of order"));
     }
     LiftStage& stage = tensor.stages[expected++];
+    // The kernels sum that many int8 products in 32 bits.
+    if (tensor.padded_cols() * contents.codes[static_cast<size_t>(stage.code)].streams() >
+        kMaxRowSigns) {
+      return Invalid(absl::StrCat("'", tensor.name, "' has more than ", kMaxRowSigns,
+                                  " signs in a row of one stage"));
+    }
     // At most 2^26 row tiles times 2^25 blocks times 8 streams times 64 bytes: fits in 60 bits.
     stage.bytes = static_cast<uint64_t>(tensor.padded_rows() / kTileRows) *
                   TileRowBytes(tensor, contents.codes[static_cast<size_t>(stage.code)]);
@@ -167,7 +173,7 @@ absl::Status PlacePlanes(Contents& contents, Layout& layout) {
 
 const char* SectionName(SectionKind kind) {
   static constexpr const char* kNames[] = {"?",      "META",   "TOKENIZER", "VECTORS",
-                                                "SCALES", "PLANES", "SOURCE"};
+                                           "SCALES", "PLANES", "SOURCE"};
   return kNames[static_cast<uint32_t>(kind) <= kSectionKinds ? static_cast<uint32_t>(kind) : 0];
 }
 

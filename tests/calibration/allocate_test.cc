@@ -42,7 +42,8 @@ TEST(Allocate, PredictedKlFallsStrictlyWithBytes) {
   const auto tensors = RandomTensors(3, 8, 4);
   const auto order = GlobalPlaneOrder(tensors);
   uint64_t total = 0;
-  for (const auto& t : tensors) for (uint64_t b : t.stage_bytes) total += b;
+  for (const auto& t : tensors)
+    for (uint64_t b : t.stage_bytes) total += b;
   double last = 1e9;
   for (uint64_t bytes = 0; bytes <= total; bytes += total / 37) {
     const double kl = PredictedKl(tensors, order, bytes);
@@ -53,7 +54,8 @@ TEST(Allocate, PredictedKlFallsStrictlyWithBytes) {
 
 // With two tensors of equal size and falling returns, the sensitive one gets its planes first.
 TEST(Allocate, SensitiveTensorsComeFirst) {
-  std::vector<TensorCost> tensors = {{"dull", {100, 100}, {1, .1, .01}, 0.1}, {"sharp", {100, 100}, {1, .1, .01}, 5.0}};
+  std::vector<TensorCost> tensors = {{"dull", {100, 100}, {1, .1, .01}, 0.1},
+                                     {"sharp", {100, 100}, {1, .1, .01}, 5.0}};
   const auto order = GlobalPlaneOrder(tensors);
   EXPECT_EQ(order[2].tensor, 1);
   EXPECT_EQ(order[3].tensor, 0);
@@ -61,19 +63,21 @@ TEST(Allocate, SensitiveTensorsComeFirst) {
 
 // A weak stage before a strong one is judged by the run's average.
 TEST(Allocate, AWeakStageDoesNotHideAStrongOne) {
-  std::vector<TensorCost> tensors = {{"a", {100, 100, 100}, {1, .5, .49, .01}, 1.0}, {"b", {100, 100, 100}, {1, .5, .4, .3}, 1.0}};
+  std::vector<TensorCost> tensors = {{"a", {100, 100, 100}, {1, .5, .49, .01}, 1.0},
+                                     {"b", {100, 100, 100}, {1, .5, .4, .3}, 1.0}};
   const auto order = GlobalPlaneOrder(tensors);
   EXPECT_EQ(order[2].tensor, 0);
   EXPECT_EQ(order[3].tensor, 0);
 }
 
-// Greedy by ratio is optimal at its own break points when returns fall: check against all prefixes-per-tensor choices.
+// Greedy by ratio is optimal at its own break points when returns fall: check against all
+// prefixes-per-tensor choices.
 TEST(Allocate, GreedyMatchesExhaustiveSearchAtBreakPoints) {
   for (uint64_t seed = 0; seed < 20; ++seed) {
     auto tensors = RandomTensors(100 + seed, 4, 3);
     for (auto& t : tensors) {
       t.stage_bytes = {640, 640, 640};
-      t.error = {1, .2, .04, .008};   // convex
+      t.error = {1, .2, .04, .008};  // convex
     }
     const auto order = GlobalPlaneOrder(tensors);
     uint64_t bytes = 4 * 640;
@@ -86,7 +90,8 @@ TEST(Allocate, GreedyMatchesExhaustiveSearchAtBreakPoints) {
         for (int i = 0, c = code; i < 4; ++i, c /= 3) {
           const size_t stages = static_cast<size_t>(1 + c % 3);
           used += stages * 640;
-          kl += tensors[static_cast<size_t>(i)].sensitivity * tensors[static_cast<size_t>(i)].error[stages];
+          kl += tensors[static_cast<size_t>(i)].sensitivity *
+                tensors[static_cast<size_t>(i)].error[stages];
         }
         if (used <= bytes) best = std::min(best, kl);
       }

@@ -1,11 +1,11 @@
 #include "calibration/calib_data.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <unistd.h>
 #include <set>
 
 namespace lift {
@@ -15,14 +15,17 @@ namespace {
 std::shared_ptr<const Tokenizer> ByteTokenizer() {
   TokenizerSpec spec;
   spec.type = "byte_level_bpe";
-  // The byte-level alphabet: printable bytes stand for themselves, the others are shifted past U+0100.
+  // The byte-level alphabet: printable bytes stand for themselves, the others are shifted past
+  // U+0100.
   int shifted = 0;
   for (int b = 0; b < 256; ++b) {
     const bool printable = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
     const int code = printable ? b : 256 + shifted++;
     std::string utf8;
-    if (code < 128) utf8 = static_cast<char>(code);
-    else utf8 = {static_cast<char>(0xC0 | code >> 6), static_cast<char>(0x80 | (code & 63))};
+    if (code < 128)
+      utf8 = static_cast<char>(code);
+    else
+      utf8 = {static_cast<char>(0xC0 | code >> 6), static_cast<char>(0x80 | (code & 63))};
     spec.tokens.push_back(utf8);
   }
   spec.chat_template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}";
@@ -34,7 +37,8 @@ std::shared_ptr<const Tokenizer> ByteTokenizer() {
 class CalibData : public ::testing::Test {
  protected:
   void SetUp() override {
-    folder_ = std::filesystem::temp_directory_path() / ("calib_data_test." + std::to_string(::getpid()));
+    folder_ =
+        std::filesystem::temp_directory_path() / ("calib_data_test." + std::to_string(::getpid()));
     std::filesystem::create_directories(folder_);
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
@@ -48,7 +52,8 @@ class CalibData : public ::testing::Test {
 
 TEST_F(CalibData, SamplesAndHeldOutTextAreDisjoint) {
   std::string text;
-  for (int i = 0; i < 2000; ++i) text += static_cast<char>('a' + i * 26 / 2000);   // position can be read off the letter
+  for (int i = 0; i < 2000; ++i)
+    text += static_cast<char>('a' + i * 26 / 2000);  // position can be read off the letter
   CalibrationDataOptions options;
   options.samples = 5;
   options.context = 100;
@@ -71,7 +76,8 @@ TEST_F(CalibData, SameSeedSameSamples) {
   CalibrationDataOptions options;
   options.samples = 4;
   options.context = 64;
-  const auto a = LoadCalibrationData({path}, *ByteTokenizer(), options), b = LoadCalibrationData({path}, *ByteTokenizer(), options);
+  const auto a = LoadCalibrationData({path}, *ByteTokenizer(), options),
+             b = LoadCalibrationData({path}, *ByteTokenizer(), options);
   options.seed = 2;
   const auto c = LoadCalibrationData({path}, *ByteTokenizer(), options);
   EXPECT_EQ(a->samples, b->samples);
@@ -80,7 +86,10 @@ TEST_F(CalibData, SameSeedSameSamples) {
 
 TEST_F(CalibData, ReadsJsonLinesAndChats) {
   std::string lines;
-  for (int i = 0; i < 40; ++i) lines += "{\"text\": \"plain words here\"}\n\n{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}\n";
+  for (int i = 0; i < 40; ++i)
+    lines +=
+        "{\"text\": \"plain words here\"}\n\n{\"messages\": [{\"role\": \"user\", \"content\": "
+        "\"hi\"}]}\n";
   CalibrationDataOptions options;
   options.samples = 1;
   options.context = 60;
@@ -101,8 +110,10 @@ TEST_F(CalibData, SaysWhatIsWrong) {
   };
   EXPECT_NE(message((folder_ / "absent.txt").string()).find("cannot read"), std::string::npos);
   EXPECT_NE(message(Write("short.txt", "abc")).find("only 3 tokens"), std::string::npos);
-  EXPECT_NE(message(Write("bad.jsonl", "{\"text\": \"ok\"}\n{oops}\n")).find("line 2"), std::string::npos);
-  EXPECT_NE(message(Write("keys.jsonl", "{\"prompt\": \"x\"}\n")).find("\"text\" or \"messages\""), std::string::npos);
+  EXPECT_NE(message(Write("bad.jsonl", "{\"text\": \"ok\"}\n{oops}\n")).find("line 2"),
+            std::string::npos);
+  EXPECT_NE(message(Write("keys.jsonl", "{\"prompt\": \"x\"}\n")).find("\"text\" or \"messages\""),
+            std::string::npos);
 }
 
 TEST_F(CalibData, InvalidUtf8IsReplacedNotRefused) {

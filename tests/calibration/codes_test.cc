@@ -24,7 +24,9 @@ TEST(Codes, DefaultsHaveTheStoredBitsAskedFor) {
 // The definition in lifted_file.h, written a second time over +1/-1 signs.
 float Definition(const LiftCode& code, const std::vector<uint8_t>& bits, int64_t t) {
   const int64_t n = static_cast<int64_t>(bits.size());
-  const auto stored = [&](int64_t column, int r) { return bits[static_cast<size_t>(((column % n) + n) % n)] >> r & 1; };
+  const auto stored = [&](int64_t column, int r) {
+    return bits[static_cast<size_t>(((column % n) + n) % n)] >> r & 1;
+  };
   double sum = 0;
   for (int m = 0; m < code.steps; ++m) {
     for (int r = 0; r < code.streams(); ++r) {
@@ -34,7 +36,8 @@ float Definition(const LiftCode& code, const std::vector<uint8_t>& bits, int64_t
       } else {
         for (int s = 0; s < 8; ++s) {
           for (int q = 0; q < code.stored; ++q) {
-            if (code.masks[static_cast<size_t>(r - code.stored)] >> (s * code.streams() + q) & 1) sign ^= stored(t - m - s, q);
+            if (code.masks[static_cast<size_t>(r - code.stored)] >> (s * code.streams() + q) & 1)
+              sign ^= stored(t - m - s, q);
           }
         }
       }
@@ -56,8 +59,10 @@ TEST(Codes, ReconstructionFollowsTheDefinitionOnCircularRows) {
       ReconstructRow(code, bits.data(), n, slow.data());
       ReconstructRows(code, 1.5f, bits.data(), 1, n, pool, fast.data());
       for (int64_t t = 0; t < n; ++t) {
-        EXPECT_NEAR(slow[static_cast<size_t>(t)], Definition(code, bits, t), 1e-5) << name << " column " << t;
-        EXPECT_NEAR(fast[static_cast<size_t>(t)], 1.5f * slow[static_cast<size_t>(t)], 1e-5) << name << " column " << t;
+        EXPECT_NEAR(slow[static_cast<size_t>(t)], Definition(code, bits, t), 1e-5)
+            << name << " column " << t;
+        EXPECT_NEAR(fast[static_cast<size_t>(t)], 1.5f * slow[static_cast<size_t>(t)], 1e-5)
+            << name << " column " << t;
       }
     }
   }

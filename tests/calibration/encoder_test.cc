@@ -31,31 +31,36 @@ std::vector<float> PowerLaw(int64_t n, uint64_t seed) {
   for (int64_t i = 0; i < n; ++i) {
     const double weight = std::pow(i + 1.0, -1.2);
     for (int64_t a = 0; a < n; ++a) {
-      for (int64_t b = 0; b < n; ++b) h[static_cast<size_t>(a * n + b)] += weight * q[static_cast<size_t>(i * n + a)] * q[static_cast<size_t>(i * n + b)];
+      for (int64_t b = 0; b < n; ++b)
+        h[static_cast<size_t>(a * n + b)] +=
+            weight * q[static_cast<size_t>(i * n + a)] * q[static_cast<size_t>(i * n + b)];
     }
   }
   double trace = 0;
   for (int64_t i = 0; i < n; ++i) trace += h[static_cast<size_t>(i * n + i)];
   std::vector<float> out(h.size());
-  for (size_t i = 0; i < h.size(); ++i) out[i] = static_cast<float>(h[i] * static_cast<double>(n) / trace);
+  for (size_t i = 0; i < h.size(); ++i)
+    out[i] = static_cast<float>(h[i] * static_cast<double>(n) / trace);
   return out;
 }
 
-double WeightedError(const std::vector<float>& h, const std::vector<float>& w, const std::vector<float>& v, int64_t rows, int64_t n) {
+double WeightedError(const std::vector<float>& h, const std::vector<float>& w,
+                     const std::vector<float>& v, int64_t rows, int64_t n) {
   double sum = 0;
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t a = 0; a < n; ++a) {
       const double ea = w[static_cast<size_t>(r * n + a)] - v[static_cast<size_t>(r * n + a)];
       for (int64_t b = 0; b < n; ++b) {
-        sum += ea * h[static_cast<size_t>(a * n + b)] * (w[static_cast<size_t>(r * n + b)] - v[static_cast<size_t>(r * n + b)]);
+        sum += ea * h[static_cast<size_t>(a * n + b)] *
+               (w[static_cast<size_t>(r * n + b)] - v[static_cast<size_t>(r * n + b)]);
       }
     }
   }
   return sum / static_cast<double>(rows * n);
 }
 
-double Encode(const LiftCode& code, const std::vector<float>& h, const std::vector<float>& w, int64_t rows, int64_t n, EncoderOptions options,
-              double damping = 0.01) {
+double Encode(const LiftCode& code, const std::vector<float>& h, const std::vector<float>& w,
+              int64_t rows, int64_t n, EncoderOptions options, double damping = 0.01) {
   ThreadPool pool(2);
   const EncoderMetric metric(h, n, n, damping, options.seam);
   std::vector<uint8_t> bits(w.size());
@@ -65,11 +70,15 @@ double Encode(const LiftCode& code, const std::vector<float>& h, const std::vect
   return WeightedError(h, w, v, rows, n);
 }
 
-// Bounds on a unit Gaussian, a few percent above what the search reaches; plain scalar quantizers have .363, .1175, .0345, .0095.
+// Bounds on a unit Gaussian, a few percent above what the search reaches; plain scalar quantizers
+// have .363, .1175, .0345, .0095.
 TEST(Encoder, GaussianErrorBeatsScalarQuantizers) {
   const int64_t n = 512, rows = 8;
   const std::vector<float> w = Gaussian(static_cast<size_t>(rows * n), 7);
-  const struct { const char* code; double bound; } cases[] = {{"1+1p", .31}, {"2", .100}, {"2+1p", .083}, {"3+1p", .027}, {"4", .0085}};
+  const struct {
+    const char* code;
+    double bound;
+  } cases[] = {{"1+1p", .31}, {"2", .100}, {"2+1p", .083}, {"3+1p", .027}, {"4", .0085}};
   for (const auto& c : cases) {
     EncoderOptions options;
     options.beam = 64;
@@ -92,7 +101,8 @@ TEST(Encoder, WiderBeamsAreBetter) {
   }
 }
 
-// Feedback inside each survivor: far below the same code without feedback (.093) and below scalar LDLQ (.032).
+// Feedback inside each survivor: far below the same code without feedback (.093) and below scalar
+// LDLQ (.032).
 TEST(Encoder, FeedbackFollowsTheHessian) {
   const int64_t n = 256, rows = 8;
   const std::vector<float> w = Gaussian(static_cast<size_t>(rows * n), 9), h = PowerLaw(n, 4);
@@ -120,7 +130,8 @@ TEST(Encoder, SeamSearchCuresTheRowStart) {
     ReconstructRows(code, 1.0f, bits.data(), rows, n, pool, v.data());
     double sum = 0;
     for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t t = 0; t < 8; ++t) sum += std::pow(w[static_cast<size_t>(r * n + t)] - v[static_cast<size_t>(r * n + t)], 2);
+      for (int64_t t = 0; t < 8; ++t)
+        sum += std::pow(w[static_cast<size_t>(r * n + t)] - v[static_cast<size_t>(r * n + t)], 2);
     }
     return sum / static_cast<double>(rows * 8);
   };

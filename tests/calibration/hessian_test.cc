@@ -20,7 +20,8 @@ TEST(Ldl, FactorsReproduceTheQuadraticForm) {
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < n; ++j) {
       double sum = 0;
-      for (int64_t k = 0; k < n; ++k) sum += a[static_cast<size_t>(i * n + k)] * a[static_cast<size_t>(j * n + k)];
+      for (int64_t k = 0; k < n; ++k)
+        sum += a[static_cast<size_t>(i * n + k)] * a[static_cast<size_t>(j * n + k)];
       h[static_cast<size_t>(i * n + j)] = static_cast<float>(sum / n);
     }
   }
@@ -30,11 +31,14 @@ TEST(Ldl, FactorsReproduceTheQuadraticForm) {
   for (double& x : e) x = normal(random);
   double direct = 0, factored = 0;
   for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < n; ++j) direct += e[static_cast<size_t>(i)] * e[static_cast<size_t>(j)] * (h[static_cast<size_t>(i * n + j)] + (i == j ? damping : 0));
+    for (int64_t j = 0; j < n; ++j)
+      direct += e[static_cast<size_t>(i)] * e[static_cast<size_t>(j)] *
+                (h[static_cast<size_t>(i * n + j)] + (i == j ? damping : 0));
   }
   for (int64_t k = 0; k < n; ++k) {
     double sum = e[static_cast<size_t>(k)];
-    for (int64_t s = 0; s < k; ++s) sum += f.upper[static_cast<size_t>(s * n + k)] * e[static_cast<size_t>(s)];
+    for (int64_t s = 0; s < k; ++s)
+      sum += f.upper[static_cast<size_t>(s * n + k)] * e[static_cast<size_t>(s)];
     factored += f.diagonal[static_cast<size_t>(k)] * sum * sum;
   }
   EXPECT_NEAR(factored / direct, 1.0, 1e-4);
@@ -70,13 +74,16 @@ TEST(Hessian, AccumulatesSecondMomentsAndRotatesThem) {
     std::vector<float> row(x.begin() + t * dim, x.begin() + (t + 1) * dim);
     rotation.Apply(row.data(), scratch.data());
     for (int64_t i = 0; i < dim; ++i) {
-      for (int64_t j = 0; j < dim; ++j) want[static_cast<size_t>(i * dim + j)] += static_cast<double>(row[static_cast<size_t>(i)]) * row[static_cast<size_t>(j)];
+      for (int64_t j = 0; j < dim; ++j)
+        want[static_cast<size_t>(i * dim + j)] +=
+            static_cast<double>(row[static_cast<size_t>(i)]) * row[static_cast<size_t>(j)];
       trace += static_cast<double>(row[static_cast<size_t>(i)]) * row[static_cast<size_t>(i)];
     }
   }
   for (int64_t i = 0; i < dim; ++i) {
     for (int64_t j = 0; j < dim; ++j) {
-      EXPECT_NEAR(rotated[static_cast<size_t>(i * 64 + j)], want[static_cast<size_t>(i * dim + j)] * dim / trace, 1e-4);
+      EXPECT_NEAR(rotated[static_cast<size_t>(i * 64 + j)],
+                  want[static_cast<size_t>(i * dim + j)] * dim / trace, 1e-4);
     }
   }
   EXPECT_EQ(rotated[63 * 64 + 63], 0.0f);
@@ -85,12 +92,13 @@ TEST(Hessian, AccumulatesSecondMomentsAndRotatesThem) {
 TEST(Hessian, AddIdentityWeighsTheMeanDiagonal) {
   ThreadPool pool(1);
   const auto backend = MakeCpuBackend(pool, CpuIsa::kPortable);
-  const std::vector<float> x = {1, 0, 3, 0};   // two tokens of two inputs: H = diag(10, 0), mean diagonal 5
+  const std::vector<float> x = {1, 0, 3,
+                                0};  // two tokens of two inputs: H = diag(10, 0), mean diagonal 5
   Hessian h(2);
   h.Accumulate(*backend, x.data(), 2);
   h.AddIdentity(1.0);
   const std::vector<float> plain = h.Rotated(Rotation({false, 0}, 2), 32, pool);
-  EXPECT_NEAR(plain[0], 15.0f / 10, 1e-6);   // diag(15, 5) scaled to mean 1
+  EXPECT_NEAR(plain[0], 15.0f / 10, 1e-6);  // diag(15, 5) scaled to mean 1
   EXPECT_NEAR(plain[33], 5.0f / 10, 1e-6);
 }
 

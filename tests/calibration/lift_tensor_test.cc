@@ -14,7 +14,8 @@ namespace {
 
 std::vector<StageSpec> Chain(const std::vector<int>& bits) {
   std::vector<StageSpec> chain;
-  for (size_t j = 0; j < bits.size(); ++j) chain.push_back({DefaultCode(bits[j]), j == 0 ? 0.3 : 0.03, j + 1 < bits.size() ? 1.1 : 1.0});
+  for (size_t j = 0; j < bits.size(); ++j)
+    chain.push_back({DefaultCode(bits[j]), j == 0 ? 0.3 : 0.03, j + 1 < bits.size() ? 1.1 : 1.0});
   return chain;
 }
 
@@ -25,21 +26,26 @@ struct Lifted {
   std::vector<StageSpec> chain;
 };
 
-Lifted Lift(ThreadPool& pool, Backend& backend, int64_t rows, int64_t cols, const std::vector<int>& bits) {
+Lifted Lift(ThreadPool& pool, Backend& backend, int64_t rows, int64_t cols,
+            const std::vector<int>& bits) {
   std::mt19937_64 random(17);
   std::normal_distribution<float> normal;
   std::vector<float> w(static_cast<size_t>(rows * cols));
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < cols; ++c) w[static_cast<size_t>(r * cols + c)] = normal(random) * (0.01f + 0.02f * static_cast<float>(r % 5));
+    for (int64_t c = 0; c < cols; ++c)
+      w[static_cast<size_t>(r * cols + c)] =
+          normal(random) * (0.01f + 0.02f * static_cast<float>(r % 5));
   }
   const RotationSpec spec{true, 5};
   Rotation rotation(spec, cols);
   const std::vector<StageSpec> chain = Chain(bits);
   const int64_t padded = PaddedColumns(cols);
-  const SiteMetric metric(Hessian(cols).Rotated(rotation, padded, pool), padded, cols, chain, 48, pool);
+  const SiteMetric metric(Hessian(cols).Rotated(rotation, padded, pool), padded, cols, chain, 48,
+                          pool);
   EncoderOptions options;
   options.beam = 32;
-  LiftedTensorBits tensor = LiftTensor("t", w.data(), rows, cols, rotation, spec, metric, chain, options, backend, pool);
+  LiftedTensorBits tensor =
+      LiftTensor("t", w.data(), rows, cols, rotation, spec, metric, chain, options, backend, pool);
   return {std::move(tensor), std::move(w), std::move(rotation), chain};
 }
 
@@ -76,7 +82,8 @@ TEST(LiftTensor, PlanesRoundTrip) {
   const std::vector<uint8_t> planes = PackPlanes(bits, 37, 96, 3);
   EXPECT_EQ(planes.size(), 48u / 16 * 3 * 3 * 64);
   EXPECT_EQ(UnpackPlanes(planes, 37, 96, 3), bits);
-  // Row 17, column 33, stored stream 1, by the byte diagram: tile row 1, block 1, stream 1, word 1, bit 1.
+  // Row 17, column 33, stored stream 1, by the byte diagram: tile row 1, block 1, stream 1, word 1,
+  // bit 1.
   const size_t tile = (1 * 3 + 1) * 3 + 1;
   EXPECT_EQ(planes[tile * 64 + 4] >> 1 & 1, bits[17 * 96 + 33] >> 1 & 1);
 }
@@ -90,7 +97,8 @@ TEST(LiftTensor, RowsOfZerosStayZero) {
   const Rotation rotation(spec, cols);
   const std::vector<StageSpec> chain = Chain({2});
   const SiteMetric metric(Hessian(cols).Rotated(rotation, cols, pool), cols, cols, chain, 0, pool);
-  const LiftedTensorBits tensor = LiftTensor("z", w.data(), 3, cols, rotation, spec, metric, chain, {}, *backend, pool);
+  const LiftedTensorBits tensor =
+      LiftTensor("z", w.data(), 3, cols, rotation, spec, metric, chain, {}, *backend, pool);
   std::vector<float> out(w.size(), 1.0f);
   ReconstructTensor(tensor, chain, 1, rotation, pool, out.data());
   for (float x : out) EXPECT_EQ(x, 0.0f);

@@ -328,6 +328,12 @@ TEST(LiftedFileWriter, RefusesWhatAReaderWould) {
         w.SetPlaneOrder({{0, 0}, {1, 0}, {0, 1}, {2, 0}});
       },
       "one scale per row");
+  refused(
+      [](LiftedFileWriter& w) {
+        w.AddTensor("c", 1, kMaxRowSigns, {}, {0}, {{0, 1.f, std::vector<uint8_t>(64)}});
+        w.SetPlaneOrder({{0, 0}, {1, 0}, {0, 1}, {2, 0}});
+      },
+      "signs in a row of one stage");
 }
 
 TEST(LiftedFileWriter, FailsCleanlyWhereItCannotWrite) {
