@@ -40,7 +40,7 @@ void AddSamplingOptions(CLI::App& app, SamplingParams& sampling) {
       ->capture_default_str();
   app.add_option("--min-p", sampling.min_p, "Keep tokens at least this likely relative to the best")
       ->capture_default_str();
-  app.add_option("--repetition-penalty", sampling.repetition_penalty, "0 or 1 = off")
+  app.add_option("--repetition-penalty", sampling.repetition_penalty, "1 = off")
       ->capture_default_str();
 }
 
