@@ -1,6 +1,7 @@
-// What a device must offer to run a model: buffers and one virtual call per op. No CUDA headers here.
-// All activations are row-major f32 [tokens, features] in the backend's memory. Ops check their arguments with LIFT_CHECK
-// (programmer errors); nothing is allocated inside an op except from `Workspace` scratch the caller passes.
+// What a device must offer to run a model: buffers and one virtual call per op. No CUDA headers
+// here. All activations are row-major f32 [tokens, features] in the backend's memory. Ops check
+// their arguments with LIFT_CHECK (programmer errors); nothing is allocated inside an op except
+// from `Workspace` scratch the caller passes.
 #pragma once
 
 #include <cstddef>
@@ -26,21 +27,25 @@ class Buffer {
   virtual ~Buffer() = default;
   virtual void* data() = 0;
   virtual size_t size() const = 0;
-  template <typename T> T* as() { return static_cast<T*>(data()); }
+  template <typename T>
+  T* as() {
+    return static_cast<T*>(data());
+  }
 };
 
 // A lifted tensor as the kernels read it. Borrowed; built once per model.
 struct LiftedMatrix {
   int64_t rows = 0, cols = 0;
-  const uint16_t* row_scale = nullptr;           // [rows] binary16
+  const uint16_t* row_scale = nullptr;  // [rows] binary16
   struct Stage {
     const LiftCode* code = nullptr;
-    int slot = 0;                                // which lifted activation of its LiftSite it reads
+    int slot = 0;  // which lifted activation of its LiftSite it reads
     float gain = 0;
-    const std::byte* planes = nullptr;           // kTileBytes-aligned
+    const std::byte* planes = nullptr;  // kTileBytes-aligned
   };
   std::vector<Stage> stages;
-  // stage_rows[variant * stages.size() + j]: leading rows of stage j that `variant` reads (see LiftedFile::StageRows).
+  // stage_rows[variant * stages.size() + j]: leading rows of stage j that `variant` reads (see
+  // LiftedFile::StageRows).
   std::vector<int64_t> stage_rows;
   const Rotation* rotation = nullptr;
   std::span<const int64_t> rows_of(int variant) const {
@@ -48,19 +53,23 @@ struct LiftedMatrix {
   }
 };
 
-// One layer input shared by one or more lifted tensors (q/k/v; gate/up): rotated once, lifted once per distinct code ("slot").
+// One layer input shared by one or more lifted tensors (q/k/v; gate/up): rotated once, lifted once
+// per distinct code ("slot").
 struct LiftSite {
   int64_t cols = 0;
   const Rotation* rotation = nullptr;
-  std::vector<const LiftCode*> codes;            // [slots]
-  // wide[variant * codes.size() + slot]: this slot is quantized to 15 bits (high and low byte) for tokens of that variant, because
-  // a stage < wide_stages of some tensor of the site reads it. used[...]: the variant reads the slot at all.
+  std::vector<const LiftCode*> codes;  // [slots]
+  // wide[variant * codes.size() + slot]: this slot is quantized to 15 bits (high and low byte) for
+  // tokens of that variant, because a stage < wide_stages of some tensor of the site reads it.
+  // used[...]: the variant reads the slot at all.
   std::vector<uint8_t> wide, used;
 };
 
-// Quantized lifted activations of `tokens` rows at one site. Opaque to callers; made by Lift, read by LiftedMatmul.
-// Quantization: one scale per token and slot; narrow u = round(x / scale) in [-127, 127]; wide keeps round(x / scale) in
-// [-16256, 16256] as 128 * high + low. Integer sums are exact, so results do not depend on batch, threads or ISA.
+// Quantized lifted activations of `tokens` rows at one site. Opaque to callers; made by Lift, read
+// by LiftedMatmul. Quantization: one scale per token and slot; narrow u = round(x / scale) in
+// [-127, 127]; wide keeps round(x / scale) in
+// [-16256, 16256] as 128 * high + low. Integer sums are exact, so results do not depend on batch,
+// threads or ISA.
 class LiftedActivations {
  public:
   virtual ~LiftedActivations() = default;
@@ -68,60 +77,68 @@ class LiftedActivations {
 
 // Attention over the paged state: sequence i of a step.
 struct AttentionSequence {
-  int64_t first_row = 0;                         // of this sequence's new tokens in the step's activation rows
-  int64_t tokens = 0;                            // new tokens; their keys and values are already in the cache
-  int64_t position = 0;                          // cached tokens before them
-  std::span<const int32_t> blocks;               // block table
+  int64_t first_row = 0;            // of this sequence's new tokens in the step's activation rows
+  int64_t tokens = 0;               // new tokens; their keys and values are already in the cache
+  int64_t position = 0;             // cached tokens before them
+  std::span<const int32_t> blocks;  // block table
 };
 
 struct AttentionShape {
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   int64_t block_tokens = 0;
-  float scale = 0;                               // usually 1 / sqrt(head_dim)
+  float scale = 0;  // usually 1 / sqrt(head_dim)
 };
 
 class Backend {
  public:
   virtual ~Backend() = default;
-  virtual std::string_view device() const = 0;             // "cpu", "cuda:0"
-  virtual std::string description() const = 0;             // chosen ISA, threads
+  virtual std::string_view device() const = 0;  // "cpu", "cuda:0"
+  virtual std::string description() const = 0;  // chosen ISA, threads
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes, MemoryKind kind) = 0;
 
   // out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * gain.  x, out: [tokens, dim]; may alias.
-  virtual void RmsNorm(const float* x, const float* gain, float eps, int64_t tokens, int64_t dim, float* out) = 0;
+  virtual void RmsNorm(const float* x, const float* gain, float eps, int64_t tokens, int64_t dim,
+                       float* out) = 0;
   // x += y over n elements.
   virtual void Add(float* x, const float* y, int64_t n) = 0;
   // y[t] += bias.
   virtual void AddBias(float* y, const float* bias, int64_t tokens, int64_t dim) = 0;
   // out = silu(gate) * up, elementwise over n; may alias gate.
   virtual void SwiGlu(const float* gate, const float* up, int64_t n, float* out) = 0;
-  // Rotates q [tokens, heads, head_dim] and k in place by precomputed cos/sin rows: cos_sin[t] = rotary_dim/2 cosines, then sines.
-  // interleaved: pairs (2i, 2i+1) as GGUF's llama stores them; else (i, i + rotary_dim/2) as Hugging Face does.
-  virtual void Rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim, int64_t rotary_dim, const float* cos_sin,
-                    bool interleaved) = 0;
+  // Rotates q [tokens, heads, head_dim] and k in place by precomputed cos/sin rows: cos_sin[t] =
+  // rotary_dim/2 cosines, then sines. interleaved: pairs (2i, 2i+1) as GGUF's llama stores them;
+  // else (i, i + rotary_dim/2) as Hugging Face does.
+  virtual void Rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim, int64_t rotary_dim,
+                    const float* cos_sin, bool interleaved) = 0;
   // Stores k, v [tokens, kv_heads, head_dim] of the sequences into one layer's paged cache.
   // cache: [blocks][2 (k, v)][kv_heads][block_tokens][head_dim] f32.
-  virtual void WriteKv(float* cache, const AttentionShape& shape, std::span<const AttentionSequence> sequences, const float* k,
+  virtual void WriteKv(float* cache, const AttentionShape& shape,
+                       std::span<const AttentionSequence> sequences, const float* k,
                        const float* v) = 0;
-  // Causal grouped-query attention. q, out: [tokens, heads, head_dim]. Each output row depends only on its own sequence and
-  // is computed in the same order whatever else is in the batch.
-  virtual void Attention(const float* cache, const AttentionShape& shape, std::span<const AttentionSequence> sequences,
-                         const float* q, float* out) = 0;
+  // Causal grouped-query attention. q, out: [tokens, heads, head_dim]. Each output row depends only
+  // on its own sequence and is computed in the same order whatever else is in the batch.
+  virtual void Attention(const float* cache, const AttentionShape& shape,
+                         std::span<const AttentionSequence> sequences, const float* q,
+                         float* out) = 0;
 
-  // y[t] = W x[t]; every output is one sequential chain of fused multiply-adds over the columns, so it is independent of
-  // tokens, threads and ISA. x: [tokens, cols], y: [tokens, rows].
+  // y[t] = W x[t]; every output is one sequential chain of fused multiply-adds over the columns, so
+  // it is independent of tokens, threads and ISA. x: [tokens, cols], y: [tokens, rows].
   virtual void DenseMatmul(const DenseMatrixView& w, const float* x, int64_t tokens, float* y) = 0;
   // out = row `row` of w as float.
   virtual void DenseRow(const DenseMatrixView& w, int64_t row, float* out) = 0;
 
-  virtual std::unique_ptr<LiftedActivations> MakeLiftedActivations() = 0;   // grows on demand, reusable
+  virtual std::unique_ptr<LiftedActivations>
+  MakeLiftedActivations() = 0;  // grows on demand, reusable
   // Rotates, lifts and quantizes x [tokens, cols]; variants[t] is token t's variant.
-  virtual void Lift(const LiftSite& site, const float* x, int64_t tokens, std::span<const uint8_t> variants,
-                    LiftedActivations& out) = 0;
-  // y[t] = the part of W that variants[t] reads, times x[t]. One pass over the planes whatever the mix of variants.
-  // `u` must come from Lift of a site whose slots w's stages name, with the same tokens and variants.
-  virtual void LiftedMatmul(const LiftedMatrix& w, const LiftedActivations& u, std::span<const uint8_t> variants, float* y) = 0;
-  // out [cols] = row `row` of w at `variant`, rotated back to the model's own basis (embedding look-up).
+  virtual void Lift(const LiftSite& site, const float* x, int64_t tokens,
+                    std::span<const uint8_t> variants, LiftedActivations& out) = 0;
+  // y[t] = the part of W that variants[t] reads, times x[t]. One pass over the planes whatever the
+  // mix of variants. `u` must come from Lift of a site whose slots w's stages name, with the same
+  // tokens and variants.
+  virtual void LiftedMatmul(const LiftedMatrix& w, const LiftedActivations& u,
+                            std::span<const uint8_t> variants, float* y) = 0;
+  // out [cols] = row `row` of w at `variant`, rotated back to the model's own basis (embedding
+  // look-up).
   virtual void LiftedRow(const LiftedMatrix& w, int64_t row, int variant, float* out) = 0;
 };
 

@@ -1,5 +1,5 @@
-// The router: a pure function from what a request says and what prefill saw to a precision. It never sees who is asking:
-// no type in this header can carry an identity.
+// The router: a pure function from what a request says and what prefill saw to a precision. It
+// never sees who is asking: no type in this header can carry an identity.
 #pragma once
 
 #include <cstdint>
@@ -18,18 +18,19 @@ struct TextFeatures {
   double mean_word_length = 0, distinct_word_ratio = 0;
   double digit_ratio = 0, symbol_ratio = 0, non_ascii_ratio = 0;
   bool has_code = false, has_math = false, has_list = false, is_question = false;
-  int64_t reasoning_words = 0;      // prove, explain, compare, derive, step by step, ...
-  int64_t turns = 1;                // conversation depth
+  int64_t reasoning_words = 0;  // prove, explain, compare, derive, step by step, ...
+  int64_t turns = 1;            // conversation depth
 };
 TextFeatures ExtractTextFeatures(std::string_view text, int64_t turns = 1);
 
-// From the logits prefill computed at the finest variant (next-token distributions over the prompt).
+// From the logits prefill computed at the finest variant (next-token distributions over the
+// prompt).
 struct PrefillSignals {
   bool available = false;
   int64_t prompt_tokens = 0;
-  double mean_nll = 0;              // nats per prompt token (0 if only the last position was computed)
-  double last_entropy = 0;          // nats, of the distribution after the prompt
-  double last_margin = 0;           // top-1 minus top-2 probability
+  double mean_nll = 0;      // nats per prompt token (0 if only the last position was computed)
+  double last_entropy = 0;  // nats, of the distribution after the prompt
+  double last_margin = 0;   // top-1 minus top-2 probability
 };
 // Entropy and margin of one distribution given its logits.
 PrefillSignals SignalsFromLogits(std::span<const float> last_logits, int64_t prompt_tokens);
@@ -38,7 +39,7 @@ PrefillSignals SignalsFromLogits(std::span<const float> last_logits, int64_t pro
 struct VariantView {
   std::string name = {};
   double lambda = 0, bits_per_weight = 0;
-  double kl = -1;                   // calibrated, nats; -1 unknown
+  double kl = -1;  // calibrated, nats; -1 unknown
   uint64_t bytes = 0;
 };
 
@@ -46,22 +47,23 @@ enum class Mode { kAuto, kPinned };
 
 struct PrecisionRequest {
   Mode mode = Mode::kAuto;
-  std::string variant = {};        // for kPinned
-  double min_lambda = 0;            // floor; 0 = none
-  double max_quality_loss = 0;      // cap on calibrated KL in nats; 0 = none
-  bool allow_fallback = false;      // a floor that cannot be met may fall back to the finest instead of being refused
+  std::string variant = {};     // for kPinned
+  double min_lambda = 0;        // floor; 0 = none
+  double max_quality_loss = 0;  // cap on calibrated KL in nats; 0 = none
+  bool allow_fallback =
+      false;  // a floor that cannot be met may fall back to the finest instead of being refused
 };
 
 struct SystemState {
-  double queue_pressure = 0;        // 0 idle .. 1 saturated
+  double queue_pressure = 0;  // 0 idle .. 1 saturated
 };
 
 enum class Reason { kAuto, kPinned, kFloor, kLoad, kEscalated, kFallback };
-std::string_view ReasonName(Reason reason);   // "AUTO", "PINNED", ...
+std::string_view ReasonName(Reason reason);  // "AUTO", "PINNED", ...
 
 struct Decision {
-  int variant = 0;                  // index into the variants given
-  double score = 0;                 // complexity in [0, 1]
+  int variant = 0;   // index into the variants given
+  double score = 0;  // complexity in [0, 1]
   Reason reason = Reason::kAuto;
   std::string explanation = {};    // one line for people
   std::string fallback_from = {};  // variant that was asked for, if reason is kFallback
@@ -72,10 +74,12 @@ inline constexpr std::string_view kRouterVersion = "heuristic-1";
 // Complexity in [0, 1], monotone in each signal. Weights are documented in README.md.
 double ComplexityScore(const TextFeatures& text, const PrefillSignals& prefill);
 
-// variants: ascending precision, at least one. NOT_FOUND for an unknown pinned variant; FAILED_PRECONDITION (message starts with
-// PRECISION_FLOOR_UNAVAILABLE) if no resident variant satisfies the floor and fallback is not allowed. A pinned variant below its own floor is
+// variants: ascending precision, at least one. NOT_FOUND for an unknown pinned variant;
+// FAILED_PRECONDITION (message starts with PRECISION_FLOOR_UNAVAILABLE) if no resident variant
+// satisfies the floor and fallback is not allowed. A pinned variant below its own floor is
 // FAILED_PRECONDITION too. Deterministic.
-absl::StatusOr<Decision> Route(const TextFeatures& text, const PrefillSignals& prefill, const PrecisionRequest& request,
+absl::StatusOr<Decision> Route(const TextFeatures& text, const PrefillSignals& prefill,
+                               const PrecisionRequest& request,
                                std::span<const VariantView> variants, const SystemState& state);
 
 }  // namespace lift::router

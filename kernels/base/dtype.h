@@ -10,14 +10,27 @@
 
 namespace lift {
 
-// Plain types and the GGUF block types read by this product (layouts: the GGML quantization formats).
+// Plain types and the GGUF block types read by this product (layouts: the GGML quantization
+// formats).
 enum class DType : uint8_t {
-  kF32 = 0, kF16, kBF16, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K,
+  kF32 = 0,
+  kF16,
+  kBF16,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ8_0,
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
 };
 
-std::string_view DTypeName(DType type);                   // "F32", "Q4_1", ...
+std::string_view DTypeName(DType type);  // "F32", "Q4_1", ...
 absl::StatusOr<DType> DTypeFromName(std::string_view name);
-int BlockElements(DType type);                            // 1, 32 or 256
+int BlockElements(DType type);  // 1, 32 or 256
 size_t BlockBytes(DType type);
 // Bytes of a row of `elements`; elements must be a multiple of BlockElements (CHECK).
 size_t RowBytes(DType type, int64_t elements);

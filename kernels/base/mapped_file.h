@@ -10,7 +10,8 @@
 
 namespace lift {
 
-// Thread-safe after construction (immutable). Errors: NOT_FOUND, PERMISSION_DENIED, INVALID_ARGUMENT (a directory, empty).
+// Thread-safe after construction (immutable). Errors: NOT_FOUND, PERMISSION_DENIED,
+// INVALID_ARGUMENT (a directory, empty).
 class MappedFile {
  public:
   static absl::StatusOr<std::shared_ptr<const MappedFile>> Open(const std::string& path);
@@ -22,7 +23,8 @@ class MappedFile {
   const std::string& path() const { return path_; }
 
  private:
-  MappedFile(std::string path, const std::byte* data, size_t size) : path_(std::move(path)), data_(data), size_(size) {}
+  MappedFile(std::string path, const std::byte* data, size_t size)
+      : path_(std::move(path)), data_(data), size_(size) {}
   std::string path_;
   const std::byte* data_;
   size_t size_;

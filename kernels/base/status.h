@@ -4,8 +4,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-#define LIFT_RETURN_IF_ERROR(expr)                          \
-  do {                                                      \
+#define LIFT_RETURN_IF_ERROR(expr)                                                   \
+  do {                                                                               \
     if (absl::Status lift_status_ = (expr); !lift_status_.ok()) return lift_status_; \
   } while (0)
 

@@ -7,8 +7,9 @@
 
 namespace lift {
 
-// Runs loops on `threads` threads, the caller being one of them. One caller at a time (CHECK); the workers spin briefly
-// after a loop and then park, so an idle pool costs nothing. With 1 thread everything runs in the caller.
+// Runs loops on `threads` threads, the caller being one of them. One caller at a time (CHECK); the
+// workers spin briefly after a loop and then park, so an idle pool costs nothing. With 1 thread
+// everything runs in the caller.
 class ThreadPool {
  public:
   explicit ThreadPool(int threads);
@@ -18,9 +19,11 @@ class ThreadPool {
 
   int threads() const;
 
-  // Calls body(begin, end, thread) over a partition of [0, count) into ranges of at most `grain` items, taken dynamically.
-  // Results must not depend on which thread takes which range. Returns when all ranges are done.
-  void ParallelFor(int64_t count, int64_t grain, const std::function<void(int64_t begin, int64_t end, int thread)>& body);
+  // Calls body(begin, end, thread) over a partition of [0, count) into ranges of at most `grain`
+  // items, taken dynamically. Results must not depend on which thread takes which range. Returns
+  // when all ranges are done.
+  void ParallelFor(int64_t count, int64_t grain,
+                   const std::function<void(int64_t begin, int64_t end, int thread)>& body);
 
  private:
   struct Impl;

@@ -80,8 +80,7 @@ absl::Status Engine::Impl::CheckDeadline(const EngineRequest& request) const {
   if (!request.deadline) return absl::OkStatus();
   const double left = std::chrono::duration<double>(*request.deadline - EngineClock::now()).count();
   if (left <= 0) return absl::DeadlineExceededError("the deadline has already passed");
-  const double prefill =
-      loop.fastest_token_seconds() * static_cast<double>(request.prompt.size());
+  const double prefill = loop.fastest_token_seconds() * static_cast<double>(request.prompt.size());
   if (prefill <= left) return absl::OkStatus();
   return absl::DeadlineExceededError(absl::StrFormat(
       "the deadline is %.3f s away, but reading a prompt of %d tokens takes at least "

@@ -1,4 +1,5 @@
-// Continuous batching over a StepModel: one loop thread, many concurrent requests, each at its own variant.
+// Continuous batching over a StepModel: one loop thread, many concurrent requests, each at its own
+// variant.
 #pragma once
 
 #include <chrono>
@@ -28,10 +29,10 @@ struct StoppingParams {
 };
 
 struct EngineRequest {
-  std::string request_id;                    // unique among live requests; the engine makes one if empty
-  std::string tenant = "default";            // for metering only; never given to the router
-  std::vector<int32_t> prompt;               // token ids, validated at submission
-  std::string prompt_text;                   // for the router's text features (may be empty)
+  std::string request_id;          // unique among live requests; the engine makes one if empty
+  std::string tenant = "default";  // for metering only; never given to the router
+  std::vector<int32_t> prompt;     // token ids, validated at submission
+  std::string prompt_text;         // for the router's text features (may be empty)
   int64_t turns = 1;
   SamplingParams sampling;
   StoppingParams stopping;
@@ -50,7 +51,8 @@ struct RequestUsage {
 };
 
 struct RequestTimings {
-  double queue_seconds = 0, prefill_seconds = 0, decode_seconds = 0, ttft_seconds = 0, total_seconds = 0;
+  double queue_seconds = 0, prefill_seconds = 0, decode_seconds = 0, ttft_seconds = 0,
+         total_seconds = 0;
 };
 
 struct StartedEvent {
@@ -59,28 +61,30 @@ struct StartedEvent {
   int64_t prompt_tokens = 0, cached_tokens = 0;
 };
 
-// One per generated token, the last one included. The token that ended generation (a stop id or the model's end token) has an id
-// and no text; the one that completed a stop string has the text before it. Text that may still become a stop string is held back.
+// One per generated token, the last one included. The token that ended generation (a stop id or the
+// model's end token) has an id and no text; the one that completed a stop string has the text
+// before it. Text that may still become a stop string is held back.
 struct TokenEvent {
   int32_t id = 0;
-  std::string text;                          // complete UTF-8 that this token released (may be empty)
+  std::string text;  // complete UTF-8 that this token released (may be empty)
   SampledToken sampled;
   int variant = 0;
 };
 
 struct FinishedEvent {
   FinishReason reason = FinishReason::kStop;
-  std::string matched_stop;                  // stop string or token text that ended it
-  std::string tail_text;                     // text released at the end
-  absl::Status status;                       // not OK for kError / kDeadline / kCancelled / kDrained ("DRAINING: ...")
+  std::string matched_stop;  // stop string or token text that ended it
+  std::string tail_text;     // text released at the end
+  absl::Status status;  // not OK for kError / kDeadline / kCancelled / kDrained ("DRAINING: ...")
   RequestUsage usage;
   RequestTimings timings;
   uint64_t seed_used = 0;
-  int variant = 0;                           // the finest if it ended before the router decided
+  int variant = 0;  // the finest if it ended before the router decided
 };
 
-// Called on the engine thread; must not block. A slow reader is the listener's business: it queues (bounded by
-// max_new_tokens) or cancels. Exactly one OnFinished per admitted request, after which the listener is dropped.
+// Called on the engine thread; must not block. A slow reader is the listener's business: it queues
+// (bounded by max_new_tokens) or cancels. Exactly one OnFinished per admitted request, after which
+// the listener is dropped.
 class RequestListener {
  public:
   virtual ~RequestListener() = default;
@@ -89,27 +93,51 @@ class RequestListener {
   virtual void OnFinished(const FinishedEvent& event) = 0;
 };
 
-// What the engine reports for metrics and billing; called on the engine thread (OnRejected: on the submitting one), must be cheap.
+// What the engine reports for metrics and billing; called on the engine thread (OnRejected: on the
+// submitting one), must be cheap.
 class EngineObserver {
  public:
   virtual ~EngineObserver() = default;
-  virtual void OnAdmitted(const EngineRequest& request) {(void)request;}
-  virtual void OnRejected(const EngineRequest& request, const absl::Status& status) {(void)request; (void)status;}
-  virtual void OnDecision(const router::Decision& decision, int variant, double seconds) {(void)decision; (void)variant; (void)seconds;}
-  virtual void OnFirstToken(int variant, double ttft_seconds) {(void)variant; (void)ttft_seconds;}
-  virtual void OnInterToken(int variant, double seconds) {(void)variant; (void)seconds;}
-  virtual void OnFinished(const std::string& tenant, int variant, const FinishedEvent& event) {(void)tenant; (void)variant; (void)event;}
-  // Memory x time of the interval just ended, split as the billing rules say; sums to the resident bytes x interval exactly.
-  // variant is -1 for __idle__ and __overhead__. At least once a second, also when idle.
-  struct Charge { std::string tenant; int variant; bool kv; unsigned __int128 byte_us; };
-  virtual void OnCharges(std::span<const Charge> charges) {(void)charges;}
+  virtual void OnAdmitted(const EngineRequest& request) { (void)request; }
+  virtual void OnRejected(const EngineRequest& request, const absl::Status& status) {
+    (void)request;
+    (void)status;
+  }
+  virtual void OnDecision(const router::Decision& decision, int variant, double seconds) {
+    (void)decision;
+    (void)variant;
+    (void)seconds;
+  }
+  virtual void OnFirstToken(int variant, double ttft_seconds) {
+    (void)variant;
+    (void)ttft_seconds;
+  }
+  virtual void OnInterToken(int variant, double seconds) {
+    (void)variant;
+    (void)seconds;
+  }
+  virtual void OnFinished(const std::string& tenant, int variant, const FinishedEvent& event) {
+    (void)tenant;
+    (void)variant;
+    (void)event;
+  }
+  // Memory x time of the interval just ended, split as the billing rules say; sums to the resident
+  // bytes x interval exactly. variant is -1 for __idle__ and __overhead__. At least once a second,
+  // also when idle.
+  struct Charge {
+    std::string tenant;
+    int variant;
+    bool kv;
+    unsigned __int128 byte_us;
+  };
+  virtual void OnCharges(std::span<const Charge> charges) { (void)charges; }
 };
 
 struct EngineOptions {
-  int64_t max_batch = 32;                    // sequences in a step
-  int64_t max_waiting = 256;                 // beyond this: UNAVAILABLE QUEUE_FULL
-  int64_t prefill_chunk_tokens = 256;        // prompt tokens per step, over all sequences
-  uint64_t weight_resident_bytes = 0;        // for the meter; 0 = what the variants declare
+  int64_t max_batch = 32;              // sequences in a step
+  int64_t max_waiting = 256;           // beyond this: UNAVAILABLE QUEUE_FULL
+  int64_t prefill_chunk_tokens = 256;  // prompt tokens per step, over all sequences
+  uint64_t weight_resident_bytes = 0;  // for the meter; 0 = what the variants declare
   EngineObserver* observer = nullptr;
 };
 
@@ -118,17 +146,20 @@ struct EngineLoad {
   bool draining = false;
 };
 
-// Thread-safe. The engine owns its loop thread; `model` and `tokenizer` must outlive it and the model is used by no one else.
+// Thread-safe. The engine owns its loop thread; `model` and `tokenizer` must outlive it and the
+// model is used by no one else.
 class Engine {
  public:
   Engine(StepModel& model, std::shared_ptr<const Tokenizer> tokenizer, EngineOptions options);
-  ~Engine();                                 // finishes live requests with kDrained
+  ~Engine();  // finishes live requests with kDrained
 
-  // Validates and queues. INVALID_ARGUMENT (empty prompt, ids out of range, sampling, prompt + max_new_tokens over the context),
-  // NOT_FOUND (variant), FAILED_PRECONDITION (floor), UNAVAILABLE (QUEUE_FULL: ..., DRAINING: ...), ALREADY_EXISTS (request id),
-  // DEADLINE_EXCEEDED (already past, or sooner than the prompt can be read). Returns the request id. On error the listener is never
+  // Validates and queues. INVALID_ARGUMENT (empty prompt, ids out of range, sampling, prompt +
+  // max_new_tokens over the context), NOT_FOUND (variant), FAILED_PRECONDITION (floor), UNAVAILABLE
+  // (QUEUE_FULL: ..., DRAINING: ...), ALREADY_EXISTS (request id), DEADLINE_EXCEEDED (already past,
+  // or sooner than the prompt can be read). Returns the request id. On error the listener is never
   // called; it may be called before Submit returns.
-  absl::StatusOr<std::string> Submit(EngineRequest request, std::shared_ptr<RequestListener> listener);
+  absl::StatusOr<std::string> Submit(EngineRequest request,
+                                     std::shared_ptr<RequestListener> listener);
   // False if no such live request. The slot is free within one step; the listener gets kCancelled.
   bool Cancel(const std::string& request_id);
   // Refuse new work; live requests go on. Returns true when idle before the timeout.

@@ -1,4 +1,5 @@
-// Charges each interval's memory x time to requests and tenants, with the billing rules of server/billing.
+// Charges each interval's memory x time to requests and tenants, with the billing rules of
+// server/billing.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +13,9 @@
 
 namespace lift {
 
-// Resident weights are fixed bytes, then planes (every variant a prefix of them), then the stored source (read by `full` alone), then
-// whatever else is resident, which is overhead. Engine thread only.
+// Resident weights are fixed bytes, then planes (every variant a prefix of them), then the stored
+// source (read by `full` alone), then whatever else is resident, which is overhead. Engine thread
+// only.
 class StepMeter {
  public:
   // weight_resident_bytes 0: the sum of what the variants declare.
@@ -24,13 +26,14 @@ class StepMeter {
   struct Holder {
     const std::string* tenant = nullptr;
     RequestUsage* usage = nullptr;
-    int variant = 0;          // it ran at (or, if it did not run, is decoded at)
+    int variant = 0;  // it ran at (or, if it did not run, is decoded at)
     bool ran = false;
     uint64_t state_bytes = 0;
   };
-  // Adds to each holder's usage and returns the charges by tenant, variant (-1 for idle and overhead) and kind. The charges sum to
-  // resident_bytes() * micros.
-  std::vector<EngineObserver::Charge> Settle(std::span<const Holder> holders, uint64_t micros) const;
+  // Adds to each holder's usage and returns the charges by tenant, variant (-1 for idle and
+  // overhead) and kind. The charges sum to resident_bytes() * micros.
+  std::vector<EngineObserver::Charge> Settle(std::span<const Holder> holders,
+                                             uint64_t micros) const;
 
   uint64_t resident_bytes() const { return fixed_ + planes_ + source_ + other_ + state_; }
 

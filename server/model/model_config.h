@@ -16,28 +16,31 @@ struct RopeConfig {
   double factor = 1.0;                                   // linear and llama3
   double low_freq_factor = 1.0, high_freq_factor = 4.0;  // llama3
   int64_t original_context = 8192;                       // llama3
-  int64_t dimension = 0;                                 // rotated dims of a head (= head_dim for Llama)
-  bool interleaved = false;                              // GGUF llama: pairs (2i, 2i+1); Hugging Face: (i, i + dim/2)
-  std::vector<float> frequency_factors;                  // GGUF rope_freqs.weight [dimension/2], divides frequencies; empty = none
+  int64_t dimension = 0;     // rotated dims of a head (= head_dim for Llama)
+  bool interleaved = false;  // GGUF llama: pairs (2i, 2i+1); Hugging Face: (i, i + dim/2)
+  std::vector<float>
+      frequency_factors;  // GGUF rope_freqs.weight [dimension/2], divides frequencies; empty = none
 };
 
 struct ModelConfig {
-  std::string architecture;      // "llama"
-  std::string name;              // what a person calls the model
+  std::string architecture;  // "llama"
+  std::string name;          // what a person calls the model
   int64_t vocab_size = 0, hidden_size = 0, intermediate_size = 0;
   int64_t num_layers = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0;
   int64_t max_context = 0;
   float rms_norm_eps = 1e-5f;
   RopeConfig rope;
   bool tie_embeddings = false;
-  bool attention_bias = false, output_bias = false, mlp_bias = false;  // q/k/v bias; o_proj bias; gate/up/down bias
-  int64_t bos_token_id = -1;     // -1 = none
+  bool attention_bias = false, output_bias = false,
+       mlp_bias = false;      // q/k/v bias; o_proj bias; gate/up/down bias
+  int64_t bos_token_id = -1;  // -1 = none
   std::vector<int64_t> eos_token_ids;
-  bool add_bos = false;          // the model expects BOS in front of every text
+  bool add_bos = false;  // the model expects BOS in front of every text
 
   std::string ToJson() const;
-  static absl::StatusOr<ModelConfig> FromJson(const std::string& json);   // our own form, as ToJson writes
-  absl::Status Validate() const; // caps and consistency; one sentence naming the field
+  static absl::StatusOr<ModelConfig> FromJson(
+      const std::string& json);   // our own form, as ToJson writes
+  absl::Status Validate() const;  // caps and consistency; one sentence naming the field
 };
 
 }  // namespace lift

@@ -1,4 +1,5 @@
-// What the engine needs from a model. The real runner implements it, and so does the tests' fake model.
+// What the engine needs from a model. The real runner implements it, and so does the tests' fake
+// model.
 #pragma once
 
 #include <cstdint>
@@ -14,10 +15,10 @@ namespace lift {
 // New tokens of one sequence in one step.
 struct SequenceChunk {
   enum class Logits { kNone, kLast, kAll };
-  std::span<const int32_t> tokens;   // at least 1
-  int64_t position = 0;              // tokens of this sequence already in the cache
-  std::span<const int32_t> blocks;   // block table, covers position + tokens.size()
-  int variant = 0;                   // index into StepModel::variants()
+  std::span<const int32_t> tokens;  // at least 1
+  int64_t position = 0;             // tokens of this sequence already in the cache
+  std::span<const int32_t> blocks;  // block table, covers position + tokens.size()
+  int variant = 0;                  // index into StepModel::variants()
   Logits logits = Logits::kLast;
 };
 
@@ -27,7 +28,8 @@ struct StepStats {
   double seconds = 0;
 };
 
-// One caller thread. Deterministic: a sequence's logits do not depend on what else is in the step, on chunking or on threads.
+// One caller thread. Deterministic: a sequence's logits do not depend on what else is in the step,
+// on chunking or on threads.
 class StepModel {
  public:
   virtual ~StepModel() = default;
@@ -35,11 +37,12 @@ class StepModel {
   virtual int64_t max_context() const = 0;
   // Ascending precision; the last one is the finest (prompts are read at it).
   virtual std::span<const LiftedVariant> variants() const = 0;
-  virtual int64_t block_tokens() const = 0;          // tokens per state block
-  virtual int64_t num_blocks() const = 0;            // blocks in the pool
+  virtual int64_t block_tokens() const = 0;  // tokens per state block
+  virtual int64_t num_blocks() const = 0;    // blocks in the pool
   virtual int64_t bytes_per_block() const = 0;
-  // Runs one step. logits: f32 [rows asked for, vocab] in chunk order; resized here. Token ids outside the vocabulary, bad
-  // variants and short block tables are programmer errors (CHECK): the engine validates requests at admission.
+  // Runs one step. logits: f32 [rows asked for, vocab] in chunk order; resized here. Token ids
+  // outside the vocabulary, bad variants and short block tables are programmer errors (CHECK): the
+  // engine validates requests at admission.
   virtual StepStats Step(std::span<const SequenceChunk> chunks, std::vector<float>& logits) = 0;
 };
 

@@ -12,12 +12,13 @@
 
 namespace lift {
 
-// Sees the inputs of linear layers (before rotation), for calibration. x: [tokens, dim], valid during the call.
+// Sees the inputs of linear layers (before rotation), for calibration. x: [tokens, dim], valid
+// during the call.
 class ActivationObserver {
  public:
   virtual ~ActivationObserver() = default;
-  // site: canonical prefix of the input, e.g. "model.layers.3.self_attn.qkv", ".self_attn.o_proj", ".mlp.gate_up", ".mlp.down_proj",
-  // "lm_head".
+  // site: canonical prefix of the input, e.g. "model.layers.3.self_attn.qkv", ".self_attn.o_proj",
+  // ".mlp.gate_up", ".mlp.down_proj", "lm_head".
   virtual void OnInput(const std::string& site, const float* x, int64_t tokens, int64_t dim) = 0;
 };
 
@@ -26,13 +27,15 @@ class Transformer : public StepModel {
  public:
   struct Options {
     int64_t block_tokens = 16;
-    int64_t num_blocks = 0;          // 0 = enough for one sequence of max_context (capped at 8192 tokens)
-    int64_t reserve_tokens = 0;      // workspace for steps of this many tokens is allocated at once; larger steps grow it
+    int64_t num_blocks = 0;  // 0 = enough for one sequence of max_context (capped at 8192 tokens)
+    int64_t reserve_tokens =
+        0;  // workspace for steps of this many tokens is allocated at once; larger steps grow it
     ActivationObserver* observer = nullptr;
   };
-  // Checks every weight's presence and shape against the config. `weights` and `backend` must outlive the model.
-  static absl::StatusOr<std::unique_ptr<Transformer>> Create(std::shared_ptr<const Weights> weights, Backend& backend,
-                                                             Options options);
+  // Checks every weight's presence and shape against the config. `weights` and `backend` must
+  // outlive the model.
+  static absl::StatusOr<std::unique_ptr<Transformer>> Create(std::shared_ptr<const Weights> weights,
+                                                             Backend& backend, Options options);
   ~Transformer() override;
 
   int64_t vocab_size() const override;
@@ -43,13 +46,15 @@ class Transformer : public StepModel {
   int64_t bytes_per_block() const override;
   StepStats Step(std::span<const SequenceChunk> chunks, std::vector<float>& logits) override;
 
-  // The pieces of Step, for calibration one block at a time. hidden: f32 [tokens of all chunks, hidden_size].
+  // The pieces of Step, for calibration one block at a time. hidden: f32 [tokens of all chunks,
+  // hidden_size].
   void Embed(std::span<const SequenceChunk> chunks, std::vector<float>& hidden);
   void RunLayer(int64_t layer, std::span<const SequenceChunk> chunks, std::vector<float>& hidden);
   // Final norm and output head over `rows` rows of hidden -> [rows, vocab]. variants: [rows].
-  void Head(const float* hidden, int64_t rows, std::span<const uint8_t> variants, std::vector<float>& logits);
+  void Head(const float* hidden, int64_t rows, std::span<const uint8_t> variants,
+            std::vector<float>& logits);
 
-  uint64_t state_bytes() const;      // resident cache memory
+  uint64_t state_bytes() const;  // resident cache memory
   uint64_t workspace_bytes() const;
   const Weights& weights() const;
   void set_observer(ActivationObserver* observer);

@@ -1,4 +1,5 @@
-// Weights bound by canonical name: from a checkpoint (one variant, "full") or from a lifted file (all its variants).
+// Weights bound by canonical name: from a checkpoint (one variant, "full") or from a lifted file
+// (all its variants).
 #pragma once
 
 #include <map>
@@ -15,7 +16,8 @@
 
 namespace lift {
 
-// A 2-D weight. A token of a variant with `full` set (or any token if `lifted` is absent) uses `dense`.
+// A 2-D weight. A token of a variant with `full` set (or any token if `lifted` is absent) uses
+// `dense`.
 struct Matrix {
   std::string name;
   int64_t rows = 0, cols = 0;
@@ -26,17 +28,20 @@ struct Matrix {
 // Immutable after loading except for OverrideDense; thread-safe for readers.
 class Weights {
  public:
-  static absl::StatusOr<std::shared_ptr<Weights>> FromCheckpoint(std::shared_ptr<const Checkpoint> checkpoint);
-  static absl::StatusOr<std::shared_ptr<Weights>> FromLiftedFile(std::shared_ptr<const LiftedFile> file);
+  static absl::StatusOr<std::shared_ptr<Weights>> FromCheckpoint(
+      std::shared_ptr<const Checkpoint> checkpoint);
+  static absl::StatusOr<std::shared_ptr<Weights>> FromLiftedFile(
+      std::shared_ptr<const LiftedFile> file);
   // Lifted file, GGUF or Hugging Face folder, told apart by content.
   static absl::StatusOr<std::shared_ptr<Weights>> Open(const std::string& path);
   ~Weights();
 
   const ModelConfig& config() const;
-  std::span<const LiftedVariant> variants() const;     // a checkpoint has exactly one: "full", lambda 1
-  int FindVariant(std::string_view name) const;        // -1 if absent
-  const LiftedFile* file() const;                      // null for checkpoints
-  const Checkpoint* checkpoint() const;                // null for lifted files
+  std::span<const LiftedVariant> variants()
+      const;                                     // a checkpoint has exactly one: "full", lambda 1
+  int FindVariant(std::string_view name) const;  // -1 if absent
+  const LiftedFile* file() const;                // null for checkpoints
+  const Checkpoint* checkpoint() const;          // null for lifted files
   absl::StatusOr<const Matrix*> GetMatrix(const std::string& name) const;
   // f32 copy of a norm or bias; empty span if the model has none by that name.
   std::span<const float> GetVector(const std::string& name) const;
@@ -44,10 +49,12 @@ class Weights {
   // What the lifted tensors of one input share (llama.h names the sites); null for checkpoints.
   const LiftSite* FindSite(const std::string& name) const;
 
-  // Calibration: use `values` [rows, cols] f32 (borrowed) for this matrix instead of its stored form; nullptr restores it.
+  // Calibration: use `values` [rows, cols] f32 (borrowed) for this matrix instead of its stored
+  // form; nullptr restores it.
   void OverrideDense(const std::string& name, const float* values);
 
-  // Bytes resident for `variant` alone, and for all variants together (the planes' longest prefix counted once).
+  // Bytes resident for `variant` alone, and for all variants together (the planes' longest prefix
+  // counted once).
   uint64_t VariantBytes(int variant) const;
   uint64_t ResidentBytes() const;
 
