@@ -13,25 +13,35 @@ namespace {
 
 constexpr double kNegligibleKl =
     1e-3;  // nats; below this more bits change nothing one could notice
+constexpr double kUnfitKl =
+    0.5;  // nats; beyond this text visibly degrades: only who pins it gets it
 constexpr double kPressureStart = 0.5;     // the queue may be half full before precision suffers
 constexpr double kPressureStrength = 0.6;  // a saturated queue takes this part of the score
 
 bool IsSource(const VariantView& v) { return v.lambda >= 1; }
 double KnownKl(const VariantView& v) { return v.kl < 0 && IsSource(v) ? 0 : v.kl; }
 
-// Where each variant stands between the coarsest (0) and the finest worth having (1): on the
-// logarithm of calibrated KL, or on lambda if some variant was not measured. Non-decreasing.
+// Where each variant stands between the coarsest fit one (0) and the finest worth having (1): on
+// the logarithm of calibrated KL, or on lambda if some variant was not measured. Non-decreasing.
 std::vector<double> Positions(std::span<const VariantView> variants) {
   const bool measured = std::all_of(variants.begin(), variants.end(),
                                     [](const VariantView& v) { return KnownKl(v) >= 0; });
   const auto scale = [&](const VariantView& v) {
     return measured ? -std::log(std::max(KnownKl(v), kNegligibleKl)) : v.lambda;
   };
-  const double low = scale(variants.front()), high = scale(variants.back());
+  // Variants unfit for AUTO stand where the coarsest fit one does, before it, so no score is
+  // nearest to them. If all are unfit, all take part.
+  const auto fit = std::find_if(variants.begin(), variants.end(), [&](const VariantView& v) {
+    return measured && KnownKl(v) <= kUnfitKl;
+  });
+  const double low = scale(fit == variants.end() ? variants.front() : *fit);
+  const double high = scale(variants.back());
   std::vector<double> positions;
   double position = 0;
   for (const VariantView& v : variants) {
-    position = std::max(position, high > low ? (scale(v) - low) / (high - low) : 1.0);
+    position = std::max(position, high > low       ? (scale(v) - low) / (high - low)
+                                  : scale(v) < low ? 0.0
+                                                   : 1.0);
     positions.push_back(std::min(position, 1.0));
   }
   return positions;

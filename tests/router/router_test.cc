@@ -18,7 +18,7 @@ using testing::StartsWith;
 
 // What calibration of a small model measures.
 std::vector<VariantView> FiveVariants() {
-  return {{"q2.0", 0.25, 2, 0.8, 40},
+  return {{"q2.0", 0.25, 2, 0.45, 40},
           {"q3.0", 0.396, 3, 0.2, 55},
           {"q4.0", 0.5, 4, 0.05, 70},
           {"q6.0", 0.646, 6, 0.004, 100},
@@ -52,6 +52,23 @@ TEST(Route, EasyIsCoarseAndHardIsFine) {
                 .variant,
             2);
   EXPECT_GE(RouteText("请一步一步证明根号2是无理数，并比较两种方法。").variant, 2);
+}
+
+TEST(Route, AutoLeavesUnfitVariantsToThoseWhoPinThem) {
+  auto variants = FiveVariants();
+  variants[0].kl = 1.3;
+  for (double pressure : {0.0, 1.0}) {
+    const auto easy = Route(ExtractTextFeatures("Hi!"), {}, {}, variants, {pressure});
+    ASSERT_TRUE(easy.ok());
+    EXPECT_EQ(easy->variant, 1);
+  }
+  PrecisionRequest pinned;
+  pinned.mode = Mode::kPinned;
+  pinned.variant = "q2.0";
+  EXPECT_EQ(Route(ExtractTextFeatures("Hi!"), {}, pinned, variants, {})->variant, 0);
+  for (VariantView& v : variants) v.kl = v.kl * 10 + 0.6;  // all unfit: the scale spans them all
+  EXPECT_EQ(Route(ExtractTextFeatures("Hi!"), {}, {}, variants, {})->variant, 0);
+  EXPECT_GE(Route(ExtractTextFeatures(kProof), {}, {}, variants, {})->variant, 2);
 }
 
 TEST(Route, ManyPossibleOpeningsDoNotMakeSmallTalkHard) {
