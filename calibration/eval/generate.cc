@@ -61,6 +61,7 @@ absl::StatusOr<std::vector<int32_t>> GenerateTokens(StepModel& model,
   std::vector<int32_t> answer;
   for (int64_t i = 0;; ++i) {
     const int32_t id = Sample(logits, options.sampling, history, i).id;
+    if (id < 0) return absl::InternalError("the model gave no finite logit to choose a token from");
     answer.push_back(id);
     const bool stop =
         std::find(options.stop_ids.begin(), options.stop_ids.end(), id) != options.stop_ids.end();
