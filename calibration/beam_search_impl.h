@@ -50,7 +50,7 @@ class Search {
     recent_ = take(lanes * kGroup);
     partial_ = take(lanes * kGroup);
     for (int32_t*& q : ancestor_) q = reinterpret_cast<int32_t*>(take(lanes));
-    for (float** q : {&cost_, &target_, &base_, &spare_, &spare2_}) *q = take(lanes);
+    for (float** q : {&cost_, &target_, &base_, &spare_}) *q = take(lanes);
     for (int32_t** q : {&map_, &history_, &parity_, &parent_, &branch_, &order_})
       *q = reinterpret_cast<int32_t*>(take(lanes));
     keys_ = reinterpret_cast<int32_t*>(take(lanes * static_cast<size_t>(code_.branches)));
@@ -149,34 +149,15 @@ class Search {
 
   // Moves the survivors' state to their new lanes and appends this column's signs and errors.
   void Advance(int64_t t, int c) {
+    const auto follow = [&](int32_t*& values) {
+      int32_t* moved = reinterpret_cast<int32_t*>(spare_);
+      Ops::PermuteInt(m_, values, parent_, moved);
+      spare_ = reinterpret_cast<float*>(std::exchange(values, moved));
+    };
     Ops::Permute(m_, base_, parent_, spare_);
-    Ops::PermuteInt(m_, parity_, parent_, reinterpret_cast<int32_t*>(spare2_));
     std::swap(base_, spare_);
-    {
-      int32_t* q = parity_;
-      parity_ = reinterpret_cast<int32_t*>(spare2_);
-      spare2_ = reinterpret_cast<float*>(q);
-    }
-    Ops::PermuteInt(m_, history_, parent_, reinterpret_cast<int32_t*>(spare_));
-    {
-      int32_t* q = history_;
-      history_ = reinterpret_cast<int32_t*>(spare_);
-      spare_ = reinterpret_cast<float*>(q);
-    }
-    Ops::PermuteInt(m_, map_, parent_, reinterpret_cast<int32_t*>(spare_));
-    {
-      int32_t* q = map_;
-      map_ = reinterpret_cast<int32_t*>(spare_);
-      spare_ = reinterpret_cast<float*>(q);
-    }
-    for (int a = 0; a < ancestors_; ++a) {
-      Ops::PermuteInt(m_, ancestor_[a], parent_, reinterpret_cast<int32_t*>(spare_));
-      {
-        int32_t* q = ancestor_[a];
-        ancestor_[a] = reinterpret_cast<int32_t*>(spare_);
-        spare_ = reinterpret_cast<float*>(q);
-      }
-    }
+    for (int32_t** values : {&parity_, &history_, &map_}) follow(*values);
+    for (int a = 0; a < ancestors_; ++a) follow(ancestor_[a]);
     for (int s = 0; s < c; ++s) {
       Ops::Permute(m_, recent_ + s * m_, parent_, spare_);
       std::memcpy(recent_ + s * m_, spare_, sizeof(float) * m_);
@@ -290,7 +271,7 @@ class Search {
   const SearchCode& code_;
   const int m_;
   SearchScratch& scratch_;
-  float *old_, *recent_, *partial_, *cost_, *target_, *base_, *spare_, *spare2_;
+  float *old_, *recent_, *partial_, *cost_, *target_, *base_, *spare_;
   int32_t *map_, *history_, *parity_, *parent_, *branch_, *order_, *keys_;
   uint16_t* trace_;
   float *correction_, *committed_;
