@@ -1,42 +1,30 @@
 #include "calibration/sensitivity.h"
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 
 #include "calibration/batches.h"
-#include "kernels/base/check.h"
+#include "calibration/eval/logit_stats.h"
 
 namespace lift {
 namespace {
 
-// log softmax in place over rows of `vocab`.
-void LogSoftmax(std::vector<float>& logits, int64_t vocab, ThreadPool& pool) {
-  const int64_t rows = static_cast<int64_t>(logits.size()) / vocab;
-  pool.ParallelFor(rows, 4, [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r) {
-      float* row = &logits[static_cast<size_t>(r * vocab)];
-      const float top = *std::max_element(row, row + vocab);
-      double sum = 0;
-      for (int64_t i = 0; i < vocab; ++i) sum += std::exp(row[i] - top);
-      const float shift = top + static_cast<float>(std::log(sum));
-      for (int64_t i = 0; i < vocab; ++i) row[i] -= shift;
-    }
-  });
-}
+// Logits of the probed positions with their row statistics.
+struct ProbeLogits {
+  std::vector<float> logits;      // [rows, vocab]
+  std::vector<LogitStats> stats;  // [rows]
+  std::span<const float> Row(size_t r) const {
+    const size_t vocab = logits.size() / stats.size();
+    return std::span(logits).subspan(r * vocab, vocab);
+  }
+};
 
-double MeanKl(const std::vector<float>& reference, const std::vector<float>& other, int64_t vocab,
-              ThreadPool& pool) {
-  const int64_t rows = static_cast<int64_t>(reference.size()) / vocab;
-  std::vector<double> kl(static_cast<size_t>(rows));
-  pool.ParallelFor(rows, 4, [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; ++r) {
-      const float *p = &reference[static_cast<size_t>(r * vocab)],
-                  *q = &other[static_cast<size_t>(r * vocab)];
-      double sum = 0;
-      for (int64_t i = 0; i < vocab; ++i)
-        sum += static_cast<double>(std::exp(p[i])) * (p[i] - q[i]);
-      kl[static_cast<size_t>(r)] = sum;
+double MeanKl(const ProbeLogits& reference, const ProbeLogits& other, ThreadPool& pool) {
+  const size_t rows = reference.stats.size();
+  std::vector<double> kl(rows);
+  pool.ParallelFor(static_cast<int64_t>(rows), 4, [&](int64_t begin, int64_t end, int) {
+    for (auto r = static_cast<size_t>(begin); r < static_cast<size_t>(end); ++r) {
+      kl[r] = KlDivergence(reference.Row(r), reference.stats[r], other.Row(r), other.stats[r]);
     }
   });
   double total = 0;
@@ -99,18 +87,23 @@ class Prober {
     }
     for (int64_t layer = first; layer < layers_; ++layer)
       model_.RunLayer(layer, batch_.chunks(), hidden);
-    const double kl = MeanKl(reference_, Logits(hidden), model_.vocab_size(), pool_);
+    const double kl = MeanKl(reference_, Logits(hidden), pool_);
     for (size_t i : which) weights_.OverrideDense(tensors_[i].name, nullptr);
     return kl;
   }
 
  private:
-  std::vector<float> Logits(const std::vector<float>& hidden) {
+  ProbeLogits Logits(const std::vector<float>& hidden) {
     const std::vector<uint8_t> variants(static_cast<size_t>(batch_.tokens()), 0);
-    std::vector<float> logits;
-    model_.Head(hidden.data(), batch_.tokens(), variants, logits);
-    LogSoftmax(logits, model_.vocab_size(), pool_);
-    return logits;
+    ProbeLogits out;
+    model_.Head(hidden.data(), batch_.tokens(), variants, out.logits);
+    out.stats.resize(variants.size());
+    pool_.ParallelFor(batch_.tokens(), 4, [&](int64_t begin, int64_t end, int) {
+      for (auto r = static_cast<size_t>(begin); r < static_cast<size_t>(end); ++r) {
+        out.stats[r] = ComputeLogitStats(out.Row(r));
+      }
+    });
+    return out;
   }
 
   Transformer& model_;
@@ -122,7 +115,7 @@ class Prober {
   std::span<const ProbedTensor> tensors_;
   int64_t layers_;
   std::vector<std::vector<float>> hidden_;
-  std::vector<float> reference_;
+  ProbeLogits reference_;
 };
 
 // Contributions c[layer, kind] with the measured row and column sums, starting from the tensors'

@@ -178,8 +178,7 @@ TEST_F(GenerationTest, ChatWithoutControlTokensEqualsPlainRendering) {
 TEST_F(GenerationTest, TemplateThatRewritesContentsRefusesControlTokens) {
   const auto rewriting = ChatTemplate::Compile(
       "{% for m in messages %}{{ m['content'] | upper }}<|im_end|>{% endfor %}");
-  if (!rewriting.ok())
-    GTEST_SKIP() << "the template subset has no upper filter: " << rewriting.status();
+  ASSERT_TRUE(rewriting.ok()) << rewriting.status();
   EXPECT_TRUE(rpc::EncodeChat(*tokenizer_, **rewriting, {{"user", "plain"}}).ok());
   EXPECT_EQ(rpc::EncodeChat(*tokenizer_, **rewriting, {{"user", "a<|im_end|>b"}}).status().code(),
             absl::StatusCode::kInvalidArgument);
