@@ -94,6 +94,7 @@ Engine::Engine(StepModel& model, std::shared_ptr<const Tokenizer> tokenizer, Eng
 Engine::~Engine() {
   impl_->registry.Stop();
   impl_->thread.join();
+  impl_->registry.WaitForRetired();
 }
 
 absl::StatusOr<std::string> Engine::Submit(EngineRequest request,

@@ -39,6 +39,8 @@ struct EngineRequest {
   router::PrecisionRequest precision;
   std::optional<EngineClock::time_point> deadline;
   int priority = 0;
+  std::string traceparent = {};  // W3C trace context of the caller, for the log only; may be empty
+  uint64_t sequence = 0;         // the engine's own number, from 1 on; set at submission
 };
 
 enum class FinishReason { kStop, kLength, kCancelled, kDeadline, kError, kDrained };
@@ -82,9 +84,9 @@ struct FinishedEvent {
   int variant = 0;  // the finest if it ended before the router decided
 };
 
-// Called on the engine thread; must not block. A slow reader is the listener's business: it queues
-// (bounded by max_new_tokens) or cancels. Exactly one OnFinished per admitted request, after which
-// the listener is dropped.
+// Called on the engine thread (OnFinished: see EngineOptions::acknowledge); must not block. A slow
+// reader is the listener's business: it queues (bounded by max_new_tokens) or cancels. Exactly one
+// OnFinished per admitted request, after which the listener is dropped.
 class RequestListener {
  public:
   virtual ~RequestListener() = default;
@@ -116,21 +118,25 @@ class EngineObserver {
     (void)variant;
     (void)seconds;
   }
-  virtual void OnFinished(const std::string& tenant, int variant, const FinishedEvent& event) {
-    (void)tenant;
-    (void)variant;
+  // Before the request's listener hears of it.
+  virtual void OnFinished(const EngineRequest& request, const FinishedEvent& event) {
+    (void)request;
     (void)event;
   }
-  // Memory x time of the interval just ended, split as the billing rules say; sums to the resident
-  // bytes x interval exactly. variant is -1 for __idle__ and __overhead__. At least once a second,
-  // also when idle.
+  // Memory x time of the interval just ended, split as the billing rules say: what each request
+  // owes, then __idle__ and __overhead__ (variant -1, sequence 0). Sums to resident_byte_us, the
+  // resident bytes x interval, exactly. At least once a second, also when idle.
   struct Charge {
     std::string tenant;
     int variant;
     bool kv;
     unsigned __int128 byte_us;
+    uint64_t sequence = 0;  // EngineRequest::sequence
   };
-  virtual void OnCharges(std::span<const Charge> charges) { (void)charges; }
+  virtual void OnCharges(std::span<const Charge> charges, unsigned __int128 resident_byte_us) {
+    (void)charges;
+    (void)resident_byte_us;
+  }
 };
 
 struct EngineOptions {
@@ -139,6 +145,9 @@ struct EngineOptions {
   int64_t prefill_chunk_tokens = 256;  // prompt tokens per step, over all sequences
   uint64_t weight_resident_bytes = 0;  // for the meter; 0 = what the variants declare
   EngineObserver* observer = nullptr;
+  // Tells a listener of its end: runs its argument exactly once, on any thread, when what the
+  // observer was told of the request is safe. Null: at once, on the engine thread.
+  std::function<void(std::function<void()>)> acknowledge = {};
 };
 
 struct EngineLoad {

@@ -145,7 +145,8 @@ void EngineLoop::Charge(const StepPlan& plan, const std::vector<SequenceChunk>& 
          .usage = &request.usage,
          .variant = ran_at[i] >= 0 ? ran_at[i] : request.variant,
          .ran = ran_at[i] >= 0,
-         .state_bytes = request.table.HeldBytes(static_cast<uint64_t>(model_.bytes_per_block()))});
+         .state_bytes = request.table.HeldBytes(static_cast<uint64_t>(model_.bytes_per_block())),
+         .sequence = request.request.sequence});
   }
   Settle(holders);
 }
@@ -155,7 +156,8 @@ void EngineLoop::Settle(std::span<const StepMeter::Holder> holders) {
       std::chrono::duration_cast<std::chrono::microseconds>(EngineClock::now() - started_);
   const auto now = static_cast<uint64_t>(elapsed.count());
   const uint64_t micros = now - std::exchange(settled_micros_, now);
-  if (micros > 0) observer_.OnCharges(meter_.Settle(holders, micros));
+  if (micros == 0) return;
+  observer_.OnCharges(meter_.Settle(holders, micros), ByteMicros{meter_.resident_bytes()} * micros);
 }
 
 void EngineLoop::Advance(const StepPlan& plan, const std::vector<SequenceChunk>& chunks) {
@@ -222,18 +224,23 @@ void EngineLoop::Finish(LiveRequest& request, FinishReason reason, absl::Status 
   }
   request.running = false;
   request.finished = true;
-  const FinishedEvent event{.reason = reason,
-                            .matched_stop = std::move(matched_stop),
-                            .tail_text = request.Tail(),
-                            .status = std::move(status),
-                            .usage = request.usage,
-                            .timings = request.Timings(EngineClock::now()),
-                            .seed_used = request.request.sampling.seed,
-                            .variant = request.variant};
-  observer_.OnFinished(request.request.tenant, request.variant, event);
-  request.listener->OnFinished(event);
-  request.listener.reset();
-  registry_.Retired();
+  FinishedEvent event{.reason = reason,
+                      .matched_stop = std::move(matched_stop),
+                      .tail_text = request.Tail(),
+                      .status = std::move(status),
+                      .usage = request.usage,
+                      .timings = request.Timings(EngineClock::now()),
+                      .seed_used = request.request.sampling.seed,
+                      .variant = request.variant};
+  observer_.OnFinished(request.request, event);
+  auto deliver = [this, listener = std::move(request.listener),
+                  event = std::move(event)]() mutable {
+    listener->OnFinished(event);
+    listener.reset();
+    registry_.Retired();
+  };
+  if (options_.acknowledge) return options_.acknowledge(std::move(deliver));
+  deliver();
 }
 
 void EngineLoop::Sweep() {

@@ -24,6 +24,7 @@ absl::Status RequestRegistry::Add(const std::shared_ptr<LiveRequest>& request) {
         absl::StrCat("QUEUE_FULL: ", WaitingLocked(), " requests are waiting; retry later"));
   }
   request->arrival = ++arrivals_;
+  request->request.sequence = request->arrival;
   for (uint64_t n = arrivals_; id.empty() || live_.contains(id); ++n) id = absl::StrCat("gen-", n);
   live_.emplace(id, request);
   inbox_.push_back(request);
@@ -43,6 +44,11 @@ bool RequestRegistry::Drain(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
   draining_ = true;
   return idle_.wait_for(lock, timeout, [&] { return live_.empty() && finishing_ == 0; });
+}
+
+void RequestRegistry::WaitForRetired() {
+  std::unique_lock lock(mutex_);
+  idle_.wait(lock, [&] { return finishing_ == 0; });
 }
 
 void RequestRegistry::Stop() {
@@ -84,7 +90,7 @@ bool RequestRegistry::Retire(const LiveRequest& request, int64_t blocks_used) {
 void RequestRegistry::Retired() {
   const std::lock_guard lock(mutex_);
   --finishing_;
-  if (live_.empty() && finishing_ == 0) idle_.notify_all();
+  if (finishing_ == 0) idle_.notify_all();
 }
 
 }  // namespace lift

@@ -26,6 +26,8 @@ class RequestRegistry {
   // Refuses new work; true if the last OnFinished returned before the timeout.
   bool Drain(std::chrono::milliseconds timeout);
   void Stop();
+  // Until every OnFinished has returned; after the engine thread has ended.
+  void WaitForRetired();
   EngineLoad load() const;
 
   // ---- engine thread ----

@@ -1,8 +1,6 @@
 #include "server/engine/step_meter.h"
 
 #include <algorithm>
-#include <map>
-#include <tuple>
 
 namespace lift {
 namespace {
@@ -69,22 +67,22 @@ MeterSplit StepMeter::SplitWeights(std::span<const Holder> holders, uint64_t mic
 std::vector<EngineObserver::Charge> StepMeter::Settle(std::span<const Holder> holders,
                                                       uint64_t micros) const {
   const MeterSplit split = SplitWeights(holders, micros);
-  std::map<std::tuple<std::string, int, bool>, ByteMicros> sums;
+  std::vector<EngineObserver::Charge> charges;
+  charges.reserve(2 * holders.size() + 3);
+  const auto add = [&](const std::string& tenant, int variant, bool kv, ByteMicros byte_us,
+                       uint64_t sequence) {
+    if (byte_us > 0) charges.push_back({tenant, variant, kv, byte_us, sequence});
+  };
   for (size_t i = 0; i < holders.size(); ++i) {
     const Holder& holder = holders[i];
     holder.usage->weight_byte_us += split.shares[i].weight;
     holder.usage->kv_byte_us += split.shares[i].kv;
-    sums[{*holder.tenant, holder.variant, false}] += split.shares[i].weight;
-    sums[{*holder.tenant, holder.variant, true}] += split.shares[i].kv;
+    add(*holder.tenant, holder.variant, false, split.shares[i].weight, holder.sequence);
+    add(*holder.tenant, holder.variant, true, split.shares[i].kv, holder.sequence);
   }
-  sums[{kIdleTenant, -1, false}] += split.idle_weight;
-  sums[{kOverheadTenant, -1, false}] += split.overhead_weight;
-  sums[{kOverheadTenant, -1, true}] += split.overhead_kv;
-  std::vector<EngineObserver::Charge> charges;
-  for (const auto& [key, byte_us] : sums) {
-    if (byte_us == 0) continue;
-    charges.push_back({std::get<0>(key), std::get<1>(key), std::get<2>(key), byte_us});
-  }
+  add(kIdleTenant, -1, false, split.idle_weight, 0);
+  add(kOverheadTenant, -1, false, split.overhead_weight, 0);
+  add(kOverheadTenant, -1, true, split.overhead_kv, 0);
   return charges;
 }
 

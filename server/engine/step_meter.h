@@ -29,9 +29,11 @@ class StepMeter {
     int variant = 0;  // it ran at (or, if it did not run, is decoded at)
     bool ran = false;
     uint64_t state_bytes = 0;
+    uint64_t sequence = 0;
   };
-  // Adds to each holder's usage and returns the charges by tenant, variant (-1 for idle and
-  // overhead) and kind. The charges sum to resident_bytes() * micros.
+  // Adds to each holder's usage and returns the charges: weights and state of each holder, then
+  // idle and overhead (variant -1, sequence 0); none is zero. The charges sum to resident_bytes() *
+  // micros.
   std::vector<EngineObserver::Charge> Settle(std::span<const Holder> holders,
                                              uint64_t micros) const;
 

@@ -122,11 +122,12 @@ void Probes::OnInterToken(int variant, double seconds) {
   probes.inter_token_latency->Observe(seconds);
 }
 
-void Probes::OnFinished(const std::string& tenant, int variant, const FinishedEvent& event) {
+void Probes::OnFinished(const EngineRequest& request, const FinishedEvent& event) {
+  const int variant = event.variant;
   requests_
       .Add({{"variant", VariantName(variant)},
             {"code", absl::StatusCodeToString(event.status.code())},
-            {"tenant", tenant_labels_.LabelOf(tenant)}})
+            {"tenant", tenant_labels_.LabelOf(request.tenant)}})
       .Increment();
   const RequestUsage& usage = event.usage;
   prompt_computed_->Increment(static_cast<double>(usage.prompt_tokens - usage.cached_tokens));
@@ -139,9 +140,11 @@ void Probes::OnFinished(const std::string& tenant, int variant, const FinishedEv
   queue_->Observe(event.timings.queue_seconds);
   prefill_->Observe(event.timings.prefill_seconds);
   decode_->Observe(event.timings.decode_seconds);
-  totals_.AddFinished(tenant, variant, usage);
+  totals_.AddFinished(request.tenant, variant, usage);
 }
 
-void Probes::OnCharges(std::span<const Charge> charges) { totals_.AddCharges(charges); }
+void Probes::OnCharges(std::span<const Charge> charges, unsigned __int128) {
+  totals_.AddCharges(charges);
+}
 
 }  // namespace lift

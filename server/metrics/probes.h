@@ -42,8 +42,8 @@ class Probes : public EngineObserver {
   void OnDecision(const router::Decision& decision, int variant, double seconds) override;
   void OnFirstToken(int variant, double ttft_seconds) override;
   void OnInterToken(int variant, double seconds) override;
-  void OnFinished(const std::string& tenant, int variant, const FinishedEvent& event) override;
-  void OnCharges(std::span<const Charge> charges) override;
+  void OnFinished(const EngineRequest& request, const FinishedEvent& event) override;
+  void OnCharges(std::span<const Charge> charges, unsigned __int128 resident_byte_us) override;
 
   prometheus::Registry& registry() { return registry_; }
   TenantLabels& tenant_labels() { return tenant_labels_; }

@@ -104,12 +104,12 @@ class RecordingObserver : public EngineObserver {
     ++first_tokens;
   }
   void OnInterToken(int, double) override { ++later_tokens; }
-  void OnFinished(const std::string& tenant, int, const FinishedEvent& event) override {
+  void OnFinished(const EngineRequest& request, const FinishedEvent& event) override {
     ++finished;
-    used[tenant] += event.usage.weight_byte_us + event.usage.kv_byte_us;
+    used[request.tenant] += event.usage.weight_byte_us + event.usage.kv_byte_us;
     generated += event.usage.generated_tokens;
   }
-  void OnCharges(std::span<const Charge> charges) override {
+  void OnCharges(std::span<const Charge> charges, ByteMicros resident_byte_us) override {
     ByteMicros sum = 0;
     for (const Charge& charge : charges) {
       charged[charge.tenant] += charge.byte_us;
@@ -117,6 +117,7 @@ class RecordingObserver : public EngineObserver {
       const bool nobody = charge.tenant == kIdleTenant || charge.tenant == kOverheadTenant;
       EXPECT_EQ(charge.variant == -1, nobody);
     }
+    EXPECT_TRUE(sum == resident_byte_us);
     intervals.push_back(sum);
   }
 
