@@ -213,6 +213,8 @@ std::string_view ReasonName(Reason reason) {
       return "ESCALATED";
     case Reason::kFallback:
       return "FALLBACK";
+    case Reason::kMemory:
+      return "MEMORY";
   }
   return "UNKNOWN";
 }

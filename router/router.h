@@ -58,7 +58,7 @@ struct SystemState {
   double queue_pressure = 0;  // 0 idle .. 1 saturated
 };
 
-enum class Reason { kAuto, kPinned, kFloor, kLoad, kEscalated, kFallback };
+enum class Reason { kAuto, kPinned, kFloor, kLoad, kEscalated, kFallback, kMemory };
 std::string_view ReasonName(Reason reason);  // "AUTO", "PINNED", ...
 
 struct Decision {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
@@ -97,6 +98,12 @@ StepStats VariantSubset::Step(std::span<const SequenceChunk> chunks, std::vector
   return model_.Step(renumbered_, logits);
 }
 
+void VariantSubset::Retain(std::span<const int> variants) {
+  std::vector<int> renumbered;
+  for (const int v : variants) renumbered.push_back(kept_.at(static_cast<size_t>(v)));
+  model_.Retain(renumbered);
+}
+
 absl::StatusOr<std::vector<int>> SelectVariants(std::span<const LiftedVariant> variants,
                                                 const std::vector<std::string>& names) {
   std::vector<int> kept;
@@ -170,6 +177,10 @@ absl::StatusOr<std::unique_ptr<ServingModel>> LoadServingModel(const ServerConfi
                         Transformer::Create(out->weights, *out->backend, options));
   out->model = std::make_unique<VariantSubset>(*out->transformer, std::move(kept));
   FillInfo(*out->weights, config.model, *out);
+  // Opening checked every byte; what is not served need not stay.
+  std::vector<int> served(out->model->variants().size());
+  std::iota(served.begin(), served.end(), 0);
+  out->model->Retain(served);
   return out;
 }
 

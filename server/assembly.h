@@ -27,6 +27,7 @@ class VariantSubset : public StepModel {
   int64_t num_blocks() const override { return model_.num_blocks(); }
   int64_t bytes_per_block() const override { return model_.bytes_per_block(); }
   StepStats Step(std::span<const SequenceChunk> chunks, std::vector<float>& logits) override;
+  void Retain(std::span<const int> variants) override;
 
  private:
   StepModel& model_;

@@ -22,10 +22,17 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
 
+  // What a reader of these bytes costs, not what he reads, changes: Release gives the whole pages
+  // inside `part` back to the system (the process's resident set falls at once, and the page cache
+  // with it unless another process maps them), Prefetch reads them in. `part` lies inside bytes().
+  void Release(std::span<const std::byte> part) const;
+  void Prefetch(std::span<const std::byte> part) const;
+
  private:
-  MappedFile(std::string path, const std::byte* data, size_t size)
-      : path_(std::move(path)), data_(data), size_(size) {}
+  MappedFile(std::string path, int fd, const std::byte* data, size_t size)
+      : path_(std::move(path)), fd_(fd), data_(data), size_(size) {}
   std::string path_;
+  int fd_;  // owned
   const std::byte* data_;
   size_t size_;
 };

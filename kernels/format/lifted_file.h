@@ -143,6 +143,11 @@ class LiftedFile {
   // plane_bytes rounded down to a whole row tile of the unit it falls into, at most the whole
   // section.
   uint64_t CutPlanes(uint64_t plane_bytes) const;
+  // Gives the memory behind a part of planes() or of a source tensor back to the system, or reads
+  // it in; without effect where the file is not mapped. See MappedFile.
+  void Release(std::span<const std::byte> part) const;
+  void Prefetch(std::span<const std::byte> part) const;
+  std::span<const std::byte> source() const;  // the mapped SOURCE section; empty if there is none
   // Checks the checksums of the units that begin inside the prefix: for files opened without
   // verify_planes.
   absl::Status VerifyPlanes(uint64_t prefix_bytes) const;

@@ -106,7 +106,8 @@ std::shared_ptr<const std::byte> AlignedCopy(ByteSpan bytes) {
 
 struct LiftedFile::Impl {
   std::string path;
-  std::shared_ptr<const void> owner;  // the map or copy behind `bytes`
+  std::shared_ptr<const void> owner;      // the copy behind `bytes`, if it is one
+  std::shared_ptr<const MappedFile> map;  // null for a copy
   ByteSpan bytes;
   std::vector<Section> sections;
   std::string tokenizer;
@@ -236,7 +237,7 @@ absl::StatusOr<std::shared_ptr<const LiftedFile>> LiftedFile::Open(const std::st
   auto impl = std::make_unique<Impl>();
   impl->path = path;
   impl->bytes = map->bytes();
-  impl->owner = std::move(map);
+  impl->map = std::move(map);
   return Load(std::move(impl), options);
 }
 
@@ -271,6 +272,15 @@ std::span<const PlaneUnit> LiftedFile::plane_order() const { return impl_->conte
 std::span<const LiftedVariant> LiftedFile::variants() const { return impl_->contents.variants; }
 std::span<const std::byte> LiftedFile::planes() const {
   return impl_->section(SectionKind::kPlanes);
+}
+std::span<const std::byte> LiftedFile::source() const {
+  return impl_->section(SectionKind::kSource);
+}
+void LiftedFile::Release(ByteSpan part) const {
+  if (impl_->map) impl_->map->Release(part);
+}
+void LiftedFile::Prefetch(ByteSpan part) const {
+  if (impl_->map) impl_->map->Prefetch(part);
 }
 uint64_t LiftedFile::fixed_bytes() const { return impl_->layout.fixed_bytes(); }
 

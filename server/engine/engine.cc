@@ -58,6 +58,9 @@ struct Engine::Impl {
 
   absl::Status Check(const EngineRequest& request, const router::TextFeatures& features) const;
   absl::Status CheckDeadline(const EngineRequest& request) const;
+  std::span<const router::VariantView> ResidentViews() const {
+    return std::span(views).first(static_cast<size_t>(loop.resident()));
+  }
 
   const std::shared_ptr<const Tokenizer> tokenizer;
   EngineObserver* const observer;
@@ -71,7 +74,8 @@ struct Engine::Impl {
 absl::Status Engine::Impl::Check(const EngineRequest& request,
                                  const router::TextFeatures& features) const {
   LIFT_RETURN_IF_ERROR(ValidateRequest(request, limits));
-  LIFT_RETURN_IF_ERROR(router::Route(features, {}, request.precision, views, {}).status());
+  LIFT_RETURN_IF_ERROR(
+      router::Route(features, {}, request.precision, ResidentViews(), {}).status());
   return CheckDeadline(request);
 }
 
@@ -123,6 +127,19 @@ bool Engine::Drain(std::chrono::milliseconds timeout) { return impl_->registry.D
 
 EngineLoad Engine::load() const { return impl_->registry.load(); }
 
-std::vector<router::VariantView> Engine::variant_views() const { return impl_->views; }
+std::vector<router::VariantView> Engine::variant_views() const {
+  const auto resident = impl_->ResidentViews();
+  return {resident.begin(), resident.end()};
+}
+
+int Engine::resident_variants() const { return impl_->loop.resident(); }
+
+void Engine::SetResidentVariants(int count,
+                                 std::function<void(absl::StatusOr<ResidencyChange>)> done) {
+  impl_->registry.Post([this, count, done = std::move(done)](bool stopping) {
+    if (stopping) return done(absl::UnavailableError("DRAINING: the server is shutting down"));
+    done(impl_->loop.SetResident(count));
+  });
+}
 
 }  // namespace lift

@@ -57,6 +57,13 @@ struct RequestTimings {
          total_seconds = 0;
 };
 
+// Consecutive tokens of an answer at one variant, and why it was that one from there on.
+struct PrecisionSpan {
+  int variant = 0;
+  int64_t tokens = 0;
+  router::Reason reason = router::Reason::kAuto;
+};
+
 struct StartedEvent {
   router::Decision decision;
   int variant = 0;
@@ -81,7 +88,8 @@ struct FinishedEvent {
   RequestUsage usage;
   RequestTimings timings;
   uint64_t seed_used = 0;
-  int variant = 0;  // the finest if it ended before the router decided
+  int variant = 0;  // the last one; the finest if it ended before the router decided
+  std::vector<PrecisionSpan> spans;  // of all tokens, in order
 };
 
 // Called on the engine thread (OnFinished: see EngineOptions::acknowledge); must not block. A slow
@@ -150,6 +158,13 @@ struct EngineOptions {
   std::function<void(std::function<void()>)> acknowledge = {};
 };
 
+// What a change of the resident variants did.
+struct ResidencyChange {
+  int before = 0, after = 0;    // variants resident, always the coarsest
+  int64_t moved = 0;            // streams that went on at a coarser variant, within their floors
+  uint64_t resident_bytes = 0;  // weights, after
+};
+
 struct EngineLoad {
   int64_t running = 0, waiting = 0, blocks_used = 0, blocks_total = 0;
   bool draining = false;
@@ -174,7 +189,17 @@ class Engine {
   // Refuse new work; live requests go on. Returns true when idle before the timeout.
   bool Drain(std::chrono::milliseconds timeout);
   EngineLoad load() const;
+  // Of the resident variants, ascending precision.
   std::vector<router::VariantView> variant_views() const;
+  // The `count` coarsest variants can serve now; 1 to all.
+  int resident_variants() const;
+  // Between two steps, drops the weights of all but the `count` coarsest variants, or brings
+  // weights back. Live streams go on: one at a dropped variant moves to the finest that is left if
+  // its floor allows, and a prompt read at a dropped variant is read again. INVALID_ARGUMENT for a
+  // count outside 1 to all; FAILED_PRECONDITION (PRECISION_IN_USE: ...), with nothing changed, if a
+  // live request is pinned to a dropped variant or has its floor above what would be left;
+  // UNAVAILABLE at shutdown. `done` is called once, on the engine thread.
+  void SetResidentVariants(int count, std::function<void(absl::StatusOr<ResidencyChange>)> done);
 
  private:
   struct Impl;

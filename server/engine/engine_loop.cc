@@ -30,16 +30,15 @@ EngineLoop::EngineLoop(StepModel& model, const EngineOptions& options, RequestRe
       pool_(model.num_blocks()),
       meter_(model.variants(), options.weight_resident_bytes,
              static_cast<uint64_t>(model.num_blocks() * model.bytes_per_block())),
-      started_(EngineClock::now()) {}
+      started_(EngineClock::now()),
+      resident_(static_cast<int>(views_.size())) {}
 
 void EngineLoop::Run() {
   for (;;) {
     RequestRegistry::Mail mail = registry_.Take(requests_.empty(), kIdlePatience);
     if (requests_.empty()) Settle({});
-    for (auto& request : mail.arrived) {
-      observer_.OnAdmitted(request->request);
-      requests_.push_back(std::move(request));
-    }
+    for (auto& request : mail.arrived) Welcome(request);
+    for (auto& task : mail.tasks) task(mail.stopping);
     if (mail.stopping) break;
     EndExpired();
     if (!requests_.empty()) RunStep();
@@ -93,6 +92,7 @@ void EngineLoop::Apply(const StepPlan& plan) {
   for (const size_t i : plan.admit) {
     LiveRequest& request = *requests_[i];
     request.running = true;
+    if (!request.decided && request.computed == 0) request.prompt_variant = resident_ - 1;
     if (!request.admitted) request.admitted = EngineClock::now();
     request.table.Cover(static_cast<int64_t>(request.tokens.size()));
   }
@@ -104,7 +104,6 @@ void EngineLoop::Apply(const StepPlan& plan) {
 }
 
 std::vector<SequenceChunk> EngineLoop::Chunks(const StepPlan& plan) const {
-  const int finest = static_cast<int>(views_.size()) - 1;
   std::vector<SequenceChunk> chunks;
   for (const PlanChunk& planned : plan.chunks) {
     const LiveRequest& request = *requests_[planned.sequence];
@@ -115,7 +114,7 @@ std::vector<SequenceChunk> EngineLoop::Chunks(const StepPlan& plan) const {
                                   static_cast<size_t>(planned.tokens)),
          .position = request.computed,
          .blocks = request.table.blocks(),
-         .variant = request.reading_prompt() ? finest : request.variant,
+         .variant = request.reading_prompt() ? request.prompt_variant : request.variant,
          .logits = last ? SequenceChunk::Logits::kLast : SequenceChunk::Logits::kNone});
   }
   return chunks;
@@ -180,9 +179,11 @@ void EngineLoop::Decide(LiveRequest& request, std::span<const float> logits) {
       .queue_pressure = static_cast<double>(registry_.load().waiting) /
                         static_cast<double>(std::max<int64_t>(1, options_.max_waiting))};
   auto decision =
-      router::Route(request.features, signals, request.request.precision, views_, state);
+      router::Route(request.features, signals, request.request.precision,
+                    std::span(views_).first(static_cast<size_t>(resident_.load())), state);
   LIFT_CHECK(decision.ok());  // checked at submission; signals and load cannot change it
   request.decided = true;
+  request.reason = decision->reason;
   request.variant = decision->variant;
   observer_.OnDecision(*decision, request.variant, SecondsSince(start));
   request.listener->OnStarted({.decision = *std::move(decision),
@@ -231,7 +232,8 @@ void EngineLoop::Finish(LiveRequest& request, FinishReason reason, absl::Status 
                       .usage = request.usage,
                       .timings = request.Timings(EngineClock::now()),
                       .seed_used = request.request.sampling.seed,
-                      .variant = request.variant};
+                      .variant = request.variant,
+                      .spans = std::move(request.spans)};
   observer_.OnFinished(request.request, event);
   auto deliver = [this, listener = std::move(request.listener),
                   event = std::move(event)]() mutable {

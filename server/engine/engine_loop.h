@@ -25,8 +25,14 @@ class EngineLoop {
   // Any thread: seconds per token of the fastest large step so far, so no prompt is read faster; 0
   // before the first.
   double fastest_token_seconds() const { return fastest_token_seconds_; }
+  // Any thread: how many variants, the coarsest, are resident.
+  int resident() const { return resident_; }
+  // Engine thread, between steps; see Engine::SetResidentVariants.
+  absl::StatusOr<ResidencyChange> SetResident(int count);
 
  private:
+  void Welcome(const std::shared_ptr<LiveRequest>& request);
+  absl::Status CheckResident(const LiveRequest& request, int count) const;
   void EndExpired();
   void RunStep();
   StepPlan Plan() const;
@@ -56,6 +62,7 @@ class EngineLoop {
   const EngineClock::time_point started_;
   uint64_t settled_micros_ = 0;  // since started_
   std::atomic<double> fastest_token_seconds_{0};
+  std::atomic<int> resident_;
 };
 
 }  // namespace lift

@@ -54,6 +54,8 @@ LiveRequest::Accepted LiveRequest::Accept(SampledToken sampled) {
   const int32_t id = sampled.id;
   tokens.push_back(id);
   ++usage.generated_tokens;
+  if (spans.empty() || spans.back().variant != variant) spans.push_back({variant, 0, reason});
+  ++spans.back().tokens;
   if (penalized_) history_.AddGenerated(id);
   accepted.token.id = id;
   accepted.token.sampled = std::move(sampled);

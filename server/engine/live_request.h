@@ -34,7 +34,10 @@ struct LiveRequest {
   bool running = false;         // admitted, holds blocks
   bool decided = false;         // the router has chosen `variant`
   bool finished = false;
-  int variant = 0;  // of decoding; the finest until decided
+  int variant = 0;         // of decoding; the finest until decided
+  int prompt_variant = 0;  // the prompt is read at it: the finest when the reading began
+  router::Reason reason = router::Reason::kAuto;  // of `variant`
+  std::vector<PrecisionSpan> spans;
   RequestUsage usage;
   std::optional<EngineClock::time_point> admitted, first_token, last_token;
 

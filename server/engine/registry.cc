@@ -46,6 +46,18 @@ bool RequestRegistry::Drain(std::chrono::milliseconds timeout) {
   return idle_.wait_for(lock, timeout, [&] { return live_.empty() && finishing_ == 0; });
 }
 
+void RequestRegistry::Post(std::function<void(bool)> task) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!closed_) {
+      tasks_.push_back(std::move(task));
+      work_.notify_one();
+      return;
+    }
+  }
+  task(true);
+}
+
 void RequestRegistry::WaitForRetired() {
   std::unique_lock lock(mutex_);
   idle_.wait(lock, [&] { return finishing_ == 0; });
@@ -68,8 +80,13 @@ EngineLoad RequestRegistry::load() const {
 
 RequestRegistry::Mail RequestRegistry::Take(bool idle, std::chrono::milliseconds patience) {
   std::unique_lock lock(mutex_);
-  if (idle) work_.wait_for(lock, patience, [&] { return !inbox_.empty() || stopping_; });
-  return {.arrived = std::exchange(inbox_, {}), .stopping = stopping_};
+  if (idle) {
+    work_.wait_for(lock, patience, [&] { return !inbox_.empty() || !tasks_.empty() || stopping_; });
+  }
+  closed_ = stopping_;
+  return {.arrived = std::exchange(inbox_, {}),
+          .tasks = std::exchange(tasks_, {}),
+          .stopping = stopping_};
 }
 
 void RequestRegistry::Publish(int64_t running, int64_t blocks_used) {

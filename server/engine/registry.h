@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -26,6 +27,8 @@ class RequestRegistry {
   // Refuses new work; true if the last OnFinished returned before the timeout.
   bool Drain(std::chrono::milliseconds timeout);
   void Stop();
+  // Runs `task` on the engine thread between two steps; true: the engine is stopping.
+  void Post(std::function<void(bool stopping)> task);
   // Until every OnFinished has returned; after the engine thread has ended.
   void WaitForRetired();
   EngineLoad load() const;
@@ -33,9 +36,11 @@ class RequestRegistry {
   // ---- engine thread ----
   struct Mail {
     std::vector<std::shared_ptr<LiveRequest>> arrived;
+    std::vector<std::function<void(bool)>> tasks;
     bool stopping = false;
   };
-  // New requests. If `idle`, sleeps until there is one, Stop is called or `patience` is over.
+  // New requests and tasks. If `idle`, sleeps until there is one, Stop is called or `patience` is
+  // over.
   Mail Take(bool idle, std::chrono::milliseconds patience);
   void Publish(int64_t running, int64_t blocks_used);
   // No longer live: its id is free and Cancel finds it no more. True if Cancel found it before.
@@ -52,6 +57,8 @@ class RequestRegistry {
   // Guarded by mutex_.
   std::unordered_map<std::string, std::shared_ptr<LiveRequest>> live_;
   std::vector<std::shared_ptr<LiveRequest>> inbox_;
+  std::vector<std::function<void(bool)>> tasks_;
+  bool closed_ = false;  // the last Take has been: tasks are answered at once
   uint64_t arrivals_ = 0;
   int64_t running_ = 0, blocks_used_ = 0, finishing_ = 0;
   bool draining_ = false, stopping_ = false;

@@ -32,11 +32,23 @@ StepMeter::StepMeter(std::span<const LiftedVariant> variants, uint64_t weight_re
   for (const LiftedVariant& v : variants_) {
     if (v.full) source_ = v.bytes > fixed_ ? v.bytes - fixed_ : 0;
   }
+  all_planes_ = planes_;
+  all_source_ = source_;
   if (weight_resident_bytes == 0) return;
   fixed_ = std::min(fixed_, weight_resident_bytes);
   planes_ = std::min(planes_, weight_resident_bytes - fixed_);
   source_ = std::min(source_, weight_resident_bytes - fixed_ - planes_);
   other_ = weight_resident_bytes - fixed_ - planes_ - source_;
+  all_planes_ = planes_;
+  all_source_ = source_;
+}
+
+void StepMeter::Keep(int variants) {
+  planes_ = source_ = 0;
+  for (const LiftedVariant& v : std::span(variants_).first(static_cast<size_t>(variants))) {
+    if (v.full) source_ = all_source_;
+    planes_ = std::max(planes_, std::min(v.plane_bytes, all_planes_));
+  }
 }
 
 // Three regions with their own readers: the fixed bytes (everyone who ran), the planes, the source.

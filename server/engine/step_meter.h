@@ -37,13 +37,18 @@ class StepMeter {
   std::vector<EngineObserver::Charge> Settle(std::span<const Holder> holders,
                                              uint64_t micros) const;
 
-  uint64_t resident_bytes() const { return fixed_ + planes_ + source_ + other_ + state_; }
+  // From now on only what the first `variants` read is resident. What belongs to no variant stays.
+  void Keep(int variants);
+
+  uint64_t weight_bytes() const { return fixed_ + planes_ + source_ + other_; }
+  uint64_t resident_bytes() const { return weight_bytes() + state_; }
 
  private:
   MeterSplit SplitWeights(std::span<const Holder> holders, uint64_t micros) const;
 
   std::vector<LiftedVariant> variants_;
   uint64_t fixed_ = 0, planes_ = 0, source_ = 0, other_ = 0, state_ = 0;
+  uint64_t all_planes_ = 0, all_source_ = 0;  // with every variant resident
 };
 
 }  // namespace lift

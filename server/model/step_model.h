@@ -44,6 +44,10 @@ class StepModel {
   // outside the vocabulary, bad variants and short block tables are programmer errors (CHECK): the
   // engine validates requests at admission.
   virtual StepStats Step(std::span<const SequenceChunk> chunks, std::vector<float>& logits) = 0;
+  // Of the weights, only what these variants read stays in memory: the rest is given back to the
+  // system, and what is missing is read in before this returns. Between steps; later steps name
+  // only these variants. A hint for models whose weights cannot leave.
+  virtual void Retain(std::span<const int> variants) { (void)variants; }
 };
 
 }  // namespace lift

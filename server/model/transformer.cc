@@ -327,6 +327,8 @@ uint64_t Transformer::Impl::BytesRead(std::span<const SequenceChunk> chunks) con
 
 // Chunks of full variants run first, so that a mixed step passes over the planes and over the
 // source tensors once each.
+void Transformer::Retain(std::span<const int> variants) { impl_->weights->Retain(variants); }
+
 StepStats Transformer::Step(std::span<const SequenceChunk> chunks, std::vector<float>& logits) {
   Impl& m = *impl_;
   const auto start = std::chrono::steady_clock::now();

@@ -45,6 +45,7 @@ class Transformer : public StepModel {
   int64_t num_blocks() const override;
   int64_t bytes_per_block() const override;
   StepStats Step(std::span<const SequenceChunk> chunks, std::vector<float>& logits) override;
+  void Retain(std::span<const int> variants) override;
 
   // The pieces of Step, for calibration one block at a time. hidden: f32 [tokens of all chunks,
   // hidden_size].

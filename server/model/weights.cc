@@ -253,4 +253,20 @@ uint64_t Weights::ResidentBytes() const {
   return impl_->file->fixed_bytes() + planes + source;
 }
 
+void Weights::Retain(std::span<const int> variants) const {
+  const LiftedFile* file = impl_->file.get();
+  if (file == nullptr) return;
+  uint64_t planes = 0;
+  bool source = false;
+  for (const int v : variants) {
+    const LiftedVariant& variant = impl_->variants.at(static_cast<size_t>(v));
+    planes = std::max(planes, variant.plane_bytes);
+    source = source || variant.full;
+  }
+  file->Release(file->planes().subspan(planes));
+  if (!source) file->Release(file->source());
+  file->Prefetch(file->planes().first(planes));
+  if (source) file->Prefetch(file->source());
+}
+
 }  // namespace lift

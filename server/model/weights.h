@@ -58,6 +58,10 @@ class Weights {
   uint64_t VariantBytes(int variant) const;
   uint64_t ResidentBytes() const;
 
+  // StepModel::Retain: planes and source no variant of these reads leave memory. Reading them later
+  // stays correct and pages them in again. Without effect for checkpoints.
+  void Retain(std::span<const int> variants) const;
+
  private:
   struct Impl;
   explicit Weights(std::unique_ptr<Impl> impl);

@@ -22,6 +22,8 @@ api::RoutingReason ToReason(router::Reason reason) {
       return api::ROUTING_REASON_ESCALATED;
     case router::Reason::kFallback:
       return api::ROUTING_REASON_FALLBACK;
+    case router::Reason::kMemory:
+      return api::ROUTING_REASON_MEMORY;
   }
   return api::ROUTING_REASON_UNSPECIFIED;
 }
@@ -77,11 +79,17 @@ api::ServedBy ToServedBy(const ModelInfo& model, const BuildInfo& build,
   return served;
 }
 
-api::Finished ToFinished(const FinishedEvent& event) {
+api::Finished ToFinished(const ModelInfo& model, const FinishedEvent& event) {
   api::Finished finished;
   finished.set_reason(ToReason(event.reason));
   finished.set_matched_stop(event.matched_stop);
   finished.set_seed_used(event.seed_used);
+  for (const PrecisionSpan& span : event.spans) {
+    auto& out = *finished.add_spans();
+    out.set_variant(model.variants.at(static_cast<size_t>(span.variant)).name);
+    out.set_tokens(span.tokens);
+    out.set_reason(ToReason(span.reason));
+  }
   api::Usage& usage = *finished.mutable_usage();
   usage.set_prompt_tokens(event.usage.prompt_tokens);
   usage.set_generated_tokens(event.usage.generated_tokens);

@@ -13,7 +13,7 @@ namespace api = liftserve::v1;
 
 api::ServedBy ToServedBy(const ModelInfo& model, const BuildInfo& build,
                          const router::Decision& decision, int variant);
-api::Finished ToFinished(const FinishedEvent& event);
+api::Finished ToFinished(const ModelInfo& model, const FinishedEvent& event);
 api::PositionLogprobs ToLogprobs(const SampledToken& token);
 
 // The keys of initial metadata that tell what serves a call.

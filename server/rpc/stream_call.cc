@@ -86,7 +86,7 @@ void StreamCall::OnFinished(const FinishedEvent& event) {
       if (!delta_) delta_.emplace();
       delta_->mutable_text()->append(event.tail_text);
     }
-    finished_ = ToFinished(event);
+    finished_ = ToFinished(services_.model, event);
     final_status_ = FinalStatus(event, services_.live.aborting());
     if (final_status_->code() == absl::StatusCode::kUnavailable) {
       finished_->set_reason(api::FINISH_REASON_DRAINED);

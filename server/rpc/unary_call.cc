@@ -59,7 +59,7 @@ void UnaryCall::OnToken(const TokenEvent& event) {
 void UnaryCall::OnFinished(const FinishedEvent& event) {
   services_.live.Remove(ticket_);
   answer_.text += event.tail_text;
-  answer_.finished = ToFinished(event);
+  answer_.finished = ToFinished(services_.model, event);
   const absl::Status status = FinalStatus(event, services_.live.aborting());
   if (status.ok()) *response_ = encode_(std::move(answer_));
   Finish(FinishStatus(context_, status, {{"request_id", request_id_}}));
