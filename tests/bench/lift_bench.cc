@@ -1,6 +1,9 @@
 // lift-bench: how fast this machine runs a model, or the kernels alone, against a loop that reads.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -9,6 +12,7 @@
 #include "tests/bench/bench_kernels.h"
 #include "tests/bench/bench_model.h"
 #include "tests/bench/read_loop.h"
+#include "tests/bench/synthetic.h"
 
 namespace lift::bench {
 namespace {
@@ -16,18 +20,24 @@ namespace {
 constexpr int kWorkFailed = 1, kWrongInput = 2;
 
 struct Flags {
-  std::string model, isa = "auto";
+  std::string model, synthetic, save, isa = "auto";
   std::vector<std::string> variants;
   std::vector<int64_t> batches = {1, 2, 4, 8}, contexts = {128}, prefills = {128, 512};
   std::vector<int64_t> tokens = {1, 2, 4, 8, 512};
   int64_t rows = 4096, cols = 4096;
   int threads = 0;
   double seconds = 1;
-  bool json = false, kernels = false;
+  bool json = false, kernels = false, plain = false;
 };
 
 void DeclareFlags(CLI::App& app, Flags& flags) {
   app.add_option("--model", flags.model, "lifted file, GGUF or Hugging Face folder");
+  app.add_option(
+      "--synthetic", flags.synthetic,
+      "random planes of a known shape, SHAPE:BITS[,BITS...]: llama-1b, llama-3b, llama-7b\n"
+      "or llama-13b, e.g. llama-1b:2,3,4 (needs disk for the planes in $TMPDIR or --save)");
+  app.add_flag("--plain", flags.plain, "with --synthetic: codes without parity streams");
+  app.add_option("--save", flags.save, "with --synthetic: keep the lifted file at this path");
   app.add_option("--variant", flags.variants, "variants to decode with (default: all)")
       ->delimiter(',');
   app.add_option("--batch", flags.batches, "sequences decoded at once")
@@ -180,8 +190,26 @@ absl::StatusOr<ModelPlan> PlanFor(const Flags& flags, const Weights& weights) {
   return plan;
 }
 
+// Opens the model; a synthetic one is written first, and its file forgotten unless it is to be
+// kept.
+absl::StatusOr<std::shared_ptr<Weights>> OpenModel(const Flags& flags) {
+  if (flags.synthetic.empty()) return Weights::Open(flags.model);
+  LIFT_ASSIGN_OR_RETURN(const SyntheticSpec spec, ParseSynthetic(flags.synthetic));
+  std::string path = flags.save;
+  std::error_code error;
+  if (path.empty()) {
+    const auto folder = std::filesystem::temp_directory_path(error);
+    path = (folder / ("lift-bench-" + std::to_string(::getpid()) + ".lift")).string();
+  }
+  std::fprintf(stderr, "writing %s to %s\n", flags.synthetic.c_str(), path.c_str());
+  LIFT_RETURN_IF_ERROR(WriteSynthetic(spec, !flags.plain, path));
+  auto weights = Weights::Open(path);
+  if (flags.save.empty()) std::filesystem::remove(path, error);
+  return weights;
+}
+
 int RunModel(const Flags& flags, Backend& backend, ThreadPool& pool) {
-  auto weights = Weights::Open(flags.model);
+  auto weights = OpenModel(flags);
   if (!weights.ok()) return Fail(kWrongInput, weights.status().message());
   auto plan = PlanFor(flags, **weights);
   if (!plan.ok()) return Fail(kWrongInput, plan.status().message());
@@ -192,8 +220,8 @@ int RunModel(const Flags& flags, Backend& backend, ThreadPool& pool) {
 }
 
 int Run(const Flags& flags) {
-  if (flags.kernels != flags.model.empty()) {
-    return Fail(kWrongInput, "give either --model PATH or --kernels");
+  if (int{flags.kernels} + int{!flags.model.empty()} + int{!flags.synthetic.empty()} != 1) {
+    return Fail(kWrongInput, "give one of --model PATH, --synthetic SHAPE:BITS and --kernels");
   }
   CpuIsa isa = CpuIsa::kAuto;
   for (const CpuIsa each : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512Vnni}) {
