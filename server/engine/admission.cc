@@ -16,6 +16,17 @@ absl::Status CheckPrompt(const EngineRequest& request, const AdmissionLimits& li
     return Invalid("request_id is ", request.request_id.size(), " bytes long; at most ",
                    kMaxRequestIdBytes, " are allowed");
   }
+  if (request.choices < 1 || request.choices > kMaxChoices) {
+    return Invalid("choices is ", request.choices, "; it must be between 1 and ", kMaxChoices);
+  }
+  if (request.prompt_logprobs < -1 || request.prompt_logprobs > kMaxTopLogprobs) {
+    return Invalid("prompt_logprobs is ", request.prompt_logprobs,
+                   "; it must be between -1 (off) and ", kMaxTopLogprobs);
+  }
+  if (request.cache.salt.size() > kMaxCacheSaltBytes) {
+    return Invalid("cache.salt is ", request.cache.salt.size(), " bytes long; at most ",
+                   kMaxCacheSaltBytes, " are allowed");
+  }
   if (request.prompt.empty()) return Invalid("prompt is empty; send at least one token");
   for (size_t i = 0; i < request.prompt.size(); ++i) {
     const int32_t id = request.prompt[i];

@@ -10,7 +10,8 @@ struct AdmissionLimits {
   int64_t block_tokens = 1, num_blocks = 0;
 };
 
-inline constexpr size_t kMaxStopStrings = 64, kMaxStopStringBytes = 4096, kMaxRequestIdBytes = 256;
+inline constexpr size_t kMaxStopStrings = 64, kMaxStopStringBytes = 4096, kMaxRequestIdBytes = 256,
+                        kMaxCacheSaltBytes = 256;
 
 // INVALID_ARGUMENT naming the field. Pure; the precision part is the router's to check.
 absl::Status ValidateRequest(const EngineRequest& request, const AdmissionLimits& limits);

@@ -1,5 +1,6 @@
 #include "server/engine/engine.h"
 
+#include <algorithm>
 #include <thread>
 #include <utility>
 
@@ -84,12 +85,20 @@ absl::Status Engine::Impl::CheckDeadline(const EngineRequest& request) const {
   if (!request.deadline) return absl::OkStatus();
   const double left = std::chrono::duration<double>(*request.deadline - EngineClock::now()).count();
   if (left <= 0) return absl::DeadlineExceededError("the deadline has already passed");
-  const double prefill = loop.fastest_token_seconds() * static_cast<double>(request.prompt.size());
-  if (prefill <= left) return absl::OkStatus();
+  // What is known of other prompts may be a prefix of this one, and need not be read again.
+  const EngineLoad load = registry.load();
+  const int64_t known = (load.blocks_used + load.blocks_cached) * limits.block_tokens;
+  const int64_t unread = std::max<int64_t>(0, static_cast<int64_t>(request.prompt.size()) - known);
+  const double prefill = loop.fastest_token_seconds() * static_cast<double>(unread);
+  const double answer =
+      loop.fastest_step_seconds() *
+      static_cast<double>(std::max<int64_t>(1, request.stopping.min_new_tokens) - 1);
+  if (prefill + answer <= left) return absl::OkStatus();
   return absl::DeadlineExceededError(absl::StrFormat(
-      "the deadline is %.3f s away, but reading a prompt of %d tokens takes at least "
-      "%.3f s here; allow more time or shorten it",
-      left, request.prompt.size(), prefill));
+      "the deadline is %.3f s away, but reading a prompt of %d tokens and generating at least %d "
+      "takes at least %.3f s here; allow more time or ask for less",
+      left, request.prompt.size(), std::max<int64_t>(1, request.stopping.min_new_tokens),
+      prefill + answer));
 }
 
 Engine::Engine(StepModel& model, std::shared_ptr<const Tokenizer> tokenizer, EngineOptions options)
@@ -111,11 +120,10 @@ absl::StatusOr<std::string> Engine::Submit(EngineRequest request,
   const auto features = router::ExtractTextFeatures(request.prompt_text, request.turns);
   absl::Status status = impl_->Check(request, features);
   if (!status.ok()) return reject(request, std::move(status));
-  auto live =
-      std::make_shared<LiveRequest>(std::move(request), std::move(listener), *impl_->tokenizer,
-                                    impl_->loop.pool(), impl_->limits.block_tokens);
+  auto live = std::make_shared<RequestGroup>(
+      std::move(request), std::move(listener), *impl_->tokenizer, impl_->loop.pool(),
+      impl_->limits.block_tokens, static_cast<int>(impl_->views.size()) - 1);
   live->features = features;
-  live->variant = static_cast<int>(impl_->views.size()) - 1;
   status = impl_->registry.Add(live);
   if (!status.ok()) return reject(live->request, std::move(status));
   return live->request.request_id;

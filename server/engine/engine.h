@@ -28,12 +28,20 @@ struct StoppingParams {
   bool ignore_eos = false;
 };
 
+// Reuse of the state of prompts that were read before.
+struct CacheParams {
+  bool bypass = false;  // neither reuse nor leave anything
+  std::string salt;     // only requests of the same tenant with the same salt share
+};
+
 struct EngineRequest {
   std::string request_id;          // unique among live requests; the engine makes one if empty
   std::string tenant = "default";  // for metering only; never given to the router
   std::vector<int32_t> prompt;     // token ids, validated at submission
   std::string prompt_text;         // for the router's text features (may be empty)
   int64_t turns = 1;
+  int choices = 1;           // answers to the one prompt, see ChoiceSeed
+  int prompt_logprobs = -1;  // -1 = none; else of every prompt token, with this many best ones
   SamplingParams sampling;
   StoppingParams stopping;
   router::PrecisionRequest precision;
@@ -41,7 +49,14 @@ struct EngineRequest {
   int priority = 0;
   std::string traceparent = {};  // W3C trace context of the caller, for the log only; may be empty
   uint64_t sequence = 0;         // the engine's own number, from 1 on; set at submission
+  CacheParams cache;
 };
+
+inline constexpr int kMaxChoices = 64;
+// Answer `choice` of a request is the answer of a request with this seed.
+inline uint64_t ChoiceSeed(uint64_t seed, int choice) {
+  return seed + static_cast<uint64_t>(choice);
+}
 
 enum class FinishReason { kStop, kLength, kCancelled, kDeadline, kError, kDrained };
 std::string_view FinishReasonName(FinishReason reason);
@@ -50,6 +65,13 @@ std::string_view FinishReasonName(FinishReason reason);
 struct RequestUsage {
   int64_t prompt_tokens = 0, generated_tokens = 0, cached_tokens = 0;
   unsigned __int128 weight_byte_us = 0, kv_byte_us = 0;
+  void Add(const RequestUsage& other) {
+    prompt_tokens += other.prompt_tokens;
+    generated_tokens += other.generated_tokens;
+    cached_tokens += other.cached_tokens;
+    weight_byte_us += other.weight_byte_us;
+    kv_byte_us += other.kv_byte_us;
+  }
 };
 
 struct RequestTimings {
@@ -68,6 +90,8 @@ struct StartedEvent {
   router::Decision decision;
   int variant = 0;
   int64_t prompt_tokens = 0, cached_tokens = 0;
+  // Of prompt tokens 1, 2, ... given those before them, if asked for.
+  std::vector<SampledToken> prompt_logprobs;
 };
 
 // One per generated token, the last one included. The token that ended generation (a stop id or the
@@ -78,8 +102,19 @@ struct TokenEvent {
   std::string text;  // complete UTF-8 that this token released (may be empty)
   SampledToken sampled;
   int variant = 0;
+  int choice = 0;
 };
 
+// How one answer of a request ended.
+struct ChoiceEnd {
+  FinishReason reason = FinishReason::kStop;
+  std::string matched_stop;  // stop string or token text that ended it
+  std::string tail_text;     // text released at the end
+  uint64_t seed_used = 0;
+  int64_t generated_tokens = 0;
+};
+
+// reason to seed_used are the first answer's; usage is the sum of all.
 struct FinishedEvent {
   FinishReason reason = FinishReason::kStop;
   std::string matched_stop;  // stop string or token text that ended it
@@ -89,7 +124,8 @@ struct FinishedEvent {
   RequestTimings timings;
   uint64_t seed_used = 0;
   int variant = 0;  // the last one; the finest if it ended before the router decided
-  std::vector<PrecisionSpan> spans;  // of all tokens, in order
+  std::vector<PrecisionSpan> spans = {};  // of all tokens, in order; of several answers the first's
+  std::vector<ChoiceEnd> choices = {};    // all of them, in order
 };
 
 // Called on the engine thread (OnFinished: see EngineOptions::acknowledge); must not block. A slow
@@ -151,7 +187,13 @@ struct EngineOptions {
   int64_t max_batch = 32;              // sequences in a step
   int64_t max_waiting = 256;           // beyond this: UNAVAILABLE QUEUE_FULL
   int64_t prefill_chunk_tokens = 256;  // prompt tokens per step, over all sequences
-  uint64_t weight_resident_bytes = 0;  // for the meter; 0 = what the variants declare
+  // The same in a step that also decodes: a long prompt must not hold up those who stream.
+  int64_t prefill_beside_tokens = 64;
+  bool prefix_cache = true;     // reuse the state of prompts read before
+  bool share_prefixes = false;  // also between tenants (their timing then tells what others asked)
+  std::chrono::milliseconds aging{1000};    // of waiting count as one level of priority
+  std::chrono::milliseconds patience{500};  // of waiting; then sequences of others are displaced
+  uint64_t weight_resident_bytes = 0;       // for the meter; 0 = what the variants declare
   EngineObserver* observer = nullptr;
   // Tells a listener of its end: runs its argument exactly once, on any thread, when what the
   // observer was told of the request is safe. Null: at once, on the engine thread.
@@ -166,7 +208,8 @@ struct ResidencyChange {
 };
 
 struct EngineLoad {
-  int64_t running = 0, waiting = 0, blocks_used = 0, blocks_total = 0;
+  int64_t running = 0, waiting = 0, blocks_used = 0, blocks_total = 0;  // sequences; blocks held
+  int64_t blocks_cached = 0;  // held by nobody, reused if their prefix comes again
   bool draining = false;
 };
 

@@ -1,6 +1,8 @@
 #include "server/engine/engine_loop.h"
 
 #include <algorithm>
+#include <map>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -28,6 +30,7 @@ EngineLoop::EngineLoop(StepModel& model, const EngineOptions& options, RequestRe
       views_(std::move(views)),
       observer_(options.observer != nullptr ? *options.observer : silent_),
       pool_(model.num_blocks()),
+      cache_(pool_, model.block_tokens()),
       meter_(model.variants(), options.weight_resident_bytes,
              static_cast<uint64_t>(model.num_blocks() * model.bytes_per_block())),
       started_(EngineClock::now()),
@@ -37,13 +40,13 @@ void EngineLoop::Run() {
   for (;;) {
     RequestRegistry::Mail mail = registry_.Take(requests_.empty(), kIdlePatience);
     if (requests_.empty()) Settle({});
-    for (auto& request : mail.arrived) Welcome(request);
+    for (auto& group : mail.arrived) TakeOver(std::move(group));
     for (auto& task : mail.tasks) task(mail.stopping);
     if (mail.stopping) break;
     EndExpired();
     if (!requests_.empty()) RunStep();
   }
-  for (const auto& request : requests_) {
+  for (LiveRequest* request : requests_) {
     Finish(*request, FinishReason::kDrained,
            absl::UnavailableError("DRAINING: the server shut down before the answer was complete"));
   }
@@ -51,10 +54,51 @@ void EngineLoop::Run() {
   Settle({});
 }
 
+// Between its check at submission and now the resident variants may have changed.
+void EngineLoop::TakeOver(std::shared_ptr<RequestGroup> shared) {
+  RequestGroup& group = *shared;
+  const EngineRequest& request = group.request;
+  observer_.OnAdmitted(request);
+  shares_.Join(request.tenant);
+  for (const auto& choice : group.choices) {
+    // A tenant's name has no zero byte.
+    choice->cursor.salt =
+        (options_.share_prefixes ? std::string() : request.tenant) + '\0' + request.cache.salt;
+    if (request.cache.bypass) {  // the choices share among themselves only
+      choice->cursor.salt = std::string(2, '\0') + std::to_string(group.arrival);
+    }
+    choice->variant = resident_ - 1;
+    choice->Clamp(0, resident_);
+    requests_.push_back(choice.get());
+  }
+  groups_.push_back(std::move(shared));
+  const auto resident = std::span(views_).first(static_cast<size_t>(resident_.load()));
+  const auto route = router::Route(group.features, {}, request.precision, resident, {});
+  if (!route.ok()) return FinishAll(group, FinishReason::kError, route.status());
+  RefuseIfLate(*group.choices[0]);
+}
+
+// Now that it is known what the cache has of its prompt.
+void EngineLoop::RefuseIfLate(LiveRequest& leader) {
+  if (!leader.request.deadline) return;
+  const int64_t unread = leader.prompt_tokens() - Prefix(leader).computed_tokens;
+  const double needed = fastest_token_seconds_ * static_cast<double>(unread);
+  const std::chrono::duration<double> left = *leader.request.deadline - EngineClock::now();
+  if (needed <= left.count()) return;
+  FinishAll(leader.group, FinishReason::kDeadline,
+            absl::DeadlineExceededError("the deadline is sooner than the prompt can be read; allow "
+                                        "more time or shorten it"));
+}
+
+void EngineLoop::FinishAll(RequestGroup& group, FinishReason reason, const absl::Status& status) {
+  for (const auto& choice : group.choices) Finish(*choice, reason, status);
+  Sweep();
+}
+
 void EngineLoop::EndExpired() {
   const auto now = EngineClock::now();
-  for (const auto& request : requests_) {
-    if (request->cancelled) {
+  for (LiveRequest* request : requests_) {
+    if (request->group.cancelled) {
       Finish(*request, FinishReason::kCancelled, absl::CancelledError("the request was cancelled"));
     } else if (request->request.deadline && now >= *request->request.deadline) {
       Finish(*request, FinishReason::kDeadline,
@@ -65,11 +109,13 @@ void EngineLoop::EndExpired() {
 }
 
 void EngineLoop::RunStep() {
-  const StepPlan plan = Plan();
-  Apply(plan);
-  LIFT_CHECK(
-      !plan.chunks
-           .empty());  // the first in order always advances: admission saw to it that it fits
+  const auto now = EngineClock::now();
+  const StepPlan plan = Plan(now);
+  Apply(plan, now);
+  if (plan.chunks.empty()) {
+    LIFT_CHECK(!plan.preempt.empty());  // the only one that ran made room; the next step admits
+    return;
+  }
   const std::vector<SequenceChunk> chunks = Chunks(plan);
   RunModel(chunks);
   Charge(plan, chunks);
@@ -77,45 +123,132 @@ void EngineLoop::RunStep() {
   Sweep();
 }
 
-StepPlan EngineLoop::Plan() const {
+StepPlan EngineLoop::Plan(EngineClock::time_point now) const {
   std::vector<PlanSequence> snapshot;
-  snapshot.reserve(requests_.size());
-  for (const auto& request : requests_) snapshot.push_back(request->Snapshot());
-  return PlanStep(snapshot, {.max_batch = options_.max_batch,
-                             .prefill_tokens = options_.prefill_chunk_tokens,
-                             .block_tokens = model_.block_tokens(),
-                             .free_blocks = pool_.free()});
+  std::vector<size_t> members;  // a snapshot's index in requests_
+  std::map<std::string_view, int> tenants;
+  std::vector<double> credits;
+  for (size_t i = 0; i < requests_.size(); ++i) {
+    const LiveRequest& request = *requests_[i];
+    if (request.following()) continue;
+    const std::string& tenant = request.request.tenant;
+    const auto [it, added] = tenants.try_emplace(tenant, static_cast<int>(credits.size()));
+    if (added) credits.push_back(shares_.credit(tenant));
+    snapshot.push_back(request.Snapshot(now));
+    snapshot.back().tenant = it->second;
+    members.push_back(i);
+  }
+  const auto micros = [](std::chrono::milliseconds time) {
+    return std::chrono::duration_cast<std::chrono::microseconds>(time).count();
+  };
+  StepPlan plan = PlanStep(
+      snapshot,
+      {.max_batch = options_.max_batch,
+       .prefill_tokens = options_.prefill_chunk_tokens,
+       .prefill_beside = std::min(options_.prefill_beside_tokens, options_.prefill_chunk_tokens),
+       .block_tokens = model_.block_tokens(),
+       .free_blocks = pool_.free(),
+       .total_blocks = pool_.total(),
+       .growth_tokens = static_cast<int64_t>(expected_tokens_),
+       .aging_us = micros(options_.aging),
+       .patience_us = micros(options_.patience),
+       .credits = credits,
+       .request_cost = expected_cost_,
+       .prefix = [&](size_t i) { return Prefix(*requests_[members[i]]); }});
+  for (size_t& i : plan.preempt) i = members[i];
+  for (size_t& i : plan.admit) i = members[i];
+  for (PlanChunk& chunk : plan.chunks) chunk.sequence = members[chunk.sequence];
+  return plan;
 }
 
-void EngineLoop::Apply(const StepPlan& plan) {
-  for (const size_t i : plan.preempt) requests_[i]->Preempt();
+void EngineLoop::Apply(const StepPlan& plan, EngineClock::time_point now) {
+  for (const size_t i : plan.preempt) requests_[i]->Preempt(now, resident_);
+  // Before anybody allocates: what the plan took for shared must not be evicted.
+  for (const size_t i : plan.admit) TakePrefix(*requests_[i]);
   for (const size_t i : plan.admit) {
     LiveRequest& request = *requests_[i];
     request.running = true;
-    if (!request.decided && request.computed == 0) request.prompt_variant = resident_ - 1;
-    if (!request.admitted) request.admitted = EngineClock::now();
+    request.generated_at_admission = request.generated();
     request.table.Cover(static_cast<int64_t>(request.tokens.size()));
   }
   for (const PlanChunk& chunk : plan.chunks) {
     LiveRequest& request = *requests_[chunk.sequence];
-    request.table.Cover(request.computed + chunk.tokens);
+    request.table.Cover(request.computed + chunk.tokens + chunk.drafts);
   }
   Publish();
 }
 
+bool EngineLoop::Caches(const LiveRequest& request) const {
+  const bool shares = options_.prefix_cache && !request.request.cache.bypass;
+  return model_.reusable_state() && (shares || request.request.choices > 1);
+}
+
+std::vector<int32_t> EngineLoop::FindPrefix(const LiveRequest& request,
+                                            PrefixCursor& cursor) const {
+  std::vector<int32_t> blocks;
+  // The logits of a prompt whose log-probabilities are wanted must be computed.
+  if (!Caches(request) || request.WantsPromptLogprobs()) return blocks;
+  const auto size = static_cast<size_t>(model_.block_tokens());
+  const std::span<const int32_t> tokens(request.tokens);
+  const std::span<const uint8_t> variants(request.variants);
+  // At least the last token is computed: its logits are needed.
+  for (size_t end = size; end < tokens.size(); end += size) {
+    const auto block =
+        cache_.Find(cursor, tokens.subspan(end - size, size), variants.subspan(end - size, size));
+    if (!block) break;
+    blocks.push_back(*block);
+  }
+  return blocks;
+}
+
+void EngineLoop::TakePrefix(LiveRequest& request) {
+  for (const int32_t block : FindPrefix(request, request.cursor)) request.table.Append(block);
+  request.computed = request.table.size() * model_.block_tokens();
+  if (request.admitted) return;
+  request.admitted = EngineClock::now();
+  if (!request.leads()) return;  // the client's prompt was read once
+  request.usage.cached_tokens = std::min(request.computed, request.prompt_tokens());
+}
+
+PlanPrefix EngineLoop::Prefix(const LiveRequest& request) const {
+  PrefixCursor cursor = request.cursor;
+  const std::vector<int32_t> blocks = FindPrefix(request, cursor);
+  PlanPrefix prefix;
+  prefix.computed_tokens = static_cast<int64_t>(blocks.size()) * model_.block_tokens();
+  prefix.segment_tokens = request.SegmentTokens(prefix.computed_tokens);
+  for (const int32_t block : blocks) prefix.shared_blocks += pool_.references(block) > 0 ? 1 : 0;
+  return prefix;
+}
+
+void EngineLoop::RememberBlocks(LiveRequest& request) {
+  if (!Caches(request)) return;
+  const auto size = static_cast<size_t>(model_.block_tokens());
+  while ((request.cursor.blocks + 1) * model_.block_tokens() <= request.computed) {
+    const auto begin = static_cast<size_t>(request.cursor.blocks) * size;
+    cache_.Insert(request.cursor, std::span<const int32_t>(request.tokens).subspan(begin, size),
+                  std::span<const uint8_t>(request.variants).subspan(begin, size),
+                  request.table.blocks()[begin / size]);
+  }
+}
+
 std::vector<SequenceChunk> EngineLoop::Chunks(const StepPlan& plan) const {
+  using Logits = SequenceChunk::Logits;
   std::vector<SequenceChunk> chunks;
   for (const PlanChunk& planned : plan.chunks) {
     const LiveRequest& request = *requests_[planned.sequence];
-    const std::span<const int32_t> tokens(request.tokens);
-    const bool last = request.computed + planned.tokens == static_cast<int64_t>(tokens.size());
-    chunks.push_back(
-        {.tokens = tokens.subspan(static_cast<size_t>(request.computed),
-                                  static_cast<size_t>(planned.tokens)),
-         .position = request.computed,
-         .blocks = request.table.blocks(),
-         .variant = request.reading_prompt() ? request.prompt_variant : request.variant,
-         .logits = last ? SequenceChunk::Logits::kLast : SequenceChunk::Logits::kNone});
+    const auto tokens =
+        std::span<const int32_t>(request.tokens)
+            .subspan(static_cast<size_t>(request.computed), static_cast<size_t>(planned.tokens));
+    const bool last =
+        tokens.data() + tokens.size() == request.tokens.data() + request.tokens.size();
+    const bool all = request.WantsPromptLogprobs();
+    chunks.push_back({.tokens = tokens,
+                      .position = request.computed,
+                      .blocks = request.table.blocks(),
+                      .variant = request.variants[static_cast<size_t>(request.computed)],
+                      .logits = all    ? Logits::kAll
+                                : last ? Logits::kLast
+                                       : Logits::kNone});
   }
   return chunks;
 }
@@ -126,6 +259,9 @@ void EngineLoop::RunModel(const std::vector<SequenceChunk>& chunks) {
   const double seconds = SecondsSince(start);
   int64_t tokens = 0;
   for (const SequenceChunk& chunk : chunks) tokens += static_cast<int64_t>(chunk.tokens.size());
+  if (fastest_step_seconds_ == 0 || seconds < fastest_step_seconds_) {
+    fastest_step_seconds_ = seconds;
+  }
   if (tokens < kMeasurableTokens) return;
   const double each = seconds / static_cast<double>(tokens);
   const double fastest = fastest_token_seconds_;
@@ -156,40 +292,76 @@ void EngineLoop::Settle(std::span<const StepMeter::Holder> holders) {
   const auto now = static_cast<uint64_t>(elapsed.count());
   const uint64_t micros = now - std::exchange(settled_micros_, now);
   if (micros == 0) return;
-  observer_.OnCharges(meter_.Settle(holders, micros), ByteMicros{meter_.resident_bytes()} * micros);
+  const std::vector<EngineObserver::Charge> charges = meter_.Settle(holders, micros);
+  for (const auto& charge : charges) {
+    if (charge.variant >= 0) shares_.Charge(charge.tenant, static_cast<double>(charge.byte_us));
+  }
+  shares_.Round();
+  observer_.OnCharges(charges, ByteMicros{meter_.resident_bytes()} * micros);
 }
 
 void EngineLoop::Advance(const StepPlan& plan, const std::vector<SequenceChunk>& chunks) {
   const auto vocab = static_cast<size_t>(model_.vocab_size());
-  size_t row = 0;
+  std::span<const float> rest(logits_);
   for (size_t i = 0; i < chunks.size(); ++i) {
     LiveRequest& request = *requests_[plan.chunks[i].sequence];
+    const auto rows = chunks[i].logits == SequenceChunk::Logits::kNone   ? 0
+                      : chunks[i].logits == SequenceChunk::Logits::kLast ? 1
+                                                                         : chunks[i].tokens.size();
+    const auto logits = rest.first(rows * vocab);
+    rest = rest.subspan(rows * vocab);
+    if (chunks[i].logits == SequenceChunk::Logits::kAll) {
+      AddPromptLogprobs(request, plan.chunks[i].tokens, logits);
+    }
     request.computed += plan.chunks[i].tokens;
-    if (chunks[i].logits == SequenceChunk::Logits::kNone) continue;
-    const auto logits = std::span<const float>(logits_).subspan(row++ * vocab, vocab);
-    if (!request.decided) Decide(request, logits);
-    Deliver(request, logits);
+    RememberBlocks(request);
+    if (request.computed < static_cast<int64_t>(request.tokens.size())) continue;
+    if (!request.decided) Decide(request, logits.last(vocab));
+    Deliver(request, logits.last(vocab));
+  }
+}
+
+void EngineLoop::AddPromptLogprobs(LiveRequest& request, int64_t tokens,
+                                   std::span<const float> rows) {
+  const auto vocab = static_cast<size_t>(model_.vocab_size());
+  auto& logprobs = request.group.prompt_logprobs;
+  for (int64_t t = 0; t < tokens; ++t) {
+    const int64_t next = request.computed + t + 1;
+    // Preempted and read again: what is there stays.
+    if (next >= request.prompt_tokens() || next <= static_cast<int64_t>(logprobs.size())) continue;
+    logprobs.push_back(LogprobsOf(rows.subspan(static_cast<size_t>(t) * vocab, vocab),
+                                  request.tokens[static_cast<size_t>(next)],
+                                  request.request.prompt_logprobs));
   }
 }
 
 void EngineLoop::Decide(LiveRequest& request, std::span<const float> logits) {
+  RequestGroup& group = request.group;
+  request.decided = true;
+  if (group.decision) {  // made once for all choices
+    request.variant = std::min(group.decision->variant, resident_ - 1);
+    request.reason = request.variant == group.decision->variant ? group.decision->reason
+                                                                : router::Reason::kMemory;
+    return;
+  }
   const auto start = EngineClock::now();
   const auto signals = router::SignalsFromLogits(logits, request.prompt_tokens());
   const router::SystemState state{
       .queue_pressure = static_cast<double>(registry_.load().waiting) /
                         static_cast<double>(std::max<int64_t>(1, options_.max_waiting))};
+  const auto resident = std::span(views_).first(static_cast<size_t>(resident_.load()));
   auto decision =
-      router::Route(request.features, signals, request.request.precision,
-                    std::span(views_).first(static_cast<size_t>(resident_.load())), state);
+      router::Route(group.features, signals, request.request.precision, resident, state);
   LIFT_CHECK(decision.ok());  // checked at submission; signals and load cannot change it
-  request.decided = true;
   request.reason = decision->reason;
   request.variant = decision->variant;
+  group.decision = *decision;
   observer_.OnDecision(*decision, request.variant, SecondsSince(start));
-  request.listener->OnStarted({.decision = *std::move(decision),
-                               .variant = request.variant,
-                               .prompt_tokens = request.prompt_tokens(),
-                               .cached_tokens = request.usage.cached_tokens});
+  group.listener->OnStarted({.decision = *std::move(decision),
+                             .variant = request.variant,
+                             .prompt_tokens = request.prompt_tokens(),
+                             .cached_tokens = request.usage.cached_tokens,
+                             .prompt_logprobs = std::move(group.prompt_logprobs)});
 }
 
 void EngineLoop::Deliver(LiveRequest& request, std::span<const float> logits) {
@@ -201,15 +373,17 @@ void EngineLoop::Deliver(LiveRequest& request, std::span<const float> logits) {
   const auto now = EngineClock::now();
   if (!request.first_token) {
     request.first_token = now;
-    observer_.OnFirstToken(request.variant,
-                           std::chrono::duration<double>(now - request.submitted).count());
+    if (request.leads()) {
+      observer_.OnFirstToken(request.variant,
+                             std::chrono::duration<double>(now - request.group.submitted).count());
+    }
   } else {
     observer_.OnInterToken(request.variant,
                            std::chrono::duration<double>(now - *request.last_token).count());
   }
   request.last_token = now;
   LiveRequest::Accepted accepted = request.Accept(std::move(sampled));
-  request.listener->OnToken(accepted.token);
+  request.group.listener->OnToken(accepted.token);
   if (accepted.finish) {
     Finish(request, *accepted.finish, absl::OkStatus(), std::move(accepted.matched_stop));
   }
@@ -217,26 +391,63 @@ void EngineLoop::Deliver(LiveRequest& request, std::span<const float> logits) {
 
 void EngineLoop::Finish(LiveRequest& request, FinishReason reason, absl::Status status,
                         std::string matched_stop) {
+  if (request.finished) return;
+  RequestGroup& group = request.group;
   request.table.Clear();
-  // Whoever was told that his cancellation counts must see it.
-  if (registry_.Retire(request, pool_.used()) && reason != FinishReason::kCancelled) {
-    reason = FinishReason::kCancelled;
-    status = absl::CancelledError("the request was cancelled");
-  }
+  registry_.Close(request.running, pool_.used(), pool_.cached());
   request.running = false;
   request.finished = true;
-  FinishedEvent event{.reason = reason,
-                      .matched_stop = std::move(matched_stop),
-                      .tail_text = request.Tail(),
-                      .status = std::move(status),
-                      .usage = request.usage,
-                      .timings = request.Timings(EngineClock::now()),
-                      .seed_used = request.request.sampling.seed,
-                      .variant = request.variant,
-                      .spans = std::move(request.spans)};
-  observer_.OnFinished(request.request, event);
-  auto deliver = [this, listener = std::move(request.listener),
-                  event = std::move(event)]() mutable {
+  group.ends[static_cast<size_t>(request.choice)] = {.reason = reason,
+                                                     .matched_stop = std::move(matched_stop),
+                                                     .tail_text = request.Tail(),
+                                                     .seed_used = request.sampling.seed,
+                                                     .generated_tokens = request.generated()};
+  FinishedEvent& summary = group.summary;
+  summary.usage.Add(request.usage);
+  if (summary.status.ok()) summary.status = std::move(status);
+  if (request.leads()) {
+    summary.timings = request.Timings(EngineClock::now());
+    summary.variant = request.variant;
+    summary.spans = std::move(request.spans);
+  }
+  if (--group.unfinished == 0) FinishGroup(group);
+}
+
+void EngineLoop::FinishGroup(RequestGroup& group) {
+  FinishedEvent& event = group.summary;
+  // Whoever was told that his cancellation counts must see it.
+  if (registry_.Retire(group)) {
+    for (ChoiceEnd& end : group.ends) end.reason = FinishReason::kCancelled;
+    event.status = absl::CancelledError("the request was cancelled");
+  }
+  event.choices = std::move(group.ends);
+  // Of several answers the one that went wrong speaks for the request.
+  const ChoiceEnd* speaker = &event.choices[0];
+  for (const ChoiceEnd& end : event.choices) {
+    const bool fine =
+        speaker->reason == FinishReason::kStop || speaker->reason == FinishReason::kLength;
+    const bool wrong = end.reason != FinishReason::kStop && end.reason != FinishReason::kLength;
+    if (fine && wrong) speaker = &end;
+  }
+  event.reason = speaker->reason;
+  event.matched_stop = event.choices[0].matched_stop;
+  event.tail_text = event.choices[0].tail_text;
+  event.seed_used = event.choices[0].seed_used;
+  event.timings.total_seconds = SecondsSince(group.submitted);
+  if (event.timings.ttft_seconds > 0) {
+    event.timings.decode_seconds = event.timings.total_seconds - event.timings.ttft_seconds;
+  }
+  const auto average = [](double& mean, double value) {
+    constexpr double kWeight = 0.1;
+    mean = mean == 0 ? value : (1 - kWeight) * mean + kWeight * value;
+  };
+  const auto choices = static_cast<double>(event.choices.size());
+  average(expected_tokens_, static_cast<double>(event.usage.generated_tokens) / choices);
+  average(expected_cost_,
+          static_cast<double>(event.usage.weight_byte_us + event.usage.kv_byte_us) / choices);
+  shares_.Leave(group.request.tenant);
+  observer_.OnFinished(group.request, event);
+  auto deliver = [this, listener = std::move(group.listener), event = std::move(event)]() mutable {
     listener->OnFinished(event);
     listener.reset();
     registry_.Retired();
@@ -246,13 +457,14 @@ void EngineLoop::Finish(LiveRequest& request, FinishReason reason, absl::Status 
 }
 
 void EngineLoop::Sweep() {
-  std::erase_if(requests_, [](const auto& request) { return request->finished; });
+  std::erase_if(requests_, [](const LiveRequest* request) { return request->finished; });
+  std::erase_if(groups_, [](const auto& group) { return group->unfinished == 0; });
 }
 
 void EngineLoop::Publish() {
   const auto running = std::count_if(requests_.begin(), requests_.end(),
-                                     [](const auto& request) { return request->running; });
-  registry_.Publish(running, pool_.used());
+                                     [](const LiveRequest* request) { return request->running; });
+  registry_.Publish(running, pool_.used(), pool_.cached());
 }
 
 }  // namespace lift

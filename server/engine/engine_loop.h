@@ -6,7 +6,9 @@
 #include <memory>
 #include <vector>
 
+#include "server/engine/fair_share.h"
 #include "server/engine/planner.h"
+#include "server/engine/prefix_cache.h"
 #include "server/engine/registry.h"
 #include "server/engine/step_meter.h"
 
@@ -29,23 +31,38 @@ class EngineLoop {
   int resident() const { return resident_; }
   // Engine thread, between steps; see Engine::SetResidentVariants.
   absl::StatusOr<ResidencyChange> SetResident(int count);
+  // Of the fastest step of any size, so no answer of n tokens takes less than n of these (n - 1 if
+  // its prompt is counted as above).
+  double fastest_step_seconds() const { return fastest_step_seconds_; }
 
  private:
-  void Welcome(const std::shared_ptr<LiveRequest>& request);
+  void TakeOver(std::shared_ptr<RequestGroup> group);
+  void RefuseIfLate(LiveRequest& leader);
+  void FinishAll(RequestGroup& group, FinishReason reason, const absl::Status& status);
   absl::Status CheckResident(const LiveRequest& request, int count) const;
+  void MoveTo(LiveRequest& request, int count, ResidencyChange& change);
   void EndExpired();
   void RunStep();
-  StepPlan Plan() const;
-  void Apply(const StepPlan& plan);
+  StepPlan Plan(EngineClock::time_point now) const;
+  void Apply(const StepPlan& plan, EngineClock::time_point now);
+  bool Caches(const LiveRequest& request) const;
+  // Takes what the cache has of the sequence's prefix; it must hold nothing yet.
+  void TakePrefix(LiveRequest& request);
+  // Moves the cursor, which passed all blocks before, along what the cache has of the sequence.
+  std::vector<int32_t> FindPrefix(const LiveRequest& request, PrefixCursor& cursor) const;
+  PlanPrefix Prefix(const LiveRequest& request) const;
+  void RememberBlocks(LiveRequest& request);
   std::vector<SequenceChunk> Chunks(const StepPlan& plan) const;
   void RunModel(const std::vector<SequenceChunk>& chunks);
   void Charge(const StepPlan& plan, const std::vector<SequenceChunk>& chunks);
   void Settle(std::span<const StepMeter::Holder> holders);
   void Advance(const StepPlan& plan, const std::vector<SequenceChunk>& chunks);
+  void AddPromptLogprobs(LiveRequest& request, int64_t tokens, std::span<const float> rows);
   void Decide(LiveRequest& request, std::span<const float> logits);
   void Deliver(LiveRequest& request, std::span<const float> logits);
   void Finish(LiveRequest& request, FinishReason reason, absl::Status status,
               std::string matched_stop = {});
+  void FinishGroup(RequestGroup& group);
   void Sweep();
   void Publish();
 
@@ -56,12 +73,17 @@ class EngineLoop {
   EngineObserver silent_;
   EngineObserver& observer_;
   BlockPool pool_;
+  PrefixCache cache_;
   StepMeter meter_;
-  std::vector<std::shared_ptr<LiveRequest>> requests_;  // waiting and running
+  FairShare shares_;
+  std::vector<std::shared_ptr<RequestGroup>> groups_;
+  std::vector<LiveRequest*> requests_;  // of groups_: waiting and running
   std::vector<float> logits_;
   const EngineClock::time_point started_;
   uint64_t settled_micros_ = 0;  // since started_
-  std::atomic<double> fastest_token_seconds_{0};
+  // Of those that finished, moving averages: what the next ones are expected to need.
+  double expected_tokens_ = 0, expected_cost_ = 0;
+  std::atomic<double> fastest_token_seconds_{0}, fastest_step_seconds_{0};
   std::atomic<int> resident_;
 };
 

@@ -5,18 +5,35 @@
 
 namespace lift {
 
-LiveRequest::LiveRequest(EngineRequest r, std::shared_ptr<RequestListener> l,
-                         const Tokenizer& tokenizer, BlockPool& pool, int64_t block_tokens)
-    : request(std::move(r)),
-      listener(std::move(l)),
-      submitted(EngineClock::now()),
+RequestGroup::RequestGroup(EngineRequest r, std::shared_ptr<RequestListener> l,
+                           const Tokenizer& tokenizer, BlockPool& pool, int64_t block_tokens,
+                           int finest)
+    : request(std::move(r)), listener(std::move(l)), submitted(EngineClock::now()) {
+  for (int c = 0; c < request.choices; ++c) {
+    choices.push_back(
+        std::make_unique<LiveRequest>(*this, c, tokenizer, pool, block_tokens, finest));
+  }
+  unfinished = choices.size();
+  ends.resize(choices.size());
+}
+
+LiveRequest::LiveRequest(RequestGroup& g, int c, const Tokenizer& tokenizer, BlockPool& pool,
+                         int64_t block_tokens, int finest)
+    : group(g),
+      request(g.request),
+      choice(c),
+      sampling(request.sampling),
       table(pool, block_tokens),
       tokens(request.prompt),
+      variants(request.prompt.size(), static_cast<uint8_t>(finest)),
+      variant(finest),
+      waiting_since(g.submitted),
       tokenizer_(tokenizer),
       decoder_(tokenizer),
       matcher_(request.stopping.stop_strings),
       ending_ids_(request.stopping.stop_token_ids) {
-  const SamplingParams& s = request.sampling;
+  sampling.seed = ChoiceSeed(sampling.seed, choice);
+  const SamplingParams& s = sampling;
   penalized_ = s.repetition_penalty != 1 || s.presence_penalty != 0 || s.frequency_penalty != 0;
   if (penalized_) history_.AddPrompt(request.prompt);
   if (!request.stopping.ignore_eos) {
@@ -24,40 +41,72 @@ LiveRequest::LiveRequest(EngineRequest r, std::shared_ptr<RequestListener> l,
     ending_ids_.insert(ending_ids_.end(), spec.eos_ids.begin(), spec.eos_ids.end());
     if (spec.eos_id >= 0) ending_ids_.push_back(spec.eos_id);
   }
-  usage.prompt_tokens = prompt_tokens();
+  usage.prompt_tokens = leads() ? prompt_tokens() : 0;
 }
 
-PlanSequence LiveRequest::Snapshot() const {
+int64_t LiveRequest::SegmentTokens(int64_t first) const {
+  const auto begin = variants.begin() + static_cast<std::ptrdiff_t>(first);
+  auto end = std::find_if(begin, variants.end(), [&](uint8_t v) { return v != *begin; });
+  // A chunk ends with the prompt even if the finest variant decodes, too: its last logits decide.
+  const auto prompt_end = variants.begin() + static_cast<std::ptrdiff_t>(prompt_tokens());
+  if (first < prompt_tokens()) end = std::min(end, prompt_end);
+  return end - begin;
+}
+
+PlanSequence LiveRequest::Snapshot(EngineClock::time_point now) const {
+  const auto micros = [&](EngineClock::time_point from) {
+    return std::chrono::duration_cast<std::chrono::microseconds>(now - from).count();
+  };
   return {.running = running,
           .priority = request.priority,
-          .arrival = arrival,
+          .tenant = 0,
+          .arrival = group.arrival,
+          .age_us = micros(group.submitted),
+          .wait_us = running ? 0 : micros(waiting_since),
+          .progress = running ? generated() - generated_at_admission : 0,
           .prompt_tokens = prompt_tokens(),
           .known_tokens = static_cast<int64_t>(tokens.size()),
           .computed_tokens = computed,
-          .blocks = table.size()};
+          .segment_tokens = SegmentTokens(computed),
+          .most_tokens = std::max<int64_t>(most_tokens(), static_cast<int64_t>(tokens.size())),
+          .blocks = table.size(),
+          .owned_blocks = table.owned(),
+          .drafts = drafts_wanted};
 }
 
-void LiveRequest::Preempt() {
+void LiveRequest::Clamp(int64_t first, int resident) {
+  const auto most = static_cast<uint8_t>(resident - 1);
+  for (auto i = static_cast<size_t>(first); i < variants.size(); ++i) {
+    variants[i] = std::min(variants[i], most);
+  }
+}
+
+void LiveRequest::Preempt(EngineClock::time_point now, int resident) {
+  Clamp(0, resident);
   table.Clear();
+  cursor = {.salt = cursor.salt, .parent = 0, .blocks = 0};
   computed = 0;
   running = false;
+  waiting_since = now;
 }
 
 SampledToken LiveRequest::SampleNext(std::span<const float> logits) const {
   std::span<const int32_t> banned;
   if (generated() < request.stopping.min_new_tokens) banned = ending_ids_;
-  return Sample(logits, request.sampling, history_, generated(), banned);
+  return Sample(logits, sampling, history_, generated(), banned);
 }
 
 LiveRequest::Accepted LiveRequest::Accept(SampledToken sampled) {
   Accepted accepted;
   const int32_t id = sampled.id;
   tokens.push_back(id);
+  variants.push_back(static_cast<uint8_t>(variant));
   ++usage.generated_tokens;
   if (spans.empty() || spans.back().variant != variant) spans.push_back({variant, 0, reason});
   ++spans.back().tokens;
   if (penalized_) history_.AddGenerated(id);
   accepted.token.id = id;
+  accepted.token.choice = choice;
   accepted.token.sampled = std::move(sampled);
   accepted.token.variant = variant;
   if (std::find(ending_ids_.begin(), ending_ids_.end(), id) != ending_ids_.end()) {
@@ -91,11 +140,11 @@ RequestTimings LiveRequest::Timings(EngineClock::time_point now) const {
     return std::chrono::duration<double>(to - from).count();
   };
   RequestTimings t;
-  t.total_seconds = seconds(submitted, now);
-  t.queue_seconds = seconds(submitted, admitted.value_or(now));
+  t.total_seconds = seconds(group.submitted, now);
+  t.queue_seconds = seconds(group.submitted, admitted.value_or(now));
   if (admitted) t.prefill_seconds = seconds(*admitted, first_token.value_or(now));
   if (first_token) {
-    t.ttft_seconds = seconds(submitted, *first_token);
+    t.ttft_seconds = seconds(group.submitted, *first_token);
     t.decode_seconds = seconds(*first_token, now);
   }
   return t;

@@ -1,5 +1,5 @@
-// One request from submission to its end: queued -> reading the prompt -> routed -> decoding ->
-// finished.
+// One answer from submission to its end (queued -> reading the prompt -> routed -> decoding ->
+// finished), and the request it belongs to.
 #pragma once
 
 #include <atomic>
@@ -10,16 +10,19 @@
 
 #include "server/engine/engine.h"
 #include "server/engine/planner.h"
+#include "server/engine/prefix_cache.h"
 #include "server/engine/state_pool.h"
 #include "server/engine/stop_matcher.h"
 
 namespace lift {
 
-// The submitting thread builds it from a valid request and fills in features and variant; from
-// then on it belongs to the engine thread, apart from `cancelled`.
-struct LiveRequest {
-  LiveRequest(EngineRequest request, std::shared_ptr<RequestListener> listener,
-              const Tokenizer& tokenizer, BlockPool& pool, int64_t block_tokens);
+struct LiveRequest;
+
+// What the answers (choices) of one request have in common. The submitting thread builds it from a
+// valid request; from then on it belongs to the engine thread, apart from `cancelled`.
+struct RequestGroup {
+  RequestGroup(EngineRequest request, std::shared_ptr<RequestListener> listener,
+               const Tokenizer& tokenizer, BlockPool& pool, int64_t block_tokens, int finest);
 
   EngineRequest request;
   std::shared_ptr<RequestListener> listener;
@@ -28,25 +31,60 @@ struct LiveRequest {
   EngineClock::time_point submitted;
   std::atomic<bool> cancelled{false};
 
+  // The first one leads: it reads the prompt while the others wait to share it.
+  std::vector<std::unique_ptr<LiveRequest>> choices;
+  size_t unfinished = 0;
+  std::optional<router::Decision> decision;  // the leader's, for all
+  std::vector<SampledToken> prompt_logprobs;
+  std::vector<ChoiceEnd> ends;  // [choices]
+  FinishedEvent summary;        // of the choices that ended so far
+};
+
+// Engine thread only.
+struct LiveRequest {
+  LiveRequest(RequestGroup& group, int choice, const Tokenizer& tokenizer, BlockPool& pool,
+              int64_t block_tokens, int finest);
+
+  RequestGroup& group;
+  const EngineRequest& request;  // the group's
+  const int choice;
+  SamplingParams sampling;  // the request's, with this choice's own seed
+
   BlockTable table;
-  std::vector<int32_t> tokens;  // prompt + generated
-  int64_t computed = 0;         // leading tokens whose state is in the table
-  bool running = false;         // admitted, holds blocks
-  bool decided = false;         // the router has chosen `variant`
+  PrefixCursor cursor;
+  std::vector<int32_t> tokens;    // prompt + generated
+  std::vector<uint8_t> variants;  // the precision each of them is (to be) computed at
+  int64_t computed = 0;           // leading tokens whose state is in the table
+  bool running = false;           // admitted, holds blocks
+  bool decided = false;           // the router has chosen `variant`
   bool finished = false;
-  int variant = 0;         // of decoding; the finest until decided
-  int prompt_variant = 0;  // the prompt is read at it: the finest when the reading began
+  int variant = 0;                                // of the next tokens; the finest until decided
   router::Reason reason = router::Reason::kAuto;  // of `variant`
   std::vector<PrecisionSpan> spans;
   RequestUsage usage;
+  EngineClock::time_point waiting_since;
   std::optional<EngineClock::time_point> admitted, first_token, last_token;
+  int64_t generated_at_admission = 0;
+  std::vector<int32_t> drafts;  // guesses of what follows `tokens`, in the step under way
+  int64_t drafts_wanted = 0;
 
+  bool leads() const { return choice == 0; }
+  // Nothing to do yet: the leader is still reading the prompt.
+  bool following() const { return !leads() && !group.decision; }
+  // The logits of every prompt token are needed, so all of them are computed.
+  bool WantsPromptLogprobs() const { return leads() && !decided && request.prompt_logprobs >= 0; }
   int64_t prompt_tokens() const { return static_cast<int64_t>(request.prompt.size()); }
   int64_t generated() const { return static_cast<int64_t>(tokens.size()) - prompt_tokens(); }
+  int64_t most_tokens() const { return prompt_tokens() + request.stopping.max_new_tokens - 1; }
   bool reading_prompt() const { return computed < prompt_tokens(); }
-  PlanSequence Snapshot() const;
-  // Forgets its state: everything is computed again after the next admission.
-  void Preempt();
+  // From `first` up to the next token of another precision.
+  int64_t SegmentTokens(int64_t first) const;
+  PlanSequence Snapshot(EngineClock::time_point now) const;
+  // Forgets its state: everything is computed again after the next admission, at the precisions it
+  // had as far as they are among the `resident` coarsest.
+  void Preempt(EngineClock::time_point now, int resident);
+  // From `first` on nothing is (to be) computed at a variant that is not resident.
+  void Clamp(int64_t first, int resident);
 
   // The next token; end and stop tokens are out of the question while min_new_tokens is not
   // reached.

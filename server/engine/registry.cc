@@ -9,7 +9,7 @@ namespace lift {
 RequestRegistry::RequestRegistry(int64_t max_waiting, int64_t blocks_total)
     : max_waiting_(max_waiting), blocks_total_(blocks_total) {}
 
-absl::Status RequestRegistry::Add(const std::shared_ptr<LiveRequest>& request) {
+absl::Status RequestRegistry::Add(const std::shared_ptr<RequestGroup>& request) {
   const std::lock_guard lock(mutex_);
   if (draining_ || stopping_) {
     return absl::UnavailableError("DRAINING: the server is shutting down; retry on another one");
@@ -28,6 +28,7 @@ absl::Status RequestRegistry::Add(const std::shared_ptr<LiveRequest>& request) {
   for (uint64_t n = arrivals_; id.empty() || live_.contains(id); ++n) id = absl::StrCat("gen-", n);
   live_.emplace(id, request);
   inbox_.push_back(request);
+  sequences_ += static_cast<int64_t>(request->choices.size());
   work_.notify_one();
   return absl::OkStatus();
 }
@@ -75,6 +76,7 @@ EngineLoad RequestRegistry::load() const {
           .waiting = WaitingLocked(),
           .blocks_used = blocks_used_,
           .blocks_total = blocks_total_,
+          .blocks_cached = blocks_cached_,
           .draining = draining_ || stopping_};
 }
 
@@ -89,17 +91,24 @@ RequestRegistry::Mail RequestRegistry::Take(bool idle, std::chrono::milliseconds
           .stopping = stopping_};
 }
 
-void RequestRegistry::Publish(int64_t running, int64_t blocks_used) {
+void RequestRegistry::Publish(int64_t running, int64_t blocks_used, int64_t blocks_cached) {
   const std::lock_guard lock(mutex_);
   running_ = running;
   blocks_used_ = blocks_used;
+  blocks_cached_ = blocks_cached;
 }
 
-bool RequestRegistry::Retire(const LiveRequest& request, int64_t blocks_used) {
+void RequestRegistry::Close(bool was_running, int64_t blocks_used, int64_t blocks_cached) {
+  const std::lock_guard lock(mutex_);
+  --sequences_;
+  if (was_running) --running_;
+  blocks_used_ = blocks_used;
+  blocks_cached_ = blocks_cached;
+}
+
+bool RequestRegistry::Retire(const RequestGroup& request) {
   const std::lock_guard lock(mutex_);
   live_.erase(request.request.request_id);
-  if (request.running) --running_;
-  blocks_used_ = blocks_used;
   ++finishing_;
   return request.cancelled;
 }

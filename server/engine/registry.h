@@ -22,7 +22,7 @@ class RequestRegistry {
 
   // ---- callers ----
   // Gives it an id if it has none. UNAVAILABLE (DRAINING: ..., QUEUE_FULL: ...), ALREADY_EXISTS.
-  absl::Status Add(const std::shared_ptr<LiveRequest>& request);
+  absl::Status Add(const std::shared_ptr<RequestGroup>& request);
   bool Cancel(const std::string& request_id);
   // Refuses new work; true if the last OnFinished returned before the timeout.
   bool Drain(std::chrono::milliseconds timeout);
@@ -35,32 +35,34 @@ class RequestRegistry {
 
   // ---- engine thread ----
   struct Mail {
-    std::vector<std::shared_ptr<LiveRequest>> arrived;
+    std::vector<std::shared_ptr<RequestGroup>> arrived;
     std::vector<std::function<void(bool)>> tasks;
     bool stopping = false;
   };
   // New requests and tasks. If `idle`, sleeps until there is one, Stop is called or `patience` is
   // over.
   Mail Take(bool idle, std::chrono::milliseconds patience);
-  void Publish(int64_t running, int64_t blocks_used);
+  void Publish(int64_t running, int64_t blocks_used, int64_t blocks_cached);
+  // One of its sequences is done.
+  void Close(bool was_running, int64_t blocks_used, int64_t blocks_cached);
   // No longer live: its id is free and Cancel finds it no more. True if Cancel found it before.
   // Call Retired() after OnFinished.
-  bool Retire(const LiveRequest& request, int64_t blocks_used);
+  bool Retire(const RequestGroup& request);
   void Retired();
 
  private:
-  int64_t WaitingLocked() const { return static_cast<int64_t>(live_.size()) - running_; }
+  int64_t WaitingLocked() const { return sequences_ - running_; }
 
   const int64_t max_waiting_, blocks_total_;
   mutable std::mutex mutex_;
   std::condition_variable work_, idle_;
   // Guarded by mutex_.
-  std::unordered_map<std::string, std::shared_ptr<LiveRequest>> live_;
-  std::vector<std::shared_ptr<LiveRequest>> inbox_;
+  std::unordered_map<std::string, std::shared_ptr<RequestGroup>> live_;
+  std::vector<std::shared_ptr<RequestGroup>> inbox_;
   std::vector<std::function<void(bool)>> tasks_;
   bool closed_ = false;  // the last Take has been: tasks are answered at once
   uint64_t arrivals_ = 0;
-  int64_t running_ = 0, blocks_used_ = 0, finishing_ = 0;
+  int64_t sequences_ = 0, running_ = 0, blocks_used_ = 0, blocks_cached_ = 0, finishing_ = 0;
   bool draining_ = false, stopping_ = false;
 };
 

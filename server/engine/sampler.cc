@@ -240,4 +240,12 @@ SampledToken Sample(std::span<const float> logits, const SamplingParams& params,
   return token;
 }
 
+SampledToken LogprobsOf(std::span<const float> logits, int32_t id, int count) {
+  LIFT_CHECK(id >= 0 && static_cast<size_t>(id) < logits.size());
+  SampledToken token;
+  token.id = id;
+  AddLogprobs(logits, count, token);
+  return token;
+}
+
 }  // namespace lift

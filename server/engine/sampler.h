@@ -62,4 +62,7 @@ SampledToken Sample(std::span<const float> logits, const SamplingParams& params,
                     const TokenHistory& history, int64_t step,
                     std::span<const int32_t> banned = {});
 
+// A given token with its log-probability and the `count` best ones.
+SampledToken LogprobsOf(std::span<const float> logits, int32_t id, int count);
+
 }  // namespace lift

@@ -4,26 +4,49 @@
 
 namespace lift {
 
-BlockPool::BlockPool(int64_t total) : references_(static_cast<size_t>(total)) {
-  for (int64_t block = total; block-- > 0;) free_.push_back(static_cast<int32_t>(block));
+BlockPool::BlockPool(int64_t total) : slots_(static_cast<size_t>(total)) {
+  for (int64_t block = total; block-- > 0;) empty_.push_back(static_cast<int32_t>(block));
 }
 
 int32_t BlockPool::Allocate() {
-  LIFT_CHECK(!free_.empty());
-  const int32_t block = free_.back();
-  free_.pop_back();
-  references_[block] = 1;
+  LIFT_CHECK(free() > 0);
+  int32_t block = 0;
+  if (!empty_.empty()) {
+    block = empty_.back();
+    empty_.pop_back();
+  } else {
+    block = cached_.front();
+    cached_.pop_front();
+    slots_[block].remembered = false;
+    if (on_evict_) on_evict_(block);
+  }
+  slots_[block].references = 1;
   return block;
 }
 
 void BlockPool::AddReference(int32_t block) {
-  LIFT_CHECK(references_[block] > 0);
-  ++references_[block];
+  Slot& slot = slots_[block];
+  if (slot.references == 0) {
+    LIFT_CHECK(slot.remembered);
+    cached_.erase(slot.place);
+  }
+  ++slot.references;
 }
 
 void BlockPool::Release(int32_t block) {
-  LIFT_CHECK(references_[block] > 0);
-  if (--references_[block] == 0) free_.push_back(block);
+  Slot& slot = slots_[block];
+  LIFT_CHECK(slot.references > 0);
+  if (--slot.references > 0) return;
+  if (slot.remembered) {
+    slot.place = cached_.insert(cached_.end(), block);
+  } else {
+    empty_.push_back(block);
+  }
+}
+
+void BlockPool::Remember(int32_t block) {
+  LIFT_CHECK(slots_[block].references > 0);
+  slots_[block].remembered = true;
 }
 
 void BlockTable::Cover(int64_t tokens) {
@@ -31,17 +54,22 @@ void BlockTable::Cover(int64_t tokens) {
   while (size() < needed) blocks_.push_back(pool_.Allocate());
 }
 
-void BlockTable::Share(const BlockTable& prefix, int64_t blocks) {
-  LIFT_CHECK(blocks_.empty() && blocks <= prefix.size());
-  for (int64_t i = 0; i < blocks; ++i) {
-    pool_.AddReference(prefix.blocks_[i]);
-    blocks_.push_back(prefix.blocks_[i]);
-  }
+void BlockTable::Append(int32_t block) {
+  pool_.AddReference(block);
+  blocks_.push_back(block);
 }
 
 void BlockTable::Clear() {
-  for (const int32_t block : blocks_) pool_.Release(block);
-  blocks_.clear();
+  while (!blocks_.empty()) {
+    pool_.Release(blocks_.back());
+    blocks_.pop_back();
+  }
+}
+
+int64_t BlockTable::owned() const {
+  int64_t owned = 0;
+  for (const int32_t block : blocks_) owned += pool_.references(block) == 1 ? 1 : 0;
+  return owned;
 }
 
 uint64_t BlockTable::HeldBytes(uint64_t bytes_per_block) const {

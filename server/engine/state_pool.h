@@ -1,29 +1,47 @@
 // Blocks of sequence state (KV cache): who holds which, with reference counts so that sequences can
-// share a prefix.
+// share a prefix, and with the least recently used of those that are only remembered.
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <list>
 #include <span>
 #include <vector>
 
 namespace lift {
 
-// Hands out block numbers in [0, total). Engine thread only.
+// Hands out block numbers in [0, total). A block is empty, held (by one or more tables), or cached:
+// held by nobody but remembered, and evicted when an empty one is wanted and there is none. Engine
+// thread only.
 class BlockPool {
  public:
   explicit BlockPool(int64_t total);
-  int64_t total() const { return static_cast<int64_t>(references_.size()); }
-  int64_t free() const { return static_cast<int64_t>(free_.size()); }
+  int64_t total() const { return static_cast<int64_t>(slots_.size()); }
+  // What can be allocated: empty and cached blocks.
+  int64_t free() const { return static_cast<int64_t>(empty_.size() + cached_.size()); }
   int64_t used() const { return total() - free(); }
+  int64_t cached() const { return static_cast<int64_t>(cached_.size()); }
 
   int32_t Allocate();                // with one reference; CHECKs that a block is free
-  void AddReference(int32_t block);  // of a held block
-  void Release(int32_t block);       // drops one reference; the last one frees the block
-  int32_t references(int32_t block) const { return references_[block]; }
+  void AddReference(int32_t block);  // of a held or cached block
+  void Release(int32_t block);       // drops one reference; the last one frees or caches the block
+  int32_t references(int32_t block) const { return slots_[block].references; }
+
+  // From now on the (held) block is worth remembering when nobody holds it. `on_evict`, set once,
+  // is told before its content is lost.
+  void Remember(int32_t block);
+  void set_on_evict(std::function<void(int32_t)> on_evict) { on_evict_ = std::move(on_evict); }
 
  private:
-  std::vector<int32_t> references_;  // [total], 0 = free
-  std::vector<int32_t> free_;        // used as a stack
+  struct Slot {
+    int32_t references = 0;
+    bool remembered = false;
+    std::list<int32_t>::iterator place;  // in cached_, if remembered and without references
+  };
+  std::vector<Slot> slots_;     // [total]
+  std::vector<int32_t> empty_;  // used as a stack
+  std::list<int32_t> cached_;   // least recently used first
+  std::function<void(int32_t)> on_evict_;
 };
 
 inline int64_t BlocksFor(int64_t tokens, int64_t block_tokens) {
@@ -39,11 +57,12 @@ class BlockTable {
   BlockTable& operator=(const BlockTable&) = delete;
 
   void Cover(int64_t tokens);  // allocates what is missing
-  void Share(const BlockTable& prefix,
-             int64_t blocks);  // of an empty table: the first blocks of another
-  void Clear();
+  void Append(int32_t block);  // shares a held or cached one, behind those it has
+  void Clear();                // the last block first, so that of a chain the end is evicted first
   std::span<const int32_t> blocks() const { return blocks_; }
   int64_t size() const { return static_cast<int64_t>(blocks_.size()); }
+  // Blocks that nobody else holds.
+  int64_t owned() const;
   // A block shared by n tables counts 1/n in each (rounded down).
   uint64_t HeldBytes(uint64_t bytes_per_block) const;
 

@@ -40,6 +40,11 @@ class StepModel {
   virtual int64_t block_tokens() const = 0;  // tokens per state block
   virtual int64_t num_blocks() const = 0;    // blocks in the pool
   virtual int64_t bytes_per_block() const = 0;
+  // State of a position depends on the tokens and precisions up to it alone and lies in the block
+  // of that position: full blocks may be shared by sequences with the same prefix, and positions
+  // may be computed again. A model with recurrent state says false: it is neither shared nor
+  // rewound.
+  virtual bool reusable_state() const { return true; }
   // Runs one step. logits: f32 [rows asked for, vocab] in chunk order; resized here. Token ids
   // outside the vocabulary, bad variants and short block tables are programmer errors (CHECK): the
   // engine validates requests at admission.

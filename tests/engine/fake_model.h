@@ -8,8 +8,8 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <map>
 #include <memory>
-#include <set>
 #include <span>
 #include <thread>
 #include <vector>
@@ -75,7 +75,13 @@ class FakeModel : public StepModel {
       for (size_t i = 0; i < chunk.tokens.size(); ++i) {
         Cell(chunk, chunk.position + static_cast<int64_t>(i)) = {chunk.tokens[i], chunk.variant};
       }
-      if (chunk.logits == SequenceChunk::Logits::kLast) AppendLogits(chunk, logits);
+      const auto tokens = static_cast<int64_t>(chunk.tokens.size());
+      const int64_t rows = chunk.logits == SequenceChunk::Logits::kNone   ? 0
+                           : chunk.logits == SequenceChunk::Logits::kLast ? 1
+                                                                          : tokens;
+      for (int64_t t = tokens - rows; t < tokens; ++t) {
+        AppendLogits(chunk, chunk.position + t + 1, logits);
+      }
     }
     return {};
   }
@@ -98,12 +104,21 @@ class FakeModel : public StepModel {
                                       position % options_.block_tokens)];
   }
 
+  // A block that a chunk writes to is in no other chunk's table.
   void CheckNoSharing(std::span<const SequenceChunk> chunks) const {
-    std::set<int32_t> seen;
+    std::map<int32_t, int> tables;
     for (const SequenceChunk& chunk : chunks) {
       LIFT_CHECK(!chunk.tokens.empty());
       LIFT_CHECK(chunk.variant >= 0 && chunk.variant < static_cast<int>(variants_.size()));
-      for (const int32_t block : chunk.blocks) LIFT_CHECK(seen.insert(block).second);
+      for (const int32_t block : chunk.blocks) ++tables[block];
+    }
+    for (const SequenceChunk& chunk : chunks) {
+      const int64_t end = chunk.position + static_cast<int64_t>(chunk.tokens.size());
+      for (int64_t i = chunk.position; i < end; ++i) {
+        const auto block = static_cast<size_t>(i / options_.block_tokens);
+        LIFT_CHECK(block < chunk.blocks.size());
+        LIFT_CHECK(tables[chunk.blocks[block]] == 1);
+      }
     }
   }
 
@@ -112,9 +127,8 @@ class FakeModel : public StepModel {
     return h ^ (h >> 29);
   }
 
-  void AppendLogits(const SequenceChunk& chunk, std::vector<float>& logits) {
+  void AppendLogits(const SequenceChunk& chunk, int64_t end, std::vector<float>& logits) {
     uint64_t h = Mix(17, static_cast<uint64_t>(chunk.variant));
-    const int64_t end = chunk.position + static_cast<int64_t>(chunk.tokens.size());
     for (int64_t i = 0; i < end; ++i) {
       const Written& w = Cell(chunk, i);
       h = Mix(Mix(h, static_cast<uint64_t>(w.token)), static_cast<uint64_t>(w.variant));
