@@ -47,7 +47,8 @@ const Kernels& KernelsFor(CpuIsa isa) {
 #if defined(LIFT_CPU_X86)
   if (isa == CpuIsa::kAvx2) return Avx2Kernels();
   if (isa == CpuIsa::kAvx512Vnni) {
-    return __builtin_cpu_supports("gfni") ? Avx512GfniKernels() : Avx512Kernels();
+    const bool gfni = __builtin_cpu_supports("gfni") && __builtin_cpu_supports("avx512vbmi2");
+    return gfni ? Avx512GfniKernels() : Avx512Kernels();
   }
 #endif
   return PortableKernels();

@@ -92,6 +92,7 @@ struct SignDot {
   const uint8_t* derived[2] = {};  // DeriveTile::out of the same blocks
   int tiles = 0, stored = 0, derived_streams = 0;
   int64_t begin = 0, end = 0;
+  const ParityTables* parity = nullptr;    // read by sign_dot_fused instead of `derived`
   const int8_t* const* columns = nullptr;  // each [blocks][streams][32]
   int64_t num_columns = 0;
   int32_t* acc = nullptr;  // [num_columns][kTilePair], 64-byte aligned
@@ -136,6 +137,9 @@ struct Kernels {
   void (*lift_slot)(const LiftSlot& a);
   void (*derive)(const DeriveTile& a);
   void (*sign_dot)(const SignDot& a);
+  // The whole row (begin = 0) for one or two columns, deriving signs on the way; false, with nothing
+  // done, for codes and counts it was not compiled for. Null where there is none.
+  bool (*sign_dot_fused)(const SignDot& a);
   void (*combine)(const SignCombine& a);
   // y[r] *= the binary16 scale[r].
   void (*scale_rows)(const uint16_t* scale, int64_t rows, float* y);

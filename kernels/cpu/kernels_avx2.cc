@@ -22,7 +22,8 @@ const Kernels& Avx2Kernels() {
   static constexpr Kernels kTable = {CpuIsa::kAvx2, "avx2",    RmsNormRow,     AddInPlace,
                                      SwiGluRange,   RopeToken, PackPanel,      PanelMatmulKernel,
                                      Attend,        Rotate,    LiftSlotKernel, DeriveByShifts,
-                                     SignDotAvx2,   Combine,   ScaleRows,      DecodeRow};
+                                     SignDotAvx2,   nullptr,   Combine,        ScaleRows,
+                                     DecodeRow};
   return kTable;
 }
 

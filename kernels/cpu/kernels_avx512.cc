@@ -19,42 +19,19 @@ namespace {
 }  // namespace
 
 const Kernels& Avx512Kernels() {
-  static constexpr Kernels kTable = {CpuIsa::kAvx512Vnni,
-                                     "avx512-vnni",
-                                     RmsNormRow,
-                                     AddInPlace,
-                                     SwiGluRange,
-                                     RopeToken,
-                                     PackPanel,
-                                     PanelMatmulKernel,
-                                     Attend,
-                                     Rotate,
-                                     LiftSlotKernel,
-                                     DeriveByShifts,
-                                     SignDotAvx512,
-                                     Combine,
-                                     ScaleRows,
-                                     DecodeRow};
+  static constexpr Kernels kTable = {
+      CpuIsa::kAvx512Vnni, "avx512-vnni",  RmsNormRow,        AddInPlace, SwiGluRange,
+      RopeToken,           PackPanel,      PanelMatmulKernel, Attend,     Rotate,
+      LiftSlotKernel,      DeriveByShifts, SignDotAvx512,     nullptr,    Combine,
+      ScaleRows,           DecodeRow};
   return kTable;
 }
 
 const Kernels& Avx512GfniKernels() {
-  static constexpr Kernels kTable = {CpuIsa::kAvx512Vnni,
-                                     "avx512-vnni+gfni",
-                                     RmsNormRow,
-                                     AddInPlace,
-                                     SwiGluRange,
-                                     RopeToken,
-                                     PackPanel,
-                                     PanelMatmulKernel,
-                                     Attend,
-                                     Rotate,
-                                     LiftSlotKernel,
-                                     DeriveGfni,
-                                     SignDotAvx512,
-                                     Combine,
-                                     ScaleRows,
-                                     DecodeRow};
+  static constexpr Kernels kTable = {
+      CpuIsa::kAvx512Vnni, "avx512-vnni+gfni", RmsNormRow, AddInPlace, SwiGluRange,    RopeToken,
+      PackPanel,           PanelMatmulKernel,  Attend,     Rotate,     LiftSlotKernel, DeriveGfni,
+      SignDotAvx512,       SignDotFusedGfni,   Combine,    ScaleRows,  DecodeRow};
   return kTable;
 }
 

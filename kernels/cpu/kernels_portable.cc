@@ -50,7 +50,7 @@ const Kernels& PortableKernels() {
   static constexpr Kernels kTable = {
       CpuIsa::kPortable, "portable",        RmsNormRow, AddInPlace, SwiGluRange,    RopeToken,
       PackPanel,         PanelMatmulKernel, Attend,     Rotate,     LiftSlotKernel, DeriveByShifts,
-      SignDotPortable,   Combine,           ScaleRows,  DecodeRow};
+      SignDotPortable,   nullptr,           Combine,    ScaleRows,  DecodeRow};
   return kTable;
 }
 

@@ -171,6 +171,7 @@ void CpuBackend::PlanStage(const LiftedMatrix& w, size_t stage, const CpuLiftedA
 void CpuBackend::SignSegment(const LiftedMatrix& w, size_t stage, const Segment& segment,
                              int64_t padded, int64_t row, int64_t row_end, float* y, int thread) {
   const LiftedMatrix::Stage& s = w.stages[stage];
+  const ParityTables& parity = plans_[stage].parity;
   const int64_t blocks = padded / kTileColumns;
   const int derived = s.code->derived;
   int32_t* acc = Scratch<int32_t>(thread);
@@ -195,10 +196,14 @@ void CpuBackend::SignSegment(const LiftedMatrix& w, size_t stage, const Segment&
     std::fill(acc, acc + count * kTilePair, 0);
     dot.columns = segment.columns.data() + column;
     dot.num_columns = static_cast<int64_t>(count);
-    for (dot.begin = 0; dot.begin < blocks; dot.begin = dot.end) {
+    dot.begin = 0;
+    dot.end = blocks;
+    dot.parity = &parity;
+    if (k_.sign_dot_fused != nullptr && k_.sign_dot_fused(dot)) dot.begin = blocks;
+    for (; dot.begin < blocks; dot.begin = dot.end) {
       dot.end = std::min(blocks, dot.begin + kDotBlocks);
       for (int i = 0; derived > 0 && i < dot.tiles; ++i) {
-        k_.derive({&plans_[stage].parity, dot.planes[i], dot.stored, blocks, dot.begin, dot.end,
+        k_.derive({&parity, dot.planes[i], dot.stored, blocks, dot.begin, dot.end,
                    words + i * derived * kDotBlocks * kTileBytes});
       }
       k_.sign_dot(dot);

@@ -156,6 +156,95 @@ void ScaleRows(const uint16_t* scale, int64_t rows, float* y) {
   }
 }
 
+// One or two columns (a token, or the two bytes of a wide one) with the derived signs made in
+// registers, so that memory and arithmetic overlap.
+template <int kStored, int kDerived, int kColumns>
+__attribute__((target("gfni,avx512vbmi2"))) void DotFused(const SignDot& a, int tile) {
+  constexpr int kStreams = kStored + kDerived;
+  const ParityTables& tables = *a.parity;
+  __m512i acc[kColumns][8], before[kStored];
+#pragma GCC unroll 2
+  for (int c = 0; c < kColumns; ++c) {
+#pragma GCC unroll 8
+    for (int bit = 0; bit < 8; ++bit) acc[c][bit] = _mm512_setzero_si512();
+  }
+  const uint8_t* plane = a.planes[tile];
+  const uint8_t* last = plane + (a.end - 1) * kStored * kTileBytes;
+#pragma GCC unroll 4
+  for (int s = 0; s < kStored; ++s) before[s] = _mm512_loadu_si512(last + s * kTileBytes);
+  const int8_t* u[kColumns];
+  for (int c = 0; c < kColumns; ++c) u[c] = a.columns[c];
+  int64_t offset = 0;
+  const auto add = [&](__m512i w, int64_t at) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+    for (int bit = 0; bit < 8; ++bit) {
+      const __m512i x = _mm512_and_si512(w, _mm512_set1_epi8(static_cast<char>(1 << bit)));
+#pragma GCC unroll 2
+      for (int c = 0; c < kColumns; ++c) {
+        acc[c][bit] = _mm512_dpbusd_epi32(acc[c][bit], x, Bytes4(u[c] + at + 4 * bit));
+      }
+    }
+  };
+  for (int64_t b = 0; b < a.end; ++b, offset += kStreams * kTileColumns) {
+    __m512i q[kDerived + 1];
+#pragma GCC unroll 4
+    for (int s = 0; s < kStored; ++s, plane += kTileBytes) {
+      const __m512i w = _mm512_loadu_si512(plane);
+      _mm_prefetch(reinterpret_cast<const char*>(plane) + kPrefetchBytes, _MM_HINT_T0);
+      add(w, offset + s * kTileColumns);
+      if constexpr (kDerived > 0) {
+        const __m512i byte_before = _mm512_shldi_epi32(w, before[s], 8);
+        before[s] = w;
+#pragma GCC unroll 2
+        for (int k = 0; k < kDerived; ++k) {
+          const __m512i same = _mm512_gf2p8affine_epi64_epi8(
+              w, _mm512_set1_epi64(static_cast<int64_t>(tables.low[k][s])), 0);
+          const __m512i carried = _mm512_gf2p8affine_epi64_epi8(
+              byte_before, _mm512_set1_epi64(static_cast<int64_t>(tables.high[k][s])), 0);
+          q[k] = s == 0 ? _mm512_xor_si512(same, carried)
+                        : _mm512_ternarylogic_epi32(q[k], same, carried, 0x96);
+        }
+      }
+    }
+#pragma GCC unroll 2
+    for (int k = 0; k < kDerived; ++k) add(q[k], offset + (kStored + k) * kTileColumns);
+  }
+#pragma GCC unroll 2
+  for (int c = 0; c < kColumns; ++c) {
+    __m512i sum = _mm512_setzero_si512();
+#pragma GCC unroll 8
+    for (int bit = 0; bit < 8; ++bit) {
+      sum = _mm512_add_epi32(sum, _mm512_srai_epi32(acc[c][bit], bit));
+    }
+    AddTo(a.acc + c * kTilePair + tile * kTileRows, sum);
+  }
+}
+
+template <int kStored, int kDerived>
+void DotFusedTiles(const SignDot& a) {
+  for (int tile = 0; tile < a.tiles; ++tile) {
+    if (a.num_columns == 1) {
+      DotFused<kStored, kDerived, 1>(a, tile);
+    } else {
+      DotFused<kStored, kDerived, 2>(a, tile);
+    }
+  }
+}
+
+bool SignDotFusedGfni(const SignDot& a) {
+  using Dot = void (*)(const SignDot&);
+  static constexpr Dot kDots[4][3] = {
+      {DotFusedTiles<1, 0>, DotFusedTiles<1, 1>, DotFusedTiles<1, 2>},
+      {DotFusedTiles<2, 0>, DotFusedTiles<2, 1>, DotFusedTiles<2, 2>},
+      {DotFusedTiles<3, 0>, DotFusedTiles<3, 1>, nullptr},
+      {DotFusedTiles<4, 0>, DotFusedTiles<4, 1>, nullptr}};
+  if (a.num_columns > 2 || a.stored > 4 || a.derived_streams > 2) return false;
+  const Dot dot = kDots[a.stored - 1][a.derived_streams];
+  if (dot == nullptr) return false;
+  dot(a);
+  return true;
+}
+
 // A byte of a derived stream depends on the same byte and the one before it of each stored stream,
 // linearly over GF(2): two matrix products, whatever the mask.
 template <int kStored, int kDerived>

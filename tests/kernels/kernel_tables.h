@@ -14,7 +14,8 @@ inline std::vector<const cpu::Kernels*> AllTables() {
   if (CpuIsaSupported(CpuIsa::kAvx2)) tables.push_back(&cpu::Avx2Kernels());
   if (CpuIsaSupported(CpuIsa::kAvx512Vnni)) {
     tables.push_back(&cpu::Avx512Kernels());
-    if (__builtin_cpu_supports("gfni")) tables.push_back(&cpu::Avx512GfniKernels());
+    if (__builtin_cpu_supports("gfni") && __builtin_cpu_supports("avx512vbmi2"))
+      tables.push_back(&cpu::Avx512GfniKernels());
   }
 #endif
   return tables;
