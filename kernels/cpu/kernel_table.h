@@ -137,8 +137,8 @@ struct Kernels {
   void (*lift_slot)(const LiftSlot& a);
   void (*derive)(const DeriveTile& a);
   void (*sign_dot)(const SignDot& a);
-  // The whole row (begin = 0) for one or two columns, deriving signs on the way; false, with nothing
-  // done, for codes and counts it was not compiled for. Null where there is none.
+  // The whole row (begin = 0) for one or two columns, deriving signs on the way; false, with
+  // nothing done, for codes and counts it was not compiled for. Null where there is none.
   bool (*sign_dot_fused)(const SignDot& a);
   void (*combine)(const SignCombine& a);
   // y[r] *= the binary16 scale[r].
