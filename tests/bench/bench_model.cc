@@ -24,31 +24,39 @@ std::vector<int32_t> SpreadTokens(int64_t count, int64_t vocab_size) {
 int64_t BlocksFor(int64_t tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
 
 // One token for each of `batch` sequences that already hold `context` tokens. Their cached keys and
-// values are zeros, which costs what real ones cost.
+// values are zeros, which costs what real ones cost. Borrows from itself: not to be moved.
+struct DecodeStep {
+  DecodeStep(const Transformer& model, int variant, int64_t batch, int64_t context)
+      : tokens(SpreadTokens(batch, model.vocab_size())) {
+    const auto each = static_cast<size_t>(BlocksFor(context + 1));
+    blocks.resize(static_cast<size_t>(batch) * each);
+    std::iota(blocks.begin(), blocks.end(), 0);
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      SequenceChunk& chunk = chunks.emplace_back();
+      chunk.tokens = std::span(tokens).subspan(i, 1);
+      chunk.position = context;
+      chunk.blocks = std::span(blocks).subspan(i * each, each);
+      chunk.variant = variant;
+    }
+  }
+  DecodeStep(const DecodeStep&) = delete;
+  std::vector<int32_t> tokens, blocks;
+  std::vector<SequenceChunk> chunks;
+};
+
 DecodePoint Decode(Transformer& model, int variant, int64_t batch, int64_t context,
                    double read_bandwidth, double seconds) {
-  const std::vector<int32_t> tokens = SpreadTokens(batch, model.vocab_size());
-  std::vector<int32_t> blocks(static_cast<size_t>(batch * BlocksFor(context + 1)));
-  std::iota(blocks.begin(), blocks.end(), 0);
-  std::vector<SequenceChunk> chunks;
-  for (int64_t i = 0; i < batch; ++i) {
-    SequenceChunk& chunk = chunks.emplace_back();
-    chunk.tokens = std::span(tokens).subspan(static_cast<size_t>(i), 1);
-    chunk.position = context;
-    chunk.blocks = std::span(blocks).subspan(static_cast<size_t>(i * BlocksFor(context + 1)),
-                                             static_cast<size_t>(BlocksFor(context + 1)));
-    chunk.variant = variant;
-  }
+  const DecodeStep step(model, variant, batch, context);
   std::vector<float> logits;
   StepStats stats;
-  const double step = MeanSeconds(seconds, [&] { stats = model.Step(chunks, logits); });
+  const double mean = MeanSeconds(seconds, [&] { stats = model.Step(step.chunks, logits); });
   const double bytes = static_cast<double>(stats.weight_bytes_read);
   return {model.variants()[static_cast<size_t>(variant)].name,
           batch,
           context,
-          static_cast<double>(batch) / step,
+          static_cast<double>(batch) / mean,
           bytes / static_cast<double>(batch),
-          bytes / step / read_bandwidth};
+          bytes / mean / read_bandwidth};
 }
 
 PrefillPoint Prefill(Transformer& model, int64_t count, double seconds) {
@@ -100,6 +108,35 @@ absl::StatusOr<ModelReport> BenchModel(std::shared_ptr<const Weights> weights, B
                  point.tokens_per_second);
   }
   return report;
+}
+
+absl::StatusOr<std::vector<Phase>> ProfileDecode(std::shared_ptr<const Weights> weights,
+                                                 Backend& backend, const ModelPlan& plan) {
+  const int64_t batch = plan.batches.front();
+  const int64_t context = std::min(plan.contexts.front(), weights->config().max_context - 1);
+  Transformer::Options options;
+  options.block_tokens = kBlockTokens;
+  options.num_blocks = batch * BlocksFor(context + 1);
+  const auto profiler = MakeProfilingBackend(backend);
+  LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(weights, *profiler, options));
+  const DecodeStep step(*model, plan.variants.front(), batch, context);
+  std::vector<float> logits;
+  model->Step(step.chunks, logits);  // warms caches
+  profiler->Reset();
+  const double start = Now();
+  int steps = 0;
+  for (; steps == 0 || Now() - start < plan.seconds; ++steps) model->Step(step.chunks, logits);
+  const double elapsed = Now() - start;
+  std::vector<Phase> phases = profiler->phases();
+  double inside = 0;
+  for (Phase& phase : phases) {
+    inside += phase.seconds;
+    phase.calls /= steps;
+    phase.bytes /= steps;
+    phase.seconds /= steps;
+  }
+  phases.push_back({"everything else", 1, 0, (elapsed - inside) / steps});
+  return phases;
 }
 
 }  // namespace lift::bench

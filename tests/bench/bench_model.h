@@ -7,6 +7,7 @@
 
 #include "kernels/backend.h"
 #include "server/model/weights.h"
+#include "tests/bench/profile.h"
 
 namespace lift::bench {
 
@@ -36,5 +37,10 @@ struct ModelReport {
 
 absl::StatusOr<ModelReport> BenchModel(std::shared_ptr<const Weights> weights, Backend& backend,
                                        double read_bandwidth, const ModelPlan& plan);
+
+// The phases of one decode step (means over plan.seconds of them) of the first variant, batch and
+// context of the plan, then "everything else" up to the whole step's time.
+absl::StatusOr<std::vector<Phase>> ProfileDecode(std::shared_ptr<const Weights> weights,
+                                                 Backend& backend, const ModelPlan& plan);
 
 }  // namespace lift::bench

@@ -27,7 +27,7 @@ struct Flags {
   int64_t rows = 4096, cols = 4096;
   int threads = 0;
   double seconds = 1;
-  bool json = false, kernels = false, plain = false;
+  bool json = false, kernels = false, plain = false, profile = false;
 };
 
 void DeclareFlags(CLI::App& app, Flags& flags) {
@@ -70,6 +70,9 @@ void DeclareFlags(CLI::App& app, Flags& flags) {
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();
+  app.add_flag("--profile", flags.profile,
+               "phases of one decode step of the first variant, batch and context: bytes, floor at "
+               "the\nread loop's speed, time");
   app.add_flag("--json", flags.json, "print one JSON object on stdout");
   app.footer(
       "bandwidth_fraction: weight bytes read in a second / bytes a second of a loop that only "
@@ -120,7 +123,7 @@ nlohmann::json ToJson(const ModelReport& report) {
   return out;
 }
 
-void PrintTable(const KernelReport& report) {
+void PrintTable(const KernelReport& report, double) {
   std::printf("%-8s %7s %12s %10s %10s %10s %12s\n", "planes", "tokens", "us", "lift us", "GB/s",
               "of read", "Gmac/s");
   for (const LiftedPoint& p : report.lifted) {
@@ -142,7 +145,31 @@ void PrintTable(const KernelReport& report) {
   }
 }
 
-void PrintTable(const ModelReport& report) {
+nlohmann::json ToJson(const std::vector<Phase>& phases) {
+  nlohmann::json out;
+  for (const Phase& p : phases) {
+    out["profile"].push_back(
+        {{"phase", p.name}, {"calls", p.calls}, {"bytes", p.bytes}, {"seconds", p.seconds}});
+  }
+  return out;
+}
+
+void PrintTable(const std::vector<Phase>& phases, double read_bandwidth) {
+  double bytes = 0, seconds = 0;
+  for (const Phase& p : phases) bytes += p.bytes, seconds += p.seconds;
+  std::printf("%-22s %6s %10s %10s %10s %8s %8s\n", "phase of a step", "calls", "MB", "floor ms",
+              "ms", "of step", "of read");
+  const auto row = [&](const std::string& name, int64_t calls, double b, double s) {
+    const double floor = b / read_bandwidth;
+    std::printf("%-22s %6lld %10.2f %10.3f %10.3f %7.1f%% %7.0f%%\n", name.c_str(),
+                static_cast<long long>(calls), b * 1e-6, floor * 1e3, s * 1e3, s / seconds * 100,
+                floor / s * 100);
+  };
+  for (const Phase& p : phases) row(p.name, p.calls, p.bytes, p.seconds);
+  row("whole step", 1, bytes, seconds);
+}
+
+void PrintTable(const ModelReport& report, double) {
   std::printf("%-12s %6s %8s %12s %14s %10s\n", "variant", "batch", "context", "tokens/s",
               "bytes/token", "of read");
   for (const DecodePoint& p : report.decode) {
@@ -166,7 +193,7 @@ int Print(const Flags& flags, const Report& report, double read_bandwidth, const
   } else {
     std::printf("%s; read loop %.1f GB/s\n\n", backend.description().c_str(),
                 read_bandwidth * 1e-9);
-    PrintTable(report);
+    PrintTable(report, read_bandwidth);
   }
   return std::fflush(stdout) == 0 ? 0 : kWorkFailed;
 }
@@ -214,6 +241,11 @@ int RunModel(const Flags& flags, Backend& backend, ThreadPool& pool) {
   auto plan = PlanFor(flags, **weights);
   if (!plan.ok()) return Fail(kWrongInput, plan.status().message());
   const double read_bandwidth = ReadBandwidth(pool);
+  if (flags.profile) {
+    const auto phases = ProfileDecode(*weights, backend, *plan);
+    if (!phases.ok()) return Fail(kWorkFailed, phases.status().message());
+    return Print(flags, *phases, read_bandwidth, backend);
+  }
   auto report = BenchModel(*weights, backend, read_bandwidth, *plan);
   if (!report.ok()) return Fail(kWorkFailed, report.status().message());
   return Print(flags, *report, read_bandwidth, backend);
@@ -222,6 +254,9 @@ int RunModel(const Flags& flags, Backend& backend, ThreadPool& pool) {
 int Run(const Flags& flags) {
   if (int{flags.kernels} + int{!flags.model.empty()} + int{!flags.synthetic.empty()} != 1) {
     return Fail(kWrongInput, "give one of --model PATH, --synthetic SHAPE:BITS and --kernels");
+  }
+  if (flags.kernels && flags.profile) {
+    return Fail(kWrongInput, "--profile needs a model; leave out --kernels");
   }
   CpuIsa isa = CpuIsa::kAuto;
   for (const CpuIsa each : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512Vnni}) {

@@ -1,0 +1,117 @@
+#include "tests/bench/profile.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "tests/bench/read_loop.h"
+
+namespace lift::bench {
+namespace {
+
+double PlaneBytes(const LiftedMatrix& w, std::span<const uint8_t> variants) {
+  double bytes = 0;
+  for (size_t j = 0; j < w.stages.size(); ++j) {
+    int64_t rows = 0;  // that the finest reader wants
+    for (const uint8_t variant : variants) rows = std::max(rows, w.rows_of(variant)[j]);
+    bytes += static_cast<double>(PaddedRows(rows) * PaddedColumns(w.cols) / 8 *
+                                 w.stages[j].code->stored);
+  }
+  return bytes;
+}
+
+double StateBytes(const AttentionShape& shape, std::span<const AttentionSequence> sequences) {
+  double tokens = 0;
+  for (const AttentionSequence& s : sequences) {
+    tokens += static_cast<double>(s.position + s.tokens);
+  }
+  return tokens * static_cast<double>(2 * shape.kv_heads * shape.head_dim) * sizeof(float);
+}
+
+class Profiler final : public ProfilingBackend {
+ public:
+  explicit Profiler(Backend& timed) : b_(timed) {}
+
+  const std::vector<Phase>& phases() const override { return phases_; }
+  void Reset() override { phases_.clear(); }
+
+  std::string_view device() const override { return b_.device(); }
+  std::string description() const override { return b_.description(); }
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes, MemoryKind kind) override {
+    return b_.Allocate(bytes, kind);
+  }
+  void RmsNorm(const float* x, const float* gain, float eps, int64_t tokens, int64_t dim,
+               float* out) override {
+    Time("norm", 0, [&] { b_.RmsNorm(x, gain, eps, tokens, dim, out); });
+  }
+  void Add(float* x, const float* y, int64_t n) override {
+    Time("add", 0, [&] { b_.Add(x, y, n); });
+  }
+  void AddBias(float* y, const float* bias, int64_t tokens, int64_t dim) override {
+    Time("add", 0, [&] { b_.AddBias(y, bias, tokens, dim); });
+  }
+  void SwiGlu(const float* gate, const float* up, int64_t n, float* out) override {
+    Time("swiglu", 0, [&] { b_.SwiGlu(gate, up, n, out); });
+  }
+  void Rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim, int64_t rotary_dim,
+            const float* cos_sin, bool interleaved) override {
+    Time("rope", 0, [&] { b_.Rope(x, tokens, heads, head_dim, rotary_dim, cos_sin, interleaved); });
+  }
+  void WriteKv(float* cache, const AttentionShape& shape,
+               std::span<const AttentionSequence> sequences, const float* k,
+               const float* v) override {
+    Time("write kv", 0, [&] { b_.WriteKv(cache, shape, sequences, k, v); });
+  }
+  void Attention(const float* cache, const AttentionShape& shape,
+                 std::span<const AttentionSequence> sequences, const float* q,
+                 float* out) override {
+    Time("attention", StateBytes(shape, sequences),
+         [&] { b_.Attention(cache, shape, sequences, q, out); });
+  }
+  void DenseMatmul(const DenseMatrixView& w, const float* x, int64_t tokens, float* y) override {
+    Time(absl::StrCat("dense ", w.rows, "x", w.cols), static_cast<double>(w.bytes()),
+         [&] { b_.DenseMatmul(w, x, tokens, y); });
+  }
+  void DenseRow(const DenseMatrixView& w, int64_t row, float* out) override {
+    Time("embed", 0, [&] { b_.DenseRow(w, row, out); });
+  }
+  std::unique_ptr<LiftedActivations> MakeLiftedActivations() override {
+    return b_.MakeLiftedActivations();
+  }
+  void Lift(const LiftSite& site, const float* x, int64_t tokens, std::span<const uint8_t> variants,
+            LiftedActivations& out) override {
+    Time(absl::StrCat("lift ", site.cols), 0, [&] { b_.Lift(site, x, tokens, variants, out); });
+  }
+  void LiftedMatmul(const LiftedMatrix& w, const LiftedActivations& u,
+                    std::span<const uint8_t> variants, float* y) override {
+    Time(absl::StrCat("planes ", w.rows, "x", w.cols), PlaneBytes(w, variants),
+         [&] { b_.LiftedMatmul(w, u, variants, y); });
+  }
+  void LiftedRow(const LiftedMatrix& w, int64_t row, int variant, float* out) override {
+    Time("embed", 0, [&] { b_.LiftedRow(w, row, variant, out); });
+  }
+
+ private:
+  template <typename Body>
+  void Time(const std::string& name, double bytes, const Body& body) {
+    const double start = Now();
+    body();
+    const double seconds = Now() - start;
+    auto at = std::find_if(phases_.begin(), phases_.end(),
+                           [&](const Phase& phase) { return phase.name == name; });
+    if (at == phases_.end()) at = phases_.insert(at, Phase{.name = name});
+    ++at->calls;
+    at->bytes += bytes;
+    at->seconds += seconds;
+  }
+
+  Backend& b_;
+  std::vector<Phase> phases_;
+};
+
+}  // namespace
+
+std::unique_ptr<ProfilingBackend> MakeProfilingBackend(Backend& timed) {
+  return std::make_unique<Profiler>(timed);
+}
+
+}  // namespace lift::bench
