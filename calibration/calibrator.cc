@@ -18,7 +18,7 @@
 #include "calibration/sensitivity.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "nlohmann/json.hpp"
-#include "server/model/llama.h"
+#include "server/model/model_layout.h"
 #include "server/model/transformer.h"
 
 namespace lift {
@@ -124,16 +124,17 @@ class Calibrator {
       result_.calibration_tokens += static_cast<int64_t>(sample.size());
     }
     result_.warning = data_.warning;
-    for (const auto& m : llama::Matrices(checkpoint_->config())) result_.weights += m.rows * m.cols;
+    for (const auto& m : layout::Matrices(checkpoint_->config()))
+      result_.weights += m.rows * m.cols;
     return absl::OkStatus();
   }
 
   // What every variant holds besides planes, from shapes alone: norms, biases, binary16 row scales.
   uint64_t FixedBytes() const {
     uint64_t bytes = 0;
-    for (const auto& m : llama::Matrices(checkpoint_->config()))
+    for (const auto& m : layout::Matrices(checkpoint_->config()))
       bytes += static_cast<uint64_t>(m.rows) * 2;
-    for (const auto& v : llama::Vectors(checkpoint_->config()))
+    for (const auto& v : layout::Vectors(checkpoint_->config()))
       bytes += static_cast<uint64_t>(v.size) * 4;
     return bytes;
   }
@@ -251,15 +252,22 @@ class Calibrator {
       capture_.Clear();
       for (size_t b = 0; b < batches_.size(); ++b)
         model_->RunLayer(layer, batches_[b]->chunks(), hidden_[b]);
-      const llama::LayerNames names(layer);
       int kind = 0;
-      for (const llama::SiteSpec* site : {&names.qkv, &names.o, &names.gate_up, &names.down}) {
-        LiftSiteTensors(site->matrices, capture_.Find(site->name), layer, kind);
-        kind += static_cast<int>(site->matrices.size());
+      for (const layout::SiteSpec& site :
+           layout::LayerNames(checkpoint_->config(), layer).Sites()) {
+        const Hessian* hessian = capture_.Find(site.name);  // null: an expert no token chose
+        if (hessian == nullptr) unseen_.push_back(site.name);
+        LiftSiteTensors(site.matrices, hessian, layer, kind);
+        kind += static_cast<int>(site.matrices.size());
       }
       progress.Update(layer + 1, layers);
     }
     model_->set_observer(nullptr);
+    if (!unseen_.empty()) {
+      absl::StrAppend(&result_.warning, result_.warning.empty() ? "" : " ", unseen_.size(),
+                      " expert inputs (first: ", unseen_[0],
+                      ") saw no calibration token and were lifted without data; give more text.");
+    }
     EndPhase("lift layers");
     return absl::OkStatus();
   }
@@ -268,18 +276,16 @@ class Calibrator {
   absl::Status LiftEnds() {
     const ModelConfig& config = checkpoint_->config();
     Hessian head(config.hidden_size);
-    const std::span<const float> gain = weights_->GetVector(llama::kFinalNorm);
     for (size_t b = 0; b < batches_.size(); ++b) {
       const int64_t tokens = batches_[b]->tokens();
-      backend_->RmsNorm(hidden_[b].data(), gain.data(), config.rms_norm_eps, tokens,
-                        config.hidden_size, hidden_[b].data());
+      model_->FinalNorm(hidden_[b].data(), tokens, hidden_[b].data());
       head.Accumulate(*backend_, hidden_[b].data(), tokens);
     }
     hidden_.clear();
     // A tied matrix is also looked up row by row, where every direction counts alike.
     if (config.tie_embeddings) head.AddIdentity(1.0);
-    LiftSiteTensors({llama::HeadName(config)}, &head, -1, 0);
-    if (!config.tie_embeddings) LiftSiteTensors({llama::kEmbedding}, nullptr, -1, 1);
+    LiftSiteTensors({layout::HeadName(config)}, &head, -1, 0);
+    if (!config.tie_embeddings) LiftSiteTensors({layout::kEmbedding}, nullptr, -1, 1);
     EndPhase("lift embedding and head");
     return absl::OkStatus();
   }
@@ -338,7 +344,7 @@ class Calibrator {
     writer_->SetTokenizer(tokenizer_json_);
     writer_->SetSourceSha256(result_.source_sha256);
     writer_->SetReport(ReportJson());
-    for (const auto& v : llama::Vectors(checkpoint_->config())) {
+    for (const auto& v : layout::Vectors(checkpoint_->config())) {
       const std::span<const float> values = weights_->GetVector(v.name);
       writer_->AddVector(v.name, {values.begin(), values.end()});
     }
@@ -449,6 +455,7 @@ class Calibrator {
   std::vector<LiftedTensorBits> tensors_;
   std::vector<const Rotation*> tensor_rotation_;
   std::vector<ProbedTensor> probed_;
+  std::vector<std::string> unseen_;  // sites that no calibration token reached
   std::vector<TensorCost> costs_;
   std::vector<PlaneUnit> order_;
   std::unique_ptr<LiftedFileWriter> writer_;

@@ -86,7 +86,8 @@ struct AttentionSequence {
 struct AttentionShape {
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   int64_t block_tokens = 0;
-  float scale = 0;  // usually 1 / sqrt(head_dim)
+  float scale = 0;     // usually 1 / sqrt(head_dim)
+  int64_t window = 0;  // keys a query sees, its own included; 0 = all
 };
 
 class Backend {
@@ -99,12 +100,24 @@ class Backend {
   // out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * gain.  x, out: [tokens, dim]; may alias.
   virtual void RmsNorm(const float* x, const float* gain, float eps, int64_t tokens, int64_t dim,
                        float* out) = 0;
+  // out[t] = (x[t] - mean(x[t])) / sqrt(variance(x[t]) + eps) * gain + bias. May alias.
+  virtual void LayerNorm(const float* x, const float* gain, const float* bias, float eps,
+                         int64_t tokens, int64_t dim, float* out) = 0;
   // x += y over n elements.
   virtual void Add(float* x, const float* y, int64_t n) = 0;
   // y[t] += bias.
   virtual void AddBias(float* y, const float* bias, int64_t tokens, int64_t dim) = 0;
   // out = silu(gate) * up, elementwise over n; may alias gate.
   virtual void SwiGlu(const float* gate, const float* up, int64_t n, float* out) = 0;
+  // x = x * Phi(x) over n elements in place, or its usual tanh form
+  // 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+  virtual void Gelu(float* x, int64_t n, bool tanh_form) = 0;
+  // out[i] = x[rows[i]]; x: [*, dim], out: [rows.size(), dim].
+  virtual void GatherRows(const float* x, std::span<const int32_t> rows, int64_t dim,
+                          float* out) = 0;
+  // x[rows[i]] += weights[i] * y[i]; no row twice.
+  virtual void AddWeightedRows(float* x, std::span<const int32_t> rows,
+                               std::span<const float> weights, const float* y, int64_t dim) = 0;
   // Rotates q [tokens, heads, head_dim] and k in place by precomputed cos/sin rows: cos_sin[t] =
   // rotary_dim/2 cosines, then sines. interleaved: pairs (2i, 2i+1) as GGUF's llama stores them;
   // else (i, i + rotary_dim/2) as Hugging Face does.
@@ -115,8 +128,9 @@ class Backend {
   virtual void WriteKv(float* cache, const AttentionShape& shape,
                        std::span<const AttentionSequence> sequences, const float* k,
                        const float* v) = 0;
-  // Causal grouped-query attention. q, out: [tokens, heads, head_dim]. Each output row depends only
-  // on its own sequence and is computed in the same order whatever else is in the batch.
+  // Causal grouped-query attention over the last `window` keys. q, out: [tokens, heads, head_dim].
+  // Each output row depends only on its own sequence and is computed in the same order whatever
+  // else is in the batch.
   virtual void Attention(const float* cache, const AttentionShape& shape,
                          std::span<const AttentionSequence> sequences, const float* q,
                          float* out) = 0;

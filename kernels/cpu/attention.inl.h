@@ -26,9 +26,15 @@ inline AttendScratch SplitScratch(float* p, int64_t head_dim, int64_t padded_dim
 }
 
 // Turns the scores of one row into weights and folds the change of the running maximum into acc.
-inline void SoftmaxStep(float* scores, int64_t valid, float scale, float& maximum, float& total,
-                        float* acc, int64_t padded_dim) {
-  for (int64_t j = valid < 0 ? 0 : valid; j < kKeyChunk; ++j) scores[j] = -__builtin_inff();
+// Keys [first, valid) of the chunk count; if there are none, nothing changes.
+inline void SoftmaxStep(float* scores, int64_t first, int64_t valid, float scale, float& maximum,
+                        float& total, float* acc, int64_t padded_dim) {
+  if (first >= valid) {
+    for (int64_t j = 0; j < kKeyChunk; ++j) scores[j] = 0.0f;
+    return;
+  }
+  for (int64_t j = 0; j < first; ++j) scores[j] = -__builtin_inff();
+  for (int64_t j = valid; j < kKeyChunk; ++j) scores[j] = -__builtin_inff();
   V top = Splat(maximum);
   for (int j = 0; j < kKeyChunk; j += kLanes) {
     const V s = Mul(Load(scores + j), Splat(scale));
@@ -61,6 +67,11 @@ inline void GemmRows(int64_t rows, const float* panel, int64_t panel_stride, int
   }
 }
 
+// The first key that a query at `position` sees.
+inline int64_t FirstKey(const AttentionShape& shape, int64_t position) {
+  return shape.window == 0 || position < shape.window ? 0 : position + 1 - shape.window;
+}
+
 // One chunk of keys [start, start + keys) for all rows.
 inline void AttendChunk(const AttendItem& a, const AttendScratch& s, int64_t padded_dim,
                         int64_t start, int64_t keys) {
@@ -85,8 +96,9 @@ inline void AttendChunk(const AttendItem& a, const AttendScratch& s, int64_t pad
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t last = a.sequence->position + a.row_begin + r / group;
     const int64_t valid = last + 1 - start < keys ? last + 1 - start : keys;
-    SoftmaxStep(s.scores + r * kKeyChunk, valid, shape.scale, s.maximum[r], s.total[r],
-                s.acc + r * padded_dim, padded_dim);
+    const int64_t low = FirstKey(shape, last) - start;
+    SoftmaxStep(s.scores + r * kKeyChunk, low < 0 ? 0 : low, valid, shape.scale, s.maximum[r],
+                s.total[r], s.acc + r * padded_dim, padded_dim);
   }
   for (int64_t j = 0; j < keys; j += run_at(j)) {
     const float* values = key_at(start + j) + half;
@@ -122,7 +134,8 @@ void Attend(const AttendItem& a) {
     for (int64_t i = 0; i < kKeyChunk * padded_dim; ++i) s.values[i] = 0.0f;
   }
   const int64_t all_keys = a.sequence->position + a.row_end;
-  for (int64_t start = 0; start < all_keys; start += kKeyChunk) {
+  const int64_t first_key = FirstKey(shape, a.sequence->position + a.row_begin);
+  for (int64_t start = first_key / kKeyChunk * kKeyChunk; start < all_keys; start += kKeyChunk) {
     AttendChunk(a, s, padded_dim, start,
                 all_keys - start < kKeyChunk ? all_keys - start : kKeyChunk);
   }

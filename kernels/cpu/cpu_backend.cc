@@ -64,6 +64,16 @@ void CpuBackend::RmsNorm(const float* x, const float* gain, float eps, int64_t t
   });
 }
 
+void CpuBackend::LayerNorm(const float* x, const float* gain, const float* bias, float eps,
+                           int64_t tokens, int64_t dim, float* out) {
+  LIFT_CHECK(tokens >= 0 && dim > 0);
+  For(tokens, 2 * dim, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      k_.layer_norm_row(x + t * dim, gain, bias, eps, dim, out + t * dim);
+    }
+  });
+}
+
 void CpuBackend::Add(float* x, const float* y, int64_t n) {
   For(n, 1, [&](int64_t begin, int64_t end, int) { k_.add(x + begin, y + begin, end - begin); });
 }
@@ -78,6 +88,31 @@ void CpuBackend::SwiGlu(const float* gate, const float* up, int64_t n, float* ou
   For(n, 8, [&](int64_t begin, int64_t end, int) {
     k_.swiglu(gate + begin, up + begin, end - begin, out + begin);
   });
+}
+
+void CpuBackend::Gelu(float* x, int64_t n, bool tanh_form) {
+  For(n, 16, [&](int64_t begin, int64_t end, int) { k_.gelu(x + begin, end - begin, tanh_form); });
+}
+
+void CpuBackend::GatherRows(const float* x, std::span<const int32_t> rows, int64_t dim,
+                            float* out) {
+  for (const int32_t row : rows) {
+    LIFT_CHECK(row >= 0);
+    std::memcpy(out, x + row * dim, sizeof(float) * static_cast<size_t>(dim));
+    out += dim;
+  }
+}
+
+void CpuBackend::AddWeightedRows(float* x, std::span<const int32_t> rows,
+                                 std::span<const float> weights, const float* y, int64_t dim) {
+  LIFT_CHECK(rows.size() == weights.size());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    LIFT_CHECK(rows[i] >= 0);
+    float* to = x + rows[i] * dim;
+    const float* from = y + static_cast<int64_t>(i) * dim;
+    const float weight = weights[i];
+    for (int64_t d = 0; d < dim; ++d) to[d] += weight * from[d];
+  }
 }
 
 void CpuBackend::Rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim, int64_t rotary_dim,

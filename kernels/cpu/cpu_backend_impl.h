@@ -45,9 +45,15 @@ class CpuBackend final : public Backend {
 
   void RmsNorm(const float* x, const float* gain, float eps, int64_t tokens, int64_t dim,
                float* out) override;
+  void LayerNorm(const float* x, const float* gain, const float* bias, float eps, int64_t tokens,
+                 int64_t dim, float* out) override;
   void Add(float* x, const float* y, int64_t n) override;
   void AddBias(float* y, const float* bias, int64_t tokens, int64_t dim) override;
   void SwiGlu(const float* gate, const float* up, int64_t n, float* out) override;
+  void Gelu(float* x, int64_t n, bool tanh_form) override;
+  void GatherRows(const float* x, std::span<const int32_t> rows, int64_t dim, float* out) override;
+  void AddWeightedRows(float* x, std::span<const int32_t> rows, std::span<const float> weights,
+                       const float* y, int64_t dim) override;
   void Rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim, int64_t rotary_dim,
             const float* cos_sin, bool interleaved) override;
   void WriteKv(float* cache, const AttentionShape& shape,

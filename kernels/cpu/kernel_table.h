@@ -125,8 +125,11 @@ struct Kernels {
   CpuIsa isa;
   const char* name;
   void (*rms_norm_row)(const float* x, const float* gain, float eps, int64_t dim, float* out);
+  void (*layer_norm_row)(const float* x, const float* gain, const float* bias, float eps,
+                         int64_t dim, float* out);
   void (*add)(float* x, const float* y, int64_t n);
   void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);
+  void (*gelu)(float* x, int64_t n, bool tanh_form);
   void (*rope_token)(float* x, int64_t heads, int64_t head_dim, int64_t rotary_dim,
                      const float* cos_sin, bool interleaved);
   // panel[c][r] = src[r * stride + c] for r < rows, zero for the others up to kPanelRows.

@@ -19,11 +19,11 @@ namespace {
 }  // namespace
 
 const Kernels& Avx2Kernels() {
-  static constexpr Kernels kTable = {CpuIsa::kAvx2, "avx2",    RmsNormRow,     AddInPlace,
-                                     SwiGluRange,   RopeToken, PackPanel,      PanelMatmulKernel,
-                                     Attend,        Rotate,    LiftSlotKernel, DeriveByShifts,
-                                     SignDotAvx2,   nullptr,   Combine,        ScaleRows,
-                                     DecodeRow};
+  static constexpr Kernels kTable = {
+      CpuIsa::kAvx2, "avx2",    RmsNormRow,     LayerNormRow,   AddInPlace,
+      SwiGluRange,   GeluRange, RopeToken,      PackPanel,      PanelMatmulKernel,
+      Attend,        Rotate,    LiftSlotKernel, DeriveByShifts, SignDotAvx2,
+      nullptr,       Combine,   ScaleRows,      DecodeRow};
   return kTable;
 }
 

@@ -19,19 +19,48 @@ namespace {
 }  // namespace
 
 const Kernels& Avx512Kernels() {
-  static constexpr Kernels kTable = {
-      CpuIsa::kAvx512Vnni, "avx512-vnni",  RmsNormRow,        AddInPlace, SwiGluRange,
-      RopeToken,           PackPanel,      PanelMatmulKernel, Attend,     Rotate,
-      LiftSlotKernel,      DeriveByShifts, SignDotAvx512,     nullptr,    Combine,
-      ScaleRows,           DecodeRow};
+  static constexpr Kernels kTable = {CpuIsa::kAvx512Vnni,
+                                     "avx512-vnni",
+                                     RmsNormRow,
+                                     LayerNormRow,
+                                     AddInPlace,
+                                     SwiGluRange,
+                                     GeluRange,
+                                     RopeToken,
+                                     PackPanel,
+                                     PanelMatmulKernel,
+                                     Attend,
+                                     Rotate,
+                                     LiftSlotKernel,
+                                     DeriveByShifts,
+                                     SignDotAvx512,
+                                     nullptr,
+                                     Combine,
+                                     ScaleRows,
+                                     DecodeRow};
   return kTable;
 }
 
 const Kernels& Avx512GfniKernels() {
-  static constexpr Kernels kTable = {
-      CpuIsa::kAvx512Vnni, "avx512-vnni+gfni", RmsNormRow, AddInPlace, SwiGluRange,    RopeToken,
-      PackPanel,           PanelMatmulKernel,  Attend,     Rotate,     LiftSlotKernel, DeriveGfni,
-      SignDotAvx512,       SignDotFusedGfni,   Combine,    ScaleRows,  DecodeRow};
+  static constexpr Kernels kTable = {CpuIsa::kAvx512Vnni,
+                                     "avx512-vnni+gfni",
+                                     RmsNormRow,
+                                     LayerNormRow,
+                                     AddInPlace,
+                                     SwiGluRange,
+                                     GeluRange,
+                                     RopeToken,
+                                     PackPanel,
+                                     PanelMatmulKernel,
+                                     Attend,
+                                     Rotate,
+                                     LiftSlotKernel,
+                                     DeriveGfni,
+                                     SignDotAvx512,
+                                     SignDotFusedGfni,
+                                     Combine,
+                                     ScaleRows,
+                                     DecodeRow};
   return kTable;
 }
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/reference/reference.h"
@@ -57,6 +58,44 @@ Expected SwiGlu(std::span<const float> gate, std::span<const float> up) {
   return out;
 }
 
+Expected LayerNorm(std::span<const float> x, std::span<const float> gain,
+                   std::span<const float> bias, double eps, int64_t tokens) {
+  const auto dim = static_cast<int64_t>(gain.size());
+  Expected out;
+  for (int64_t t = 0; t < tokens; ++t) {
+    const std::span<const float> row =
+        x.subspan(static_cast<size_t>(t * dim), static_cast<size_t>(dim));
+    double mean = 0, variance = 0, largest = 0;
+    for (const float v : row) mean += static_cast<double>(v) / static_cast<double>(dim);
+    for (const float v : row) {
+      variance += (v - mean) * (v - mean) / static_cast<double>(dim);
+      largest = std::max(largest, std::abs(static_cast<double>(v)));
+    }
+    const double inverse = 1 / std::sqrt(variance + eps);
+    for (size_t i = 0; i < row.size(); ++i) {
+      const double y = (row[i] - mean) * inverse * gain[i];
+      const double spread = largest * inverse * std::abs(static_cast<double>(gain[i]));
+      Append(out, y + bias[i],
+             static_cast<double>(dim + 8) * kEps * (std::abs(y) + spread) +
+                 4 * kEps * std::abs(static_cast<double>(bias[i])) + 1e-30);
+    }
+  }
+  return out;
+}
+
+Expected Gelu(std::span<const float> x, bool tanh_form) {
+  Expected out;
+  for (const float value : x) {
+    const double v = value;
+    const double share =
+        tanh_form
+            ? 0.5 * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (v + 0.044715 * v * v * v)))
+            : 0.5 * (1 + std::erf(v / std::numbers::sqrt2));
+    Append(out, v * share, std::abs(v) * 5e-7 + 1e-30);
+  }
+  return out;
+}
+
 Expected Rope(std::span<const float> x, int64_t tokens, int64_t heads, int64_t head_dim,
               int64_t rotary_dim, std::span<const float> cos_sin, bool interleaved) {
   Expected out;
@@ -108,7 +147,12 @@ void AttendRow(const History& history, const AttentionShape& shape, const float*
   };
   std::vector<double> weights(static_cast<size_t>(keys));
   double top = -1e300, score_size = 0, total = 0;
+  const int64_t first = shape.window > 0 ? std::max<int64_t>(0, keys - shape.window) : 0;
   for (int64_t key = 0; key < keys; ++key) {
+    if (key < first) {
+      weights[static_cast<size_t>(key)] = -std::numeric_limits<double>::infinity();
+      continue;
+    }
     double score = 0, size = 0;
     for (int64_t d = 0; d < dim; ++d) {
       score += q[d] * at(history.k, key, d);

@@ -22,6 +22,9 @@ struct Expected {
 std::string Mismatch(std::span<const float> got, const Expected& want);
 
 Expected RmsNorm(std::span<const float> x, std::span<const float> gain, double eps, int64_t tokens);
+Expected LayerNorm(std::span<const float> x, std::span<const float> gain,
+                   std::span<const float> bias, double eps, int64_t tokens);
+Expected Gelu(std::span<const float> x, bool tanh_form);
 Expected SwiGlu(std::span<const float> gate, std::span<const float> up);
 Expected Rope(std::span<const float> x, int64_t tokens, int64_t heads, int64_t head_dim,
               int64_t rotary_dim, std::span<const float> cos_sin, bool interleaved);

@@ -22,13 +22,28 @@ void RowVariants::Assign(std::span<const uint8_t> row_variants,
   }
 }
 
-absl::StatusOr<LinearSite> BindSite(const Weights& weights, const llama::SiteSpec& spec) {
+void Norm::Apply(Backend& backend, const float* x, int64_t tokens, float* out) const {
+  const auto dim = static_cast<int64_t>(gain.size());
+  if (kind == NormKind::kLayer) {
+    backend.LayerNorm(x, gain.data(), bias.data(), eps, tokens, dim, out);
+  } else {
+    backend.RmsNorm(x, gain.data(), eps, tokens, dim, out);
+  }
+}
+
+Norm BindNorm(const Weights& weights, const std::string& name) {
+  const ModelConfig& config = weights.config();
+  return {config.norm, weights.GetVector(name), weights.GetVector(layout::BiasName(name)),
+          config.rms_norm_eps};
+}
+
+absl::StatusOr<LinearSite> BindSite(const Weights& weights, const layout::SiteSpec& spec) {
   LinearSite site;
   site.name = spec.name;
   site.lift = weights.FindSite(spec.name);
   for (const std::string& name : spec.matrices) {
     LIFT_ASSIGN_OR_RETURN(const Matrix* matrix, weights.GetMatrix(name));
-    const std::span<const float> bias = weights.GetVector(llama::BiasName(name));
+    const std::span<const float> bias = weights.GetVector(layout::BiasName(name));
     if (!bias.empty() && bias.size() != static_cast<size_t>(matrix->rows)) {
       return absl::InvalidArgumentError(absl::StrCat("the bias of '", name, "' has ", bias.size(),
                                                      " values instead of ", matrix->rows));

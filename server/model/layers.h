@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
-#include "server/model/llama.h"
+#include "server/model/model_layout.h"
 #include "server/model/transformer.h"
 #include "server/model/weights.h"
 
@@ -40,7 +40,18 @@ struct LinearSite {
   std::vector<Linear> linears;
 };
 
-absl::StatusOr<LinearSite> BindSite(const Weights& weights, const llama::SiteSpec& spec);
+// RMSNorm, or LayerNorm where the family has it.
+struct Norm {
+  NormKind kind = NormKind::kRms;
+  std::span<const float> gain, bias;
+  float eps = 0;
+  // x, out: [tokens, gain.size()]; may alias.
+  void Apply(Backend& backend, const float* x, int64_t tokens, float* out) const;
+};
+// `name` is its gain; the bias is named beside it.
+Norm BindNorm(const Weights& weights, const std::string& name);
+
+absl::StatusOr<LinearSite> BindSite(const Weights& weights, const layout::SiteSpec& spec);
 
 // outputs[i] [rows, linears[i].weight->rows] = linears[i](x). Rows of full variants use the dense
 // weights, the others the planes.
@@ -63,7 +74,22 @@ class RopeTable {
 // Activations of one step, kept between steps and grown on demand.
 class Workspace {
  public:
-  enum Slot { kNormed, kQuery, kKey, kValue, kAttended, kGate, kUp, kProjected, kCosSin, kSlots };
+  enum Slot {
+    kNormed,
+    kNormedMlp,
+    kQuery,
+    kKey,
+    kValue,
+    kAttended,
+    kGate,
+    kUp,
+    kProjected,
+    kCosSin,
+    kRouting,      // [tokens, experts]
+    kExpertInput,  // rows of one expert
+    kExpertOutput,
+    kSlots
+  };
   explicit Workspace(Backend& backend) : backend_(backend) {}
   // At least `floats` floats; contents are lost when it grows. Running out of memory here is fatal:
   // servers size their steps at start-up by Transformer::Options::reserve_tokens.

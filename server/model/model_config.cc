@@ -2,9 +2,9 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "absl/strings/str_cat.h"
+#include "server/model/checkpoint/architecture.h"
 #include "server/model/checkpoint/json_fields.h"
 #include "server/model/checkpoint/quoted.h"
 
@@ -14,6 +14,8 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kScalingNames[] = {"none", "linear", "llama3"};
+constexpr const char* kNormNames[] = {"rms", "layer"};
+constexpr const char* kActivationNames[] = {"silu", "gelu", "gelu_tanh"};
 
 absl::Status InRange(const char* field, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
@@ -27,12 +29,17 @@ absl::Status InRange(const char* field, double value, double low, double high) {
                                                  " to ", high, " is supported"));
 }
 
-absl::Status ValidateRope(const RopeConfig& rope, int64_t head_dim) {
+absl::Status ValidateRope(const RopeConfig& rope, int64_t head_dim, bool partial) {
   LIFT_RETURN_IF_ERROR(InRange("rope.theta", rope.theta, 1.0, 1e15));
-  if (rope.dimension != head_dim) {
+  if (rope.dimension != head_dim && !partial) {
     return absl::UnimplementedError(absl::StrCat("model config: rope.dimension is ", rope.dimension,
                                                  " of a head of ", head_dim,
-                                                 "; partial rotation is not supported"));
+                                                 "; this architecture rotates whole heads"));
+  }
+  LIFT_RETURN_IF_ERROR(InRange("rope.dimension", rope.dimension, 2, head_dim));
+  if (rope.dimension % 2 != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("model config: rope.dimension ", rope.dimension,
+                                                   " is odd; rotation needs pairs"));
   }
   LIFT_RETURN_IF_ERROR(InRange("rope.factor", rope.factor, 1e-6, 1e6));
   if (rope.scaling == RopeConfig::Scaling::kLlama3) {
@@ -109,6 +116,71 @@ absl::StatusOr<RopeConfig> RopeFromJson(const JsonFields& fields) {
   return rope;
 }
 
+// Fields of the families beyond Llama: written where they differ from Llama's, so that a file that
+// needs none of them is one that older versions read.
+json FamilyToJson(const ModelConfig& config) {
+  const ModelConfig llama;
+  json out = json::object();
+  const auto put = [&](const char* key, const auto& value, const auto& usual) {
+    if (value != usual) out[key] = value;
+  };
+  put("norm", std::string(kNormNames[static_cast<int>(config.norm)]), "rms");
+  put("activation", std::string(kActivationNames[static_cast<int>(config.activation)]), "silu");
+  put("gated_mlp", config.gated_mlp, llama.gated_mlp);
+  put("parallel_residual", config.parallel_residual, llama.parallel_residual);
+  put("qk_norm", config.qk_norm, llama.qk_norm);
+  put("sliding_window", config.sliding_window, llama.sliding_window);
+  put("num_experts", config.num_experts, llama.num_experts);
+  put("experts_per_token", config.experts_per_token, llama.experts_per_token);
+  return out;
+}
+constexpr const char* kFamilyFields[] = {
+    "norm",    "activation",     "gated_mlp",   "parallel_residual",
+    "qk_norm", "sliding_window", "num_experts", "experts_per_token"};
+
+template <typename Enum, size_t N>
+absl::Status ReadName(const JsonFields& fields, const char* key, const char* const (&names)[N],
+                      Enum& out) {
+  LIFT_ASSIGN_OR_RETURN(const std::string name,
+                        fields.String(key, names[static_cast<size_t>(out)]));
+  for (size_t i = 0; i < N; ++i) {
+    if (name == names[i]) {
+      out = static_cast<Enum>(i);
+      return absl::OkStatus();
+    }
+  }
+  return fields.Wrong(key, "a kind that this version knows");
+}
+
+absl::Status FamilyFromJson(const JsonFields& fields, ModelConfig& config) {
+  LIFT_RETURN_IF_ERROR(ReadName(fields, "norm", kNormNames, config.norm));
+  LIFT_RETURN_IF_ERROR(ReadName(fields, "activation", kActivationNames, config.activation));
+  LIFT_ASSIGN_OR_RETURN(config.gated_mlp, fields.Bool("gated_mlp", true));
+  LIFT_ASSIGN_OR_RETURN(config.parallel_residual, fields.Bool("parallel_residual", false));
+  LIFT_ASSIGN_OR_RETURN(config.qk_norm, fields.Bool("qk_norm", false));
+  LIFT_ASSIGN_OR_RETURN(config.sliding_window, fields.Int("sliding_window", 0));
+  LIFT_ASSIGN_OR_RETURN(config.num_experts, fields.Int("num_experts", 0));
+  LIFT_ASSIGN_OR_RETURN(config.experts_per_token, fields.Int("experts_per_token", 0));
+  return absl::OkStatus();
+}
+
+absl::Status ValidateFamily(const ModelConfig& config) {
+  LIFT_RETURN_IF_ERROR(InRange("sliding_window", config.sliding_window, 0, int64_t{1} << 24));
+  if (config.gated_mlp != (config.activation == Activation::kSilu)) {
+    return absl::UnimplementedError(
+        "model config: only gated SiLU and ungated GELU MLPs are supported");
+  }
+  LIFT_RETURN_IF_ERROR(InRange("num_experts", config.num_experts, 0, 1024));
+  if (config.num_experts > 0) {
+    LIFT_RETURN_IF_ERROR(
+        InRange("experts_per_token", config.experts_per_token, 1, config.num_experts));
+    if (config.mlp_bias) {
+      return absl::UnimplementedError("model config: experts with biases are not supported");
+    }
+  }
+  return absl::OkStatus();
+}
+
 // A field we do not know may change what the others mean, so a file of a newer version is refused.
 absl::Status RefuseUnknown(const json& value, const json& known, const std::string& source) {
   for (const auto& [key, field] : value.items()) {
@@ -121,7 +193,7 @@ absl::Status RefuseUnknown(const json& value, const json& known, const std::stri
 }
 
 json ToJsonValue(const ModelConfig& config) {
-  return {
+  json value = {
       {"architecture", config.architecture},
       {"name", config.name},
       {"vocab_size", config.vocab_size},
@@ -142,6 +214,8 @@ json ToJsonValue(const ModelConfig& config) {
       {"eos_token_ids", config.eos_token_ids},
       {"add_bos", config.add_bos},
   };
+  value.update(FamilyToJson(config));
+  return value;
 }
 
 }  // namespace
@@ -154,7 +228,8 @@ std::string ModelConfig::ToJson() const {
 absl::StatusOr<ModelConfig> ModelConfig::FromJson(const std::string& text) {
   const std::string source = "model config";
   LIFT_ASSIGN_OR_RETURN(const json value, ParseJsonObject(text, source));
-  const json known = ToJsonValue(ModelConfig());
+  json known = ToJsonValue(ModelConfig());
+  for (const char* key : kFamilyFields) known[key] = nullptr;
   LIFT_RETURN_IF_ERROR(RefuseUnknown(value, known, source));
   const JsonFields fields(value, source);
   ModelConfig config;
@@ -177,6 +252,7 @@ absl::StatusOr<ModelConfig> ModelConfig::FromJson(const std::string& text) {
   LIFT_ASSIGN_OR_RETURN(config.attention_bias, fields.Bool("attention_bias"));
   LIFT_ASSIGN_OR_RETURN(config.output_bias, fields.Bool("output_bias"));
   LIFT_ASSIGN_OR_RETURN(config.mlp_bias, fields.Bool("mlp_bias"));
+  LIFT_RETURN_IF_ERROR(FamilyFromJson(fields, config));
   LIFT_ASSIGN_OR_RETURN(config.bos_token_id, fields.Int("bos_token_id"));
   if (!fields.Has("eos_token_ids")) return fields.Wrong("eos_token_ids", "a list of integers");
   LIFT_ASSIGN_OR_RETURN(config.eos_token_ids, fields.IntOrInts("eos_token_ids"));
@@ -186,11 +262,11 @@ absl::StatusOr<ModelConfig> ModelConfig::FromJson(const std::string& text) {
 }
 
 absl::Status ModelConfig::Validate() const {
-  static const std::set<std::string> kArchitectures = {"llama", "qwen2"};
-  if (!kArchitectures.contains(architecture)) {
+  const Architecture* known = FindHuggingFace(architecture);
+  if (known == nullptr) {
     return absl::UnimplementedError(
         absl::StrCat("model config: architecture ", Quoted(architecture),
-                     " is not supported; supported are llama and qwen2"));
+                     " is not supported; supported are ", SupportedNames(/*gguf=*/false)));
   }
   constexpr int64_t kMaxDim = int64_t{1} << 20;
   LIFT_RETURN_IF_ERROR(InRange("vocab_size", vocab_size, 1, int64_t{1} << 24));
@@ -212,7 +288,8 @@ absl::Status ModelConfig::Validate() const {
     return absl::InvalidArgumentError(
         absl::StrCat("model config: head_dim ", head_dim, " is odd; rotation needs pairs"));
   }
-  LIFT_RETURN_IF_ERROR(ValidateRope(rope, head_dim));
+  LIFT_RETURN_IF_ERROR(ValidateFamily(*this));
+  LIFT_RETURN_IF_ERROR(ValidateRope(rope, head_dim, known->partial_rotary));
   return ValidateTokens(*this);
 }
 

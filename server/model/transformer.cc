@@ -9,7 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "server/model/layers.h"
-#include "server/model/llama.h"
+#include "server/model/mlp.h"
+#include "server/model/model_layout.h"
 
 namespace lift {
 namespace {
@@ -18,8 +19,10 @@ constexpr int64_t kDefaultContextTokens = 8192;
 constexpr int64_t kMaxBlocks = int64_t{1} << 31;
 
 struct Layer {
-  std::span<const float> input_norm, post_norm;  // [hidden]
-  LinearSite qkv, o, gate_up, down;
+  Norm input_norm, post_norm;
+  Norm q_norm, k_norm;  // of each head; no gain without qk_norm
+  LinearSite qkv, o;
+  MlpBlock mlp;
 };
 
 int64_t CountTokens(std::span<const SequenceChunk> chunks) {
@@ -41,14 +44,18 @@ int64_t LogitRows(const SequenceChunk& chunk) {
 }
 
 absl::StatusOr<Layer> BindLayer(const Weights& weights, int64_t index) {
-  const llama::LayerNames names(index);
+  const layout::LayerNames names(weights.config(), index);
   Layer layer;
-  layer.input_norm = weights.GetVector(names.input_norm);
-  layer.post_norm = weights.GetVector(names.post_norm);
+  layer.input_norm = BindNorm(weights, names.input_norm);
+  layer.post_norm = BindNorm(weights, names.post_norm);
+  if (weights.config().qk_norm) {
+    layer.q_norm = BindNorm(weights, names.q_norm);
+    layer.k_norm = BindNorm(weights, names.k_norm);
+    layer.q_norm.kind = layer.k_norm.kind = NormKind::kRms;
+  }
   LIFT_ASSIGN_OR_RETURN(layer.qkv, BindSite(weights, names.qkv));
   LIFT_ASSIGN_OR_RETURN(layer.o, BindSite(weights, names.o));
-  LIFT_ASSIGN_OR_RETURN(layer.gate_up, BindSite(weights, names.gate_up));
-  LIFT_ASSIGN_OR_RETURN(layer.down, BindSite(weights, names.down));
+  LIFT_ASSIGN_OR_RETURN(layer.mlp, BindMlps(weights, names));
   return layer;
 }
 
@@ -70,7 +77,7 @@ struct Transformer::Impl {
   AttentionShape attention;
   const Matrix* embedding = nullptr;
   std::vector<Layer> layers;
-  std::span<const float> final_norm;
+  Norm final_norm;
   LinearSite head;
   RopeTable rope;
   std::vector<std::unique_ptr<Buffer>> caches;  // [layers], see Backend::WriteKv
@@ -80,6 +87,7 @@ struct Transformer::Impl {
   RowVariants rows, head_rows;
   std::vector<AttentionSequence> sequences;
   std::vector<float> hidden, head_input, head_output;
+  uint64_t expert_planes_read = 0, expert_full_read = 0;
 
   absl::Status Bind();
   absl::Status AllocateCache();
@@ -91,7 +99,7 @@ struct Transformer::Impl {
   }
   void Attend(const Layer& layer, float* cache, std::span<const SequenceChunk> chunks, float* x,
               int64_t tokens);
-  void FeedForward(const Layer& layer, float* x, int64_t tokens);
+  void FeedForward(const Layer& layer, const float* normed, float* x, int64_t tokens);
   void EmbedRows(std::span<const SequenceChunk> chunks, std::vector<float>& out);
   void RunLayer(int64_t layer, std::span<const SequenceChunk> chunks, float* x);
   void RunHead(const float* x, int64_t count, std::span<const uint8_t> variants,
@@ -99,20 +107,25 @@ struct Transformer::Impl {
   void LogitsOf(std::span<const SequenceChunk> chunks, std::span<const size_t> order,
                 std::vector<float>& logits);
   uint64_t BytesRead(std::span<const SequenceChunk> chunks) const;
+  uint64_t AllExpertBytes(int variant, bool full) const;
 };
 
 // --- creation ---
 
 absl::Status Transformer::Impl::Bind() {
   LIFT_RETURN_IF_ERROR(config.Validate());
-  LIFT_ASSIGN_OR_RETURN(embedding, weights->GetMatrix(llama::kEmbedding));
+  LIFT_ASSIGN_OR_RETURN(embedding, weights->GetMatrix(layout::kEmbedding));
   for (int64_t i = 0; i < config.num_layers; ++i) {
     LIFT_ASSIGN_OR_RETURN(layers.emplace_back(), BindLayer(*weights, i));
   }
-  final_norm = weights->GetVector(llama::kFinalNorm);
-  LIFT_ASSIGN_OR_RETURN(head, BindSite(*weights, {"lm_head", {llama::HeadName(config)}}));
-  attention = {config.num_heads, config.num_kv_heads, config.head_dim, options.block_tokens,
-               static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim)))};
+  final_norm = BindNorm(*weights, layout::kFinalNorm);
+  LIFT_ASSIGN_OR_RETURN(head, BindSite(*weights, {"lm_head", {layout::HeadName(config)}}));
+  attention = {config.num_heads,
+               config.num_kv_heads,
+               config.head_dim,
+               options.block_tokens,
+               static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim))),
+               config.sliding_window};
   lifted = backend.MakeLiftedActivations();
   return absl::OkStatus();
 }
@@ -147,6 +160,7 @@ absl::Status Transformer::Impl::ReserveWorkspace() {
   if (t <= 0) return absl::OkStatus();
   const std::pair<Workspace::Slot, int64_t> wanted[] = {
       {Workspace::kNormed, config.hidden_size},
+      {Workspace::kNormedMlp, config.hidden_size},
       {Workspace::kQuery, q},
       {Workspace::kKey, kv},
       {Workspace::kValue, kv},
@@ -154,7 +168,10 @@ absl::Status Transformer::Impl::ReserveWorkspace() {
       {Workspace::kGate, config.intermediate_size},
       {Workspace::kUp, config.intermediate_size},
       {Workspace::kProjected, config.hidden_size},
-      {Workspace::kCosSin, rope.row_floats()}};
+      {Workspace::kCosSin, rope.row_floats()},
+      {Workspace::kRouting, config.num_experts},
+      {Workspace::kExpertInput, config.num_experts > 0 ? config.hidden_size : 0},
+      {Workspace::kExpertOutput, config.num_experts > 0 ? config.hidden_size : 0}};
   for (const auto& [slot, floats] : wanted)
     LIFT_RETURN_IF_ERROR(workspace.Reserve(slot, t * floats));
   return absl::OkStatus();
@@ -230,10 +247,14 @@ void Transformer::Impl::Attend(const Layer& layer, float* cache,
   const float* cos_sin = workspace.Get(Workspace::kCosSin, tokens * rope.row_floats());
   LIFT_CHECK(sequences.size() == chunks.size());
 
-  backend.RmsNorm(x, layer.input_norm.data(), config.rms_norm_eps, tokens, dim, normed);
+  layer.input_norm.Apply(backend, x, tokens, normed);
   Observe(layer.qkv, normed, tokens, dim);
   float* const qkv[] = {q, k, v};
   ApplySite(layer.qkv, normed, rows, backend, *lifted, qkv);
+  if (config.qk_norm) {
+    layer.q_norm.Apply(backend, q, tokens * config.num_heads, q);
+    layer.k_norm.Apply(backend, k, tokens * config.num_kv_heads, k);
+  }
   const int64_t rotary = rope.row_floats();
   backend.Rope(q, tokens, config.num_heads, config.head_dim, rotary, cos_sin,
                config.rope.interleaved);
@@ -247,29 +268,26 @@ void Transformer::Impl::Attend(const Layer& layer, float* cache,
   backend.Add(x, projected, tokens * dim);
 }
 
-// x += down(silu(gate) * up).
-void Transformer::Impl::FeedForward(const Layer& layer, float* x, int64_t tokens) {
-  const int64_t dim = config.hidden_size, inner = config.intermediate_size;
-  float* normed = workspace.Get(Workspace::kNormed, tokens * dim);
-  float* gate = workspace.Get(Workspace::kGate, tokens * inner);
-  float* up = workspace.Get(Workspace::kUp, tokens * inner);
-  float* projected = workspace.Get(Workspace::kProjected, tokens * dim);
-  backend.RmsNorm(x, layer.post_norm.data(), config.rms_norm_eps, tokens, dim, normed);
-  Observe(layer.gate_up, normed, tokens, dim);
-  float* const gate_up[] = {gate, up};
-  ApplySite(layer.gate_up, normed, rows, backend, *lifted, gate_up);
-  backend.SwiGlu(gate, up, tokens * inner, gate);
-  Observe(layer.down, gate, tokens, inner);
-  float* const out[] = {projected};
-  ApplySite(layer.down, gate, rows, backend, *lifted, out);
-  backend.Add(x, projected, tokens * dim);
+// x += mlp(normed).
+void Transformer::Impl::FeedForward(const Layer& layer, const float* normed, float* x,
+                                    int64_t tokens) {
+  float* projected = workspace.Get(Workspace::kProjected, tokens * config.hidden_size);
+  MlpStep step{config, backend, workspace, *lifted, rows, weights->variants(), options.observer};
+  ApplyMlps(layer.mlp, normed, tokens, step, projected);
+  expert_planes_read += step.planes_read;
+  expert_full_read += step.full_read;
+  backend.Add(x, projected, tokens * config.hidden_size);
 }
 
 void Transformer::Impl::RunLayer(int64_t index, std::span<const SequenceChunk> chunks, float* x) {
   const Layer& layer = layers[static_cast<size_t>(index)];
   const int64_t tokens = CountTokens(chunks);
+  float* normed = workspace.Get(Workspace::kNormedMlp, tokens * config.hidden_size);
+  // In parallel form the MLP reads what the attention reads: before its sum.
+  if (config.parallel_residual) layer.post_norm.Apply(backend, x, tokens, normed);
   Attend(layer, caches[static_cast<size_t>(index)]->as<float>(), chunks, x, tokens);
-  FeedForward(layer, x, tokens);
+  if (!config.parallel_residual) layer.post_norm.Apply(backend, x, tokens, normed);
+  FeedForward(layer, normed, x, tokens);
 }
 
 void Transformer::Impl::RunHead(const float* x, int64_t count, std::span<const uint8_t> variants,
@@ -279,7 +297,7 @@ void Transformer::Impl::RunHead(const float* x, int64_t count, std::span<const u
   if (count == 0) return;
   head_rows.Assign(variants, weights->variants());
   float* normed = workspace.Get(Workspace::kNormed, count * config.hidden_size);
-  backend.RmsNorm(x, final_norm.data(), config.rms_norm_eps, count, config.hidden_size, normed);
+  final_norm.Apply(backend, x, count, normed);
   Observe(head, normed, count, config.hidden_size);
   float* const out[] = {logits.data()};
   ApplySite(head, normed, head_rows, backend, *lifted, out);
@@ -315,14 +333,24 @@ void Transformer::Impl::LogitsOf(std::span<const SequenceChunk> chunks,
   }
 }
 
+// What the finest variant holds, less the experts that no row of the step chose.
 uint64_t Transformer::Impl::BytesRead(std::span<const SequenceChunk> chunks) const {
-  uint64_t planes = 0, full = 0;
+  int finest = -1, full = -1;
   for (const SequenceChunk& chunk : chunks) {
-    const uint64_t bytes = weights->VariantBytes(chunk.variant);
-    uint64_t& kind = weights->variants()[static_cast<size_t>(chunk.variant)].full ? full : planes;
-    kind = std::max(kind, bytes);
+    int& kind = weights->variants()[static_cast<size_t>(chunk.variant)].full ? full : finest;
+    kind = std::max(kind, chunk.variant);
   }
-  return planes + full;
+  uint64_t bytes = expert_planes_read + expert_full_read;
+  if (finest >= 0) bytes += weights->VariantBytes(finest) - AllExpertBytes(finest, false);
+  if (full >= 0) bytes += weights->VariantBytes(full) - AllExpertBytes(full, true);
+  return bytes;
+}
+
+uint64_t Transformer::Impl::AllExpertBytes(int variant, bool full) const {
+  uint64_t bytes = 0;
+  if (config.num_experts == 0) return bytes;
+  for (const Layer& layer : layers) bytes += ExpertBytes(layer.mlp, variant, full);
+  return bytes;
 }
 
 // Chunks of full variants run first, so that a mixed step passes over the planes and over the
@@ -345,6 +373,7 @@ StepStats Transformer::Step(std::span<const SequenceChunk> chunks, std::vector<f
   for (size_t i : order) sorted.push_back(chunks[i]);
 
   m.Begin(sorted);
+  m.expert_planes_read = m.expert_full_read = 0;
   m.EmbedRows(sorted, m.hidden);
   for (size_t i = 0; i < m.layers.size(); ++i)
     m.RunLayer(static_cast<int64_t>(i), sorted, m.hidden.data());
@@ -366,6 +395,10 @@ void Transformer::RunLayer(int64_t layer, std::span<const SequenceChunk> chunks,
   LIFT_CHECK(hidden.size() == static_cast<size_t>(CountTokens(chunks) * impl_->config.hidden_size));
   impl_->Begin(chunks);
   impl_->RunLayer(layer, chunks, hidden.data());
+}
+
+void Transformer::FinalNorm(const float* hidden, int64_t rows, float* out) {
+  impl_->final_norm.Apply(impl_->backend, hidden, rows, out);
 }
 
 void Transformer::Head(const float* hidden, int64_t rows, std::span<const uint8_t> variants,

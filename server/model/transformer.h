@@ -18,7 +18,8 @@ class ActivationObserver {
  public:
   virtual ~ActivationObserver() = default;
   // site: canonical prefix of the input, e.g. "model.layers.3.self_attn.qkv", ".self_attn.o_proj",
-  // ".mlp.gate_up", ".mlp.down_proj", "lm_head".
+  // ".mlp.gate_up", ".mlp.down_proj", ".mlp.experts.2.gate_up" (the rows that chose the
+  // expert), "lm_head".
   virtual void OnInput(const std::string& site, const float* x, int64_t tokens, int64_t dim) = 0;
 };
 
@@ -51,6 +52,8 @@ class Transformer : public StepModel {
   // hidden_size].
   void Embed(std::span<const SequenceChunk> chunks, std::vector<float>& hidden);
   void RunLayer(int64_t layer, std::span<const SequenceChunk> chunks, std::vector<float>& hidden);
+  // The final norm alone; may alias.
+  void FinalNorm(const float* hidden, int64_t rows, float* out);
   // Final norm and output head over `rows` rows of hidden -> [rows, vocab]. variants: [rows].
   void Head(const float* hidden, int64_t rows, std::span<const uint8_t> variants,
             std::vector<float>& logits);

@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
-#include "server/model/llama.h"
+#include "server/model/model_layout.h"
 
 namespace lift {
 namespace {
@@ -40,8 +40,8 @@ struct Weights::Impl {
   std::map<std::string, LiftSite> sites;
 
   const Rotation* FindRotation(RotationSpec spec, int64_t dimension);
-  absl::Status BindLifted(const llama::MatrixSpec& spec);
-  absl::Status BindSite(const llama::SiteSpec& spec);
+  absl::Status BindLifted(const layout::MatrixSpec& spec);
+  absl::Status BindSite(const layout::SiteSpec& spec);
   LiftedVariant DenseVariant() const;
 };
 
@@ -55,7 +55,7 @@ const Rotation* Weights::Impl::FindRotation(RotationSpec spec, int64_t dimension
   return slot.get();
 }
 
-absl::Status Weights::Impl::BindLifted(const llama::MatrixSpec& spec) {
+absl::Status Weights::Impl::BindLifted(const layout::MatrixSpec& spec) {
   const LiftedTensor* tensor = file->FindTensor(spec.name);
   if (!tensor) return Missing(spec.name);
   if (tensor->rows != spec.rows || tensor->cols != spec.cols) {
@@ -79,7 +79,7 @@ absl::Status Weights::Impl::BindLifted(const llama::MatrixSpec& spec) {
   return absl::OkStatus();
 }
 
-absl::Status Weights::Impl::BindSite(const llama::SiteSpec& spec) {
+absl::Status Weights::Impl::BindSite(const layout::SiteSpec& spec) {
   LiftSite& site = sites[spec.name];
   for (const std::string& name : spec.matrices) {
     LiftedMatrix& matrix = lifted.at(name);
@@ -119,10 +119,10 @@ absl::StatusOr<std::shared_ptr<Weights>> Weights::FromLiftedFile(
   LIFT_RETURN_IF_ERROR(impl->config.Validate());
   impl->file = file;
   impl->variants.assign(file->variants().begin(), file->variants().end());
-  for (const auto& spec : llama::Matrices(impl->config))
+  for (const auto& spec : layout::Matrices(impl->config))
     LIFT_RETURN_IF_ERROR(impl->BindLifted(spec));
-  for (const auto& spec : llama::Sites(impl->config)) LIFT_RETURN_IF_ERROR(impl->BindSite(spec));
-  for (const auto& spec : llama::Vectors(impl->config)) {
+  for (const auto& spec : layout::Sites(impl->config)) LIFT_RETURN_IF_ERROR(impl->BindSite(spec));
+  for (const auto& spec : layout::Vectors(impl->config)) {
     const LiftedVector* vector = file->FindVector(spec.name);
     if (!vector) return Missing(spec.name);
     if (vector->values.size() != static_cast<size_t>(spec.size)) {
@@ -156,7 +156,7 @@ absl::StatusOr<std::shared_ptr<Weights>> Weights::FromCheckpoint(
   impl->config = checkpoint->config();
   impl->checkpoint = checkpoint;
   LIFT_RETURN_IF_ERROR(impl->config.Validate());
-  for (const auto& spec : llama::Matrices(impl->config)) {
+  for (const auto& spec : layout::Matrices(impl->config)) {
     const auto view = checkpoint->Find(spec.name);
     if (!view) return Missing(spec.name);
     if (view->rows != spec.rows || view->cols != spec.cols) {
@@ -164,7 +164,7 @@ absl::StatusOr<std::shared_ptr<Weights>> Weights::FromCheckpoint(
     }
     impl->matrices[spec.name] = {spec.name, spec.rows, spec.cols, view, nullptr};
   }
-  for (const auto& spec : llama::Vectors(impl->config)) {
+  for (const auto& spec : layout::Vectors(impl->config)) {
     const auto view = checkpoint->Find(spec.name);
     if (!view) return Missing(spec.name);
     if (view->rows * view->cols != spec.size)

@@ -46,7 +46,7 @@ class Weights {
   // f32 copy of a norm or bias; empty span if the model has none by that name.
   std::span<const float> GetVector(const std::string& name) const;
 
-  // What the lifted tensors of one input share (llama.h names the sites); null for checkpoints.
+  // What the lifted tensors of one input share (model_layout.h names them); null for checkpoints.
   const LiftSite* FindSite(const std::string& name) const;
 
   // Calibration: use `values` [rows, cols] f32 (borrowed) for this matrix instead of its stored

@@ -12,7 +12,7 @@
 #include "calibration/codes.h"
 #include "kernels/base/float16.h"
 #include "kernels/format/lifted_file.h"
-#include "server/model/llama.h"
+#include "server/model/model_layout.h"
 
 namespace lift::bench {
 namespace {
@@ -133,11 +133,11 @@ absl::Status WriteSynthetic(const SyntheticSpec& spec, bool parity, const std::s
     }
     codes[bits] = writer.AddCode(parity ? DefaultCode(bits) : plain);
   }
-  for (const auto& vector : llama::Vectors(spec.config)) {
+  for (const auto& vector : layout::Vectors(spec.config)) {
     writer.AddVector(vector.name, std::vector<float>(static_cast<size_t>(vector.size), 1.0f));
   }
   uint64_t random = 1;
-  const auto matrices = llama::Matrices(spec.config);
+  const auto matrices = layout::Matrices(spec.config);
   for (const auto& matrix : matrices) {
     // About unit variance of every output, so that nothing overflows over many layers.
     const auto scale = FloatToHalf(1.0f / std::sqrt(static_cast<float>(matrix.cols)));

@@ -33,8 +33,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto config = lift::ConfigFromGguf(**file);
   if (!config.ok()) return 0;
   LIFT_CHECK(lift::ModelConfig::FromJson(config->ToJson()).ok());
+  const auto stored = lift::CanonicalTensors(**file, *config);
+  if (!stored.ok()) return 0;
   const auto bound =
-      lift::BindTensors("fuzz", *config, lift::CanonicalTensors(**file),
+      lift::BindTensors("fuzz", *config, stored->by_name,
                         [](const std::string& name) { return name == "rope_freqs.weight"; });
   if (!bound.ok()) return 0;
   std::vector<float> row;

@@ -29,6 +29,43 @@ TEST_P(DenseKernels, RmsNormMatchesOracle) {
   }
 }
 
+TEST_P(DenseKernels, LayerNormMatchesOracle) {
+  for (const int64_t dim : {1, 15, 17, 111, 576, 989}) {
+    std::vector<float> x = RandomFloats(3 * dim, 6, 3.0f);
+    for (float& v : x) v += 2.0f;  // a mean to take away
+    const std::vector<float> gain = RandomFloats(dim, 7), bias = RandomFloats(dim, 8);
+    const auto want = reference::LayerNorm(x, gain, bias, 1e-5, 3);
+    backend_->LayerNorm(x.data(), gain.data(), bias.data(), 1e-5f, 3, dim, x.data());
+    EXPECT_EQ(Mismatch(x, want), "") << dim;
+  }
+}
+
+TEST_P(DenseKernels, GeluMatchesOracleAndIsTheSameBitsEverywhere) {
+  ThreadPool one(1);
+  const auto portable = cpu::MakeCpuBackendOn(one, cpu::PortableKernels());
+  for (const bool tanh_form : {false, true}) {
+    std::vector<float> x = RandomFloats(989, 9, 6.0f);
+    x[0] = 0.0f, x[1] = -200.0f, x[2] = 200.0f, x[3] = -13.0f;
+    std::vector<float> other = x;
+    const auto want = reference::Gelu(x, tanh_form);
+    backend_->Gelu(x.data(), 989, tanh_form);
+    portable->Gelu(other.data(), 989, tanh_form);
+    EXPECT_EQ(Mismatch(x, want), "") << tanh_form;
+    EXPECT_EQ(x, other) << tanh_form;
+  }
+}
+
+TEST_P(DenseKernels, RowsAreGatheredAndAddedBack) {
+  const std::vector<float> x = {1, 2, 3, 4, 5, 6};
+  const std::vector<int32_t> rows = {0, 2};
+  const std::vector<float> weights = {0.5f, 2.0f};
+  std::vector<float> some(4), sum = {10, 10, 20, 20, 30, 30};
+  backend_->GatherRows(x.data(), rows, 2, some.data());
+  EXPECT_EQ(some, (std::vector<float>{1, 2, 5, 6}));
+  backend_->AddWeightedRows(sum.data(), rows, weights, some.data(), 2);
+  EXPECT_EQ(sum, (std::vector<float>{10.5f, 11, 20, 20, 40, 42}));
+}
+
 TEST_P(DenseKernels, SwiGluMatchesOracle) {
   std::vector<float> gate = RandomFloats(989, 3, 8.0f);
   gate[0] = 0.0f;
@@ -192,8 +229,27 @@ TEST_P(DenseKernels, AttentionMatchesOracle) {
   }
 }
 
+TEST_P(DenseKernels, WindowedAttentionMatchesOracle) {
+  for (AttentionShape shape : kShapes) {
+    for (const int64_t window : {1, 37, 64, 100}) {
+      shape.window = window;
+      PagedCase c(shape, {{0, 1}, {0, 37}, {130, 1}, {63, 2}, {64, 70}, {0, 150}});
+      c.Fill(*backend_);
+      std::vector<float> out(c.q.size());
+      backend_->Attention(c.cache.data(), c.shape, c.sequences, c.q.data(), out.data());
+      const auto want = reference::Attention(c.histories, c.shape, c.sequences, c.q);
+      EXPECT_EQ(Mismatch(out, want), "") << shape.head_dim << " window " << window;
+    }
+  }
+}
+
 TEST_P(DenseKernels, AttentionRowsDoNotDependOnChunkingBatchOrThreads) {
+  std::vector<AttentionShape> shapes(std::begin(kShapes), std::end(kShapes));
   for (const AttentionShape& shape : kShapes) {
+    shapes.push_back(shape);
+    shapes.back().window = 23;
+  }
+  for (const AttentionShape& shape : shapes) {
     PagedCase c(shape, {{0, 90}, {70, 3}});
     c.Fill(*backend_);
     std::vector<float> all(c.q.size()), piece(c.q.size());

@@ -121,9 +121,70 @@ TEST(HuggingFaceConfigTest, Qwen2HasBiasesOnQueryKeyValueOnly) {
   EXPECT_EQ(Read(config).status().code(), absl::StatusCode::kUnimplemented);
 }
 
+TEST(HuggingFaceConfigTest, FamiliesReadWhatMakesThemDiffer) {
+  json mistral = Llama();
+  mistral.merge_patch({{"model_type", "mistral"},
+                       {"architectures", {"MistralForCausalLM"}},
+                       {"sliding_window", 4096},
+                       {"head_dim", 80},
+                       {"rope_scaling", nullptr}});
+  auto read = Read(mistral);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->sliding_window, 4096);
+  EXPECT_EQ(read->head_dim, 80);
+  mistral["layer_types"] = {"sliding_attention", "full_attention"};
+  EXPECT_EQ(Read(mistral).status().code(), absl::StatusCode::kUnimplemented);
+
+  json neox = Llama();
+  neox.merge_patch({{"model_type", "gpt_neox"},
+                    {"architectures", {"GPTNeoXForCausalLM"}},
+                    {"hidden_act", "gelu"},
+                    {"attention_bias", nullptr},
+                    {"num_key_value_heads", nullptr},
+                    {"rope_scaling", nullptr},
+                    {"rotary_emb_base", 2000},
+                    {"rotary_pct", 0.25},
+                    {"layer_norm_eps", 1e-6}});
+  read = Read(neox);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->norm, NormKind::kLayer);
+  EXPECT_EQ(read->activation, Activation::kGelu);
+  EXPECT_TRUE(read->parallel_residual && read->mlp_bias && read->attention_bias);
+  EXPECT_FALSE(read->gated_mlp);
+  EXPECT_EQ(read->rope.dimension, 16);
+  EXPECT_EQ(read->rope.theta, 2000);
+  EXPECT_FLOAT_EQ(read->rms_norm_eps, 1e-6f);
+  const auto again = ModelConfig::FromJson(read->ToJson());
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->ToJson(), read->ToJson());
+  EXPECT_TRUE(again->parallel_residual);
+  neox["hidden_act"] = "relu";
+  EXPECT_EQ(Read(neox).status().code(), absl::StatusCode::kUnimplemented);
+
+  json mixtral = Llama();
+  mixtral.merge_patch({{"model_type", "mixtral"},
+                       {"architectures", {"MixtralForCausalLM"}},
+                       {"rope_scaling", nullptr},
+                       {"num_local_experts", 8},
+                       {"num_experts_per_tok", 9}});
+  EXPECT_EQ(Read(mixtral).status().code(), absl::StatusCode::kInvalidArgument);
+  mixtral["num_experts_per_tok"] = 2;
+  read = Read(mixtral);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->num_experts, 8);
+  EXPECT_EQ(read->experts_per_token, 2);
+}
+
+TEST(HuggingFaceConfigTest, LlamaIsWrittenWithoutTheFieldsOfOtherFamilies) {
+  const auto read = Read(Llama());
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_THAT(read->ToJson(), ::testing::Not(HasSubstr("num_experts")));
+  EXPECT_THAT(read->ToJson(), ::testing::Not(HasSubstr("activation")));
+}
+
 TEST(HuggingFaceConfigTest, RefusesByName) {
-  ExpectUnsupported({{"model_type", "mixtral"}},
-                    "\"mixtral\" is not supported; supported are llama and qwen2");
+  ExpectUnsupported({{"model_type", "falcon"}},
+                    "\"falcon\" is not supported; supported are llama, mistral, mixtral, qwen2, ");
   ExpectUnsupported({{"architectures", {"LlamaForSequenceClassification"}}}, "LlamaForCausalLM");
   ExpectUnsupported({{"rope_scaling", {{"rope_type", "yarn"}}}},
                     "rope_scaling.type = yarn is not supported");

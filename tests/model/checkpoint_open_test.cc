@@ -222,7 +222,7 @@ TEST_F(CheckpointTest, RefusesConfigsThatDoNotFitTheWeights) {
          "embed_tokens.weight has shape [331, 60], but the config asks for [332, 60]");
   expect("tiny-gqa", {{"num_key_value_heads", 3}}, kWrong, "k_proj.weight has shape [20, 60]");
   expect("tiny-gqa", {{"num_hidden_layers", 3}}, kWrong,
-         "model.layers.2.input_layernorm.weight of shape [60] is missing");
+         "model.layers.2.self_attn.q_proj.weight of shape [60, 60] is missing");
   expect("tiny-gqa", {{"num_hidden_layers", 1}}, absl::StatusCode::kUnimplemented,
          "model.layers.1.");
   expect("tiny-tied", {{"tie_word_embeddings", false}}, kWrong,
@@ -298,7 +298,9 @@ TEST_F(GgufCheckpointTest, RefusesByName) {
   Expect(GgufBuilder(), kUnsupported, "general.architecture");
   Expect(LlamaHeader().Text("general.type", "adapter"), kUnsupported, "general.type \"adapter\"");
   Expect(LlamaHeader().U32("split.count", 2), kUnsupported, "split");
-  Expect(LlamaHeader().U32("llama.expert_count", 8), kUnsupported, "experts");
+  Expect(LlamaHeader().U32("llama.expert_count", 8), absl::StatusCode::kInvalidArgument,
+         "experts_per_token");
+  Expect(LlamaHeader("qwen2").U32("qwen2.expert_count", 8), kUnsupported, "mixture of experts");
   Expect(LlamaHeader().U32("llama.attention.sliding_window", 64), kUnsupported, "sliding_window");
   Expect(LlamaHeader().Text("llama.rope.scaling.type", "yarn"), kUnsupported,
          "rope.scaling.type = yarn");

@@ -10,7 +10,7 @@
 #include <string>
 
 #include "kernels/base/float16.h"
-#include "server/model/llama.h"
+#include "server/model/model_layout.h"
 #include "server/model/weights.h"
 #include "tests/model/random_lifted.h"
 
@@ -32,6 +32,29 @@ inline ModelConfig TinyConfig(bool tied = true) {
   return config;
 }
 
+// The same sizes in another family's form.
+inline ModelConfig FamilyConfig(const std::string& family) {
+  ModelConfig config = TinyConfig(false);
+  config.architecture = family;
+  config.attention_bias = family == "qwen2" || family == "gpt_neox";
+  if (family == "qwen3") config.qk_norm = true;
+  if (family == "mistral") config.sliding_window = 7;
+  if (family == "mixtral") {
+    config.num_experts = 5;
+    config.experts_per_token = 2;
+  }
+  if (family == "gpt_neox") {
+    config.norm = NormKind::kLayer;
+    config.activation = Activation::kGelu;
+    config.gated_mlp = false;
+    config.parallel_residual = true;
+    config.output_bias = config.mlp_bias = true;
+    config.num_kv_heads = config.num_heads;
+    config.rope.dimension = 6;
+  }
+  return config;
+}
+
 // What a test may bend before the file is written.
 struct RandomModelOptions {
   ModelConfig config = TinyConfig();
@@ -49,8 +72,8 @@ class RandomModel {
     two_ = writer_.AddCode(RandomCode("2+1p", 2, 1, 6, random_));
     one_ = writer_.AddCode(RandomCode("1+1p", 1, 1, 8, random_));
     writer_.SetModelConfig(options.config.ToJson());
-    for (const auto& spec : llama::Matrices(options.config)) AddMatrix(spec);
-    for (const auto& spec : llama::Vectors(options.config)) {
+    for (const auto& spec : layout::Matrices(options.config)) AddMatrix(spec);
+    for (const auto& spec : layout::Vectors(options.config)) {
       std::vector<float> values;
       for (int64_t i = 0; i < spec.size; ++i)
         values.push_back(0.75f + static_cast<float>(random_() % 500) / 1000);
@@ -97,7 +120,7 @@ class RandomModel {
   }
 
  private:
-  void AddMatrix(const llama::MatrixSpec& spec) {
+  void AddMatrix(const layout::MatrixSpec& spec) {
     if (spec.name == options_.leave_out) return;
     const int64_t rows = spec.rows + (spec.name == options_.wrong_shape ? 16 : 0);
     std::vector<std::pair<int, int>> codes = {{two_, 2}, {one_, 1}};

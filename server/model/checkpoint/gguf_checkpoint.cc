@@ -18,9 +18,10 @@ class GgufCheckpoint final : public Checkpoint {
     if (checkpoint->config_.name.empty()) checkpoint->config_.name = LastPathPart(path);
     // The factors are read into the config; nothing else may be left over.
     const auto ignored = [](const std::string& name) { return name == "rope_freqs.weight"; };
-    LIFT_ASSIGN_OR_RETURN(
-        checkpoint->tensors_,
-        BindTensors(path, checkpoint->config_, CanonicalTensors(*checkpoint->file_), ignored));
+    LIFT_ASSIGN_OR_RETURN(StoredTensors stored,
+                          CanonicalTensors(*checkpoint->file_, checkpoint->config_));
+    LIFT_ASSIGN_OR_RETURN(checkpoint->tensors_,
+                          BindTensors(path, checkpoint->config_, stored.by_name, ignored));
     return checkpoint;
   }
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/model/checkpoint/architecture.h"
 #include "server/model/checkpoint/quoted.h"
 
 namespace lift {
@@ -57,8 +58,6 @@ absl::Status RefuseKinds(const GgufFile& file, const Keys& keys) {
   LIFT_ASSIGN_OR_RETURN(const int64_t splits, file.GetInt("split.count", 0));
   if (splits > 1)
     return Unsupported(file, "a model split over several GGUF files", "merge them into one file");
-  LIFT_ASSIGN_OR_RETURN(const int64_t experts, keys.Int("expert_count", 0));
-  if (experts > 0) return Unsupported(file, "a mixture of experts", "use a dense model");
   LIFT_ASSIGN_OR_RETURN(const int64_t window, keys.Int("attention.sliding_window", 0));
   if (window > 0)
     return Unsupported(file, "attention.sliding_window", "use a model with full attention");
@@ -115,10 +114,11 @@ absl::Status ReadSizes(const GgufFile& file, const Keys& keys, ModelConfig& conf
   return absl::OkStatus();
 }
 
-absl::Status ReadRope(const GgufFile& file, const Keys& keys, ModelConfig& config) {
+absl::Status ReadRope(const GgufFile& file, const Keys& keys, std::string_view architecture,
+                      ModelConfig& config) {
   RopeConfig& rope = config.rope;
   // The converter reorders q and k rows of llama for neighbouring pairs; qwen2 keeps halves.
-  rope.interleaved = config.architecture == "llama";
+  rope.interleaved = architecture == "llama";
   LIFT_ASSIGN_OR_RETURN(rope.theta, keys.Number("rope.freq_base", 10000.0));
   LIFT_ASSIGN_OR_RETURN(rope.dimension, keys.Int("rope.dimension_count", config.head_dim));
   LIFT_ASSIGN_OR_RETURN(const std::string_view type,
@@ -179,73 +179,55 @@ absl::Status ReadTokens(const GgufFile& file, ModelConfig& config) {
   return absl::OkStatus();
 }
 
-constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kLayerModules = {{
-    {"attn_norm", "input_layernorm"},
-    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},
-    {"attn_v", "self_attn.v_proj"},
-    {"attn_output", "self_attn.o_proj"},
-    {"ffn_norm", "post_attention_layernorm"},
-    {"ffn_gate", "mlp.gate_proj"},
-    {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"},
-}};
-
-std::string CanonicalName(std::string_view name) {
-  if (name == "token_embd.weight") return "model.embed_tokens.weight";
-  if (name == "output_norm.weight") return "model.norm.weight";
-  if (name == "output.weight") return "lm_head.weight";
-  // blk.LAYER.MODULE.weight|bias
-  const size_t after_layer = name.find('.', 4), suffix = name.rfind('.');
-  if (name.substr(0, 4) != "blk." || after_layer == std::string_view::npos || suffix <= after_layer)
-    return std::string(name);
-  const std::string_view module = name.substr(after_layer + 1, suffix - after_layer - 1);
-  for (const auto& [gguf, canonical] : kLayerModules) {
-    if (module != gguf) continue;
-    return absl::StrCat("model.layers.", std::string(name.substr(4, after_layer - 4)), ".",
-                        std::string(canonical), std::string(name.substr(suffix)));
+absl::StatusOr<const Architecture*> FindArchitecture(const GgufFile& file) {
+  LIFT_ASSIGN_OR_RETURN(const std::string_view name, file.GetString("general.architecture", ""));
+  LIFT_ASSIGN_OR_RETURN(const int64_t experts,
+                        file.GetInt(absl::StrCat(std::string(name), ".expert_count"), 0));
+  const Architecture* architecture = FindGguf(name, experts > 0);
+  if (architecture != nullptr) return architecture;
+  if (experts > 0 && FindGguf(name, false) != nullptr) {
+    return Unsupported(file, absl::StrCat("a mixture of experts in a ", std::string(name)),
+                       "use a dense model or Mixtral");
   }
-  return std::string(name);
+  return Unsupported(file, absl::StrCat("general.architecture ", Quoted(name)),
+                     "supported are " + SupportedNames(/*gguf=*/true));
 }
 
 }  // namespace
 
 absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file) {
   ModelConfig config;
-  LIFT_ASSIGN_OR_RETURN(const std::string_view architecture,
-                        file.GetString("general.architecture", ""));
-  if (architecture != "llama" && architecture != "qwen2") {
-    return Unsupported(file, absl::StrCat("general.architecture ", Quoted(architecture)),
-                       "supported are llama and qwen2");
-  }
-  config.architecture = std::string(architecture);
-  const Keys keys(file, config.architecture);
+  LIFT_ASSIGN_OR_RETURN(const Architecture* architecture, FindArchitecture(file));
+  config.architecture = std::string(architecture->name);
+  const Keys keys(file, std::string(architecture->gguf));
   LIFT_RETURN_IF_ERROR(RefuseKinds(file, keys));
   LIFT_ASSIGN_OR_RETURN(const std::string_view name, file.GetString("general.name", ""));
   config.name = std::string(name.substr(0, 256));
   LIFT_RETURN_IF_ERROR(ReadSizes(file, keys, config));
-  LIFT_RETURN_IF_ERROR(ReadRope(file, keys, config));
+  LIFT_RETURN_IF_ERROR(ReadRope(file, keys, architecture->gguf, config));
   LIFT_RETURN_IF_ERROR(ReadTokens(file, config));
   config.tie_embeddings = file.FindTensor("output.weight") == nullptr;
-  config.attention_bias = file.FindTensor("blk.0.attn_q.bias") != nullptr;
-  config.output_bias = file.FindTensor("blk.0.attn_output.bias") != nullptr;
-  config.mlp_bias = file.FindTensor("blk.0.ffn_gate.bias") != nullptr;
+  if (architecture->read_gguf) LIFT_RETURN_IF_ERROR(architecture->read_gguf(file, config));
   if (const absl::Status valid = config.Validate(); !valid.ok()) {
     return absl::Status(valid.code(), absl::StrCat(file.name(), ": ", valid.message()));
   }
   return config;
 }
 
-std::map<std::string, StoredTensor> CanonicalTensors(const GgufFile& file) {
-  std::map<std::string, StoredTensor> tensors;
+absl::StatusOr<StoredTensors> CanonicalTensors(const GgufFile& file, const ModelConfig& config) {
+  LIFT_ASSIGN_OR_RETURN(const Architecture* architecture, FindArchitecture(file));
+  StoredTensors tensors;
   for (const GgufTensor& tensor : file.tensors()) {
     StoredTensor stored;
     stored.type_name = std::string(DTypeName(tensor.type));
     stored.type = tensor.type;
     stored.shape.assign(tensor.dims.rbegin(), tensor.dims.rend());
     stored.bytes = tensor.bytes;
-    tensors.emplace(CanonicalName(tensor.name), std::move(stored));
+    tensors.by_name.emplace(CanonicalName(architecture->gguf_names, tensor.name),
+                            std::move(stored));
   }
+  if (architecture->split)
+    LIFT_RETURN_IF_ERROR(architecture->split(config, /*gguf=*/true, tensors));
   return tensors;
 }
 

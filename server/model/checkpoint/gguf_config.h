@@ -1,12 +1,11 @@
 // Metadata and tensor names of a GGUF file -> ModelConfig and canonical tensors.
 #pragma once
 
-#include <map>
 #include <string>
 
 #include "kernels/base/status.h"
+#include "server/model/checkpoint/architecture.h"
 #include "server/model/checkpoint/gguf.h"
-#include "server/model/checkpoint/tensor_spec.h"
 #include "server/model/model_config.h"
 
 namespace lift {
@@ -15,7 +14,7 @@ namespace lift {
 // (ModelConfig::Validate).
 absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file);
 
-// Every tensor under its canonical name, or under its own where it has none.
-std::map<std::string, StoredTensor> CanonicalTensors(const GgufFile& file);
+// Every tensor under its canonical name, or under its own where it has none; fused ones split.
+absl::StatusOr<StoredTensors> CanonicalTensors(const GgufFile& file, const ModelConfig& config);
 
 }  // namespace lift

@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/sha256.h"
+#include "server/model/checkpoint/architecture.h"
 #include "server/model/checkpoint/hf_config.h"
 #include "server/model/checkpoint/json_fields.h"
 #include "server/model/checkpoint/open_checkpoint.h"
@@ -82,14 +83,22 @@ class HuggingFaceCheckpoint final : public Checkpoint {
     checkpoint->folder_ = folder;
     LIFT_ASSIGN_OR_RETURN(checkpoint->config_, ReadConfig(folder));
     LIFT_RETURN_IF_ERROR(checkpoint->OpenShards());
+    if (const Architecture& a = checkpoint->architecture(); a.split) {
+      if (const absl::Status split =
+              a.split(checkpoint->config_, /*gguf=*/false, checkpoint->stored_);
+          !split.ok())
+        return absl::Status(split.code(), absl::StrCat(folder, ": ", split.message()));
+    }
     const bool tied = checkpoint->config_.tie_embeddings;
     const auto ignored = [tied](const std::string& name) {
       // Old exports store the rotation's frequencies; a tied head may be stored once more.
-      return absl::EndsWith(name, ".rotary_emb.inv_freq") || (tied && name == "lm_head.weight");
+      return absl::EndsWith(name, ".rotary_emb.inv_freq") ||
+             absl::EndsWith(name, ".attention.bias") ||  // GPT-NeoX: its causal mask
+             absl::EndsWith(name, ".attention.masked_bias") || (tied && name == "lm_head.weight");
     };
-    LIFT_ASSIGN_OR_RETURN(checkpoint->tensors_,
-                          BindTensors(folder, checkpoint->config_, checkpoint->stored_, ignored));
-    checkpoint->stored_.clear();
+    LIFT_ASSIGN_OR_RETURN(checkpoint->tensors_, BindTensors(folder, checkpoint->config_,
+                                                            checkpoint->stored_.by_name, ignored));
+    checkpoint->stored_.by_name.clear();
     return checkpoint;
   }
 
@@ -144,14 +153,16 @@ class HuggingFaceCheckpoint final : public Checkpoint {
   }
 
   void Store(const std::string& name, const SafetensorsTensor& tensor) {
-    stored_[name] = {tensor.dtype, tensor.type, tensor.shape, tensor.bytes};
+    stored_.by_name[CanonicalName(architecture().hf_names, name)] = {tensor.dtype, tensor.type,
+                                                                     tensor.shape, tensor.bytes};
   }
+  const Architecture& architecture() const { return *FindHuggingFace(config_.architecture); }
 
   std::string folder_;
   ModelConfig config_;
   std::map<std::string, std::unique_ptr<SafetensorsFile>>
-      shards_;                                  // by file name, which is the order of the digest
-  std::map<std::string, StoredTensor> stored_;  // while opening
+      shards_;            // by file name, which is the order of the digest
+  StoredTensors stored_;  // by_name while opening, copies as long as this lives
   BoundTensors tensors_;
 };
 

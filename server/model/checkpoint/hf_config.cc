@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/model/checkpoint/architecture.h"
 #include "server/model/checkpoint/json_fields.h"
 #include "server/model/checkpoint/quoted.h"
 
@@ -20,49 +21,78 @@ absl::Status Unsupported(const JsonFields& fields, const std::string& what,
       absl::StrCat(fields.source(), ": ", what, " is not supported; ", instead));
 }
 
-absl::Status CheckArchitecture(const JsonFields& fields, const std::string& type) {
-  constexpr char kSupported[] = "supported are llama and qwen2";
-  if (type != "llama" && type != "qwen2") {
-    return Unsupported(fields, absl::StrCat("model_type ", Quoted(type)), kSupported);
+absl::StatusOr<const Architecture*> FindArchitecture(const JsonFields& fields,
+                                                     const std::string& type) {
+  const Architecture* architecture = FindHuggingFace(type);
+  if (architecture == nullptr) {
+    return Unsupported(fields, absl::StrCat("model_type ", Quoted(type)),
+                       "supported are " + SupportedNames(/*gguf=*/false));
   }
-  if (!fields.Has("architectures")) return absl::OkStatus();
+  if (!fields.Has("architectures")) return architecture;
   const json& names = fields.at("architectures");
-  const std::string wanted = type == "llama" ? "LlamaForCausalLM" : "Qwen2ForCausalLM";
+  const std::string wanted(architecture->hf_class);
   if (!names.is_array()) return fields.Wrong("architectures", "a list");
   if (!names.empty() && std::find(names.begin(), names.end(), wanted) == names.end()) {
     return Unsupported(fields, absl::StrCat("architectures without ", wanted),
                        "only language models are");
   }
+  return architecture;
+}
+
+absl::Status ReadActivation(const JsonFields& fields, const Architecture& architecture,
+                            ModelConfig& config) {
+  constexpr std::pair<const char*, Activation> kKnown[] = {
+      {"silu", Activation::kSilu},          {"swish", Activation::kSilu},
+      {"gelu", Activation::kGelu},          {"gelu_new", Activation::kGeluTanh},
+      {"gelu_fast", Activation::kGeluTanh}, {"gelu_pytorch_tanh", Activation::kGeluTanh}};
+  LIFT_ASSIGN_OR_RETURN(const std::string act,
+                        fields.String("hidden_act", architecture.gelu ? "gelu" : "silu"));
+  for (const auto& [name, kind] : kKnown) {
+    if (act != name || (kind == Activation::kSilu) == architecture.gelu) continue;
+    config.activation = kind;
+    return absl::OkStatus();
+  }
+  return Unsupported(fields, absl::StrCat("hidden_act ", Quoted(act)),
+                     architecture.gelu ? "supported are gelu, gelu_new and gelu_pytorch_tanh"
+                                       : "supported is silu");
+}
+
+// All layers alike: full attention, or one window.
+absl::Status ReadWindow(const JsonFields& fields, const Architecture& architecture,
+                        ModelConfig& config) {
+  LIFT_ASSIGN_OR_RETURN(const bool uses_window,
+                        fields.Bool("use_sliding_window", fields.Has("sliding_window")));
+  const bool window = uses_window && fields.Has("sliding_window");
+  if (window && !architecture.sliding_window)
+    return Unsupported(fields, "sliding_window", "use a model with full attention");
+  if (window) {
+    LIFT_ASSIGN_OR_RETURN(config.sliding_window, fields.Int("sliding_window"));
+    if (config.sliding_window < 1) return fields.Wrong("sliding_window", "a positive integer");
+  }
+  if (!fields.Has("layer_types")) return absl::OkStatus();
+  const json& types = fields.at("layer_types");
+  const char* supported = window ? "sliding_attention" : "full_attention";
+  if (!types.is_array()) return fields.Wrong("layer_types", "a list");
+  for (const json& type : types) {
+    if (type != supported) {
+      return Unsupported(fields, absl::StrCat("layer_types with ", Quoted(type.dump())),
+                         absl::StrCat("supported is ", supported));
+    }
+  }
   return absl::OkStatus();
 }
 
 // Everything that would change the computation and that the graph does not do.
-absl::Status RefuseFeatures(const JsonFields& fields) {
+absl::Status ReadFeatures(const JsonFields& fields, const Architecture& architecture,
+                          ModelConfig& config) {
   if (fields.Has("quantization_config")) {
     LIFT_ASSIGN_OR_RETURN(const JsonFields quantization, fields.Object("quantization_config"));
     LIFT_ASSIGN_OR_RETURN(const std::string method, quantization.String("quant_method", "unnamed"));
     return Unsupported(fields, absl::StrCat("quantization_config ", Quoted(method)),
                        "use the unquantized model");
   }
-  LIFT_ASSIGN_OR_RETURN(const std::string act, fields.String("hidden_act", "silu"));
-  if (act != "silu" && act != "swish") {
-    return Unsupported(fields, absl::StrCat("hidden_act ", Quoted(act)), "supported is silu");
-  }
-  LIFT_ASSIGN_OR_RETURN(const bool uses_window,
-                        fields.Bool("use_sliding_window", fields.Has("sliding_window")));
-  if (uses_window && fields.Has("sliding_window")) {
-    return Unsupported(fields, "sliding_window", "use a model with full attention");
-  }
-  if (fields.Has("layer_types")) {
-    const json& types = fields.at("layer_types");
-    if (!types.is_array()) return fields.Wrong("layer_types", "a list");
-    for (const json& type : types) {
-      if (type != "full_attention") {
-        return Unsupported(fields, absl::StrCat("layer_types with ", Quoted(type.dump())),
-                           "supported is full_attention");
-      }
-    }
-  }
+  LIFT_RETURN_IF_ERROR(ReadActivation(fields, architecture, config));
+  LIFT_RETURN_IF_ERROR(ReadWindow(fields, architecture, config));
   LIFT_ASSIGN_OR_RETURN(const double rotary, fields.Number("partial_rotary_factor", 1.0));
   if (rotary != 1.0)
     return Unsupported(fields, "partial_rotary_factor", "the whole head must be rotated");
@@ -96,12 +126,16 @@ absl::Status ReadSizes(const JsonFields& fields, ModelConfig& config) {
   return absl::OkStatus();
 }
 
-absl::Status ReadScaling(const JsonFields& scaling, RopeConfig& rope) {
+absl::Status ReadScaling(const JsonFields& scaling, const Architecture& architecture,
+                         RopeConfig& rope) {
   LIFT_ASSIGN_OR_RETURN(const std::string old_type, scaling.String("type", "default"));
   LIFT_ASSIGN_OR_RETURN(const std::string type, scaling.String("rope_type", old_type));
   LIFT_ASSIGN_OR_RETURN(const double rotary, scaling.Number("partial_rotary_factor", 1.0));
-  if (rotary != 1.0)
+  if (rotary != 1.0 && !architecture.partial_rotary)
     return Unsupported(scaling, "partial_rotary_factor", "the whole head must be rotated");
+  if (!(rotary > 0 && rotary <= 1))
+    return scaling.Wrong("partial_rotary_factor", "a share of the head, 0 to 1");
+  rope.dimension = static_cast<int64_t>(static_cast<double>(rope.dimension) * rotary);
   if (type == "default") return absl::OkStatus();
   if (type != "linear" && type != "llama3") {
     return absl::UnimplementedError(
@@ -120,7 +154,8 @@ absl::Status ReadScaling(const JsonFields& scaling, RopeConfig& rope) {
 
 // "rope_parameters" (transformers 5) holds theta and scaling; before, "rope_theta" and
 // "rope_scaling" did.
-absl::Status ReadRope(const JsonFields& fields, ModelConfig& config) {
+absl::Status ReadRope(const JsonFields& fields, const Architecture& architecture,
+                      ModelConfig& config) {
   RopeConfig& rope = config.rope;
   rope.dimension = config.head_dim;
   LIFT_ASSIGN_OR_RETURN(rope.theta, fields.Number("rope_theta", 10000.0));
@@ -128,7 +163,7 @@ absl::Status ReadRope(const JsonFields& fields, ModelConfig& config) {
     if (!fields.Has(key)) continue;
     LIFT_ASSIGN_OR_RETURN(const JsonFields scaling, fields.Object(key));
     LIFT_ASSIGN_OR_RETURN(rope.theta, scaling.Number("rope_theta", rope.theta));
-    return ReadScaling(scaling, rope);
+    return ReadScaling(scaling, architecture, rope);
   }
   return absl::OkStatus();
 }
@@ -208,18 +243,13 @@ absl::StatusOr<ModelConfig> ConfigFromHuggingFace(const HuggingFaceTexts& texts)
   const JsonFields fields(value, source);
   ModelConfig config;
   LIFT_ASSIGN_OR_RETURN(config.architecture, fields.String("model_type"));
-  LIFT_RETURN_IF_ERROR(CheckArchitecture(fields, config.architecture));
-  LIFT_RETURN_IF_ERROR(RefuseFeatures(fields));
+  LIFT_ASSIGN_OR_RETURN(const Architecture* architecture,
+                        FindArchitecture(fields, config.architecture));
+  LIFT_RETURN_IF_ERROR(ReadFeatures(fields, *architecture, config));
   LIFT_RETURN_IF_ERROR(ReadSizes(fields, config));
-  LIFT_RETURN_IF_ERROR(ReadRope(fields, config));
+  LIFT_RETURN_IF_ERROR(ReadRope(fields, *architecture, config));
   LIFT_ASSIGN_OR_RETURN(config.tie_embeddings, fields.Bool("tie_word_embeddings", false));
-  if (config.architecture == "qwen2") {
-    config.attention_bias = true;  // always, on q, k and v only
-  } else {
-    LIFT_ASSIGN_OR_RETURN(config.attention_bias, fields.Bool("attention_bias", false));
-    config.output_bias = config.attention_bias;
-    LIFT_ASSIGN_OR_RETURN(config.mlp_bias, fields.Bool("mlp_bias", false));
-  }
+  if (architecture->read_hf) LIFT_RETURN_IF_ERROR(architecture->read_hf(fields, config));
   LIFT_RETURN_IF_ERROR(ReadEosIds(texts, fields, config));
   LIFT_RETURN_IF_ERROR(ReadBos(texts, fields, config));
   if (const absl::Status valid = config.Validate(); !valid.ok()) {

@@ -5,29 +5,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "server/model/checkpoint/quoted.h"
+#include "server/model/model_layout.h"
 
 namespace lift {
 namespace {
-
-void AddLayer(const ModelConfig& config, int64_t layer, std::vector<TensorSpec>& out) {
-  const std::string prefix = absl::StrCat("model.layers.", layer, ".");
-  const int64_t hidden = config.hidden_size, ffn = config.intermediate_size;
-  const int64_t query = config.num_heads * config.head_dim,
-                key = config.num_kv_heads * config.head_dim;
-  const auto linear = [&](const char* module, int64_t rows, int64_t cols, bool bias) {
-    out.push_back({absl::StrCat(prefix, module, ".weight"), {rows, cols}});
-    if (bias) out.push_back({absl::StrCat(prefix, module, ".bias"), {rows}});
-  };
-  out.push_back({prefix + "input_layernorm.weight", {hidden}});
-  linear("self_attn.q_proj", query, hidden, config.attention_bias);
-  linear("self_attn.k_proj", key, hidden, config.attention_bias);
-  linear("self_attn.v_proj", key, hidden, config.attention_bias);
-  linear("self_attn.o_proj", hidden, query, config.output_bias);
-  out.push_back({prefix + "post_attention_layernorm.weight", {hidden}});
-  linear("mlp.gate_proj", ffn, hidden, config.mlp_bias);
-  linear("mlp.up_proj", ffn, hidden, config.mlp_bias);
-  linear("mlp.down_proj", hidden, ffn, config.mlp_bias);
-}
 
 std::string ShapeText(const std::vector<int64_t>& shape) {
   return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
@@ -58,11 +39,12 @@ absl::StatusOr<DenseMatrixView> Bind(const std::string& source, const TensorSpec
 
 std::vector<TensorSpec> ModelTensors(const ModelConfig& config) {
   std::vector<TensorSpec> specs;
-  specs.push_back({"model.embed_tokens.weight", {config.vocab_size, config.hidden_size}});
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) AddLayer(config, layer, specs);
-  specs.push_back({"model.norm.weight", {config.hidden_size}});
-  if (!config.tie_embeddings)
-    specs.push_back({"lm_head.weight", {config.vocab_size, config.hidden_size}});
+  for (const layout::MatrixSpec& m : layout::Matrices(config))
+    specs.push_back({m.name, {m.rows, m.cols}});
+  for (const layout::VectorSpec& v : layout::Vectors(config)) {
+    specs.push_back({v.name, {v.size}});
+    if (v.rows > 1) specs.back().shape = {v.rows, v.size / v.rows};
+  }
   return specs;
 }
 

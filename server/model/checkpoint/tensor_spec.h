@@ -20,7 +20,7 @@ struct TensorSpec {
   std::vector<int64_t> shape;  // [rows, cols] of a matrix, [n] of a norm or bias
 };
 
-// Every tensor of a model of this config, in graph order. The config must be valid.
+// Every tensor of a model of this config. The config must be valid.
 std::vector<TensorSpec> ModelTensors(const ModelConfig& config);
 
 // A tensor as some file holds it. shape: slowest dimension first.

@@ -1,5 +1,6 @@
-// The Llama family: which weights it has, under which names and shapes, and which of them share an
-// input.
+// Which weights a decoder of a given config has, under which canonical names and shapes, and which
+// of them share an input. Canonical names are Hugging Face's for Llama, whatever the family calls
+// its own.
 #pragma once
 
 #include <cstdint>
@@ -8,16 +9,18 @@
 
 #include "server/model/model_config.h"
 
-namespace lift::llama {
+namespace lift::layout {
 
 struct MatrixSpec {
   std::string name;
   int64_t rows = 0, cols = 0;
 };
 
+// Norms, biases and expert routers: kept in f32, never lifted. rows > 1 for a small matrix.
 struct VectorSpec {
   std::string name;
   int64_t size = 0;
+  int64_t rows = 1;
 };
 
 // Linear layers that read the same input; the observer and the lifted kernels know them by this
@@ -27,11 +30,21 @@ struct SiteSpec {
   std::vector<std::string> matrices;
 };
 
+// One gated MLP; `gate_up` has no gate where the config has none.
+struct MlpNames {
+  SiteSpec gate_up, down;
+};
+
 // Canonical names of one decoder layer.
 struct LayerNames {
-  explicit LayerNames(int64_t layer);
+  LayerNames(const ModelConfig& config, int64_t layer);
   std::string input_norm, post_norm;
-  SiteSpec qkv, o, gate_up, down;
+  std::string q_norm, k_norm;  // empty without qk_norm
+  SiteSpec qkv, o;
+  std::string router;          // [num_experts, hidden]; empty without experts
+  std::vector<MlpNames> mlps;  // one, or one an expert
+  // All sites in the order of the graph.
+  std::vector<SiteSpec> Sites() const;
 };
 
 inline constexpr char kEmbedding[] = "model.embed_tokens.weight";
@@ -45,4 +58,4 @@ std::vector<MatrixSpec> Matrices(const ModelConfig& config);
 std::vector<VectorSpec> Vectors(const ModelConfig& config);
 std::vector<SiteSpec> Sites(const ModelConfig& config);
 
-}  // namespace lift::llama
+}  // namespace lift::layout

@@ -1,0 +1,230 @@
+#!/usr/bin/env python3
+"""Makes the tiny random models of every family beyond Llama under tests/golden/families, with goldens from transformers.
+
+Needs: pip install torch transformers tokenizers safetensors gguf numpy
+Run:   python make_family_models.py [FAMILY ...]     (rewrites the folders of these families, or of all)
+
+Each model is what save_pretrained writes (values exact in bfloat16), of awkward sizes on purpose, with
+
+  golden.json   token ids of one 256-token sequence, the vocabulary columns kept, five prompts with their greedy
+                continuations of 128 tokens (every step's margin is far above the tolerance of the tests)
+  logits.npy    float32 [256, columns + 1]: the logits of those columns and, last, the logsumexp over all of them
+
+The first model of a family also has a tokenizer, and a GGUF twin of the same values where converters write one.
+"""
+
+import json
+import math
+import pathlib
+import shutil
+import sys
+
+import gguf
+import numpy as np
+import torch
+import transformers
+from make_tiny_models import VOCAB, make_tokenizer, permute, save_tokenizer, write_json
+
+OUT = pathlib.Path(__file__).resolve().parent / "families"
+TOKENS, COLUMNS, NEW_TOKENS, MIN_MARGIN = 256, 23, 128, 1e-2
+PROMPT_LENGTHS = (1, 3, 9, 17, 40)
+
+
+def rope(theta=10000.0, **more):
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": theta} | more}
+
+
+FAMILIES = {
+    "qwen3": [
+        dict(hidden_size=60, intermediate_size=59, num_attention_heads=6, num_key_value_heads=2, head_dim=10, **rope()),
+        dict(hidden_size=40, intermediate_size=56, num_attention_heads=5, num_key_value_heads=1, head_dim=16,
+             attention_bias=True, **rope(1e6)),
+        dict(hidden_size=32, intermediate_size=96, num_attention_heads=4, num_key_value_heads=4, head_dim=24,
+             tie_word_embeddings=True, **rope(500.0)),
+    ],
+    "mistral": [
+        dict(hidden_size=60, intermediate_size=59, num_attention_heads=6, num_key_value_heads=2, head_dim=14,
+             sliding_window=37, **rope()),
+        dict(hidden_size=40, intermediate_size=56, num_attention_heads=5, num_key_value_heads=1, head_dim=16,
+             sliding_window=100, **rope(1e6)),
+        dict(hidden_size=48, intermediate_size=72, num_attention_heads=3, num_key_value_heads=3, head_dim=8,
+             sliding_window=None, tie_word_embeddings=True, **rope(500.0)),
+    ],
+    "mixtral": [
+        dict(hidden_size=36, intermediate_size=29, num_attention_heads=6, num_key_value_heads=2, head_dim=10,
+             num_local_experts=5, num_experts_per_tok=2, sliding_window=None, **rope()),
+        dict(hidden_size=40, intermediate_size=24, num_attention_heads=5, num_key_value_heads=1, head_dim=8,
+             num_local_experts=7, num_experts_per_tok=3, sliding_window=50, **rope(1e6)),
+        dict(hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=4, head_dim=8,
+             num_local_experts=3, num_experts_per_tok=1, sliding_window=None, tie_word_embeddings=True, **rope(500.0)),
+    ],
+    "gpt_neox": [
+        dict(hidden_size=60, intermediate_size=59, num_attention_heads=6, **rope(partial_rotary_factor=0.4)),
+        dict(hidden_size=40, intermediate_size=56, num_attention_heads=5, hidden_act="gelu_new",
+             use_parallel_residual=False, **rope(500.0, partial_rotary_factor=1.0)),
+        dict(hidden_size=48, intermediate_size=72, num_attention_heads=3, attention_bias=False,
+             tie_word_embeddings=True, **rope(partial_rotary_factor=0.25)),
+    ],
+}
+CLASSES = {
+    "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+    "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
+    "mixtral": (transformers.MixtralConfig, transformers.MixtralForCausalLM),
+    "gpt_neox": (transformers.GPTNeoXConfig, transformers.GPTNeoXForCausalLM),
+}
+
+
+def make_model(family, options):
+    config_class, model_class = CLASSES[family]
+    options = dict(tie_word_embeddings=False) | options
+    config = config_class(vocab_size=VOCAB, num_hidden_layers=2, max_position_embeddings=512, bos_token_id=1,
+                          eos_token_id=2, pad_token_id=3, attn_implementation="eager", experts_implementation="eager",
+                          **options)
+    model = model_class(config).eval().float()
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name.endswith(".bias"):
+                value.copy_(0.3 * torch.randn_like(value))
+            elif "norm" in name:
+                value.copy_(1.0 + 0.2 * torch.randn_like(value))
+            elif "embed" in name or "lm_head" in name:
+                value.copy_(0.7 * torch.randn_like(value))
+            else:
+                value.copy_(torch.randn_like(value) * (1.5 / math.sqrt(value.shape[-1])))
+            value.copy_(value.to(torch.bfloat16).float())
+    return model
+
+
+def greedy(model, rng, length):
+    """A prompt whose whole continuation is decided by clear margins, and the continuation."""
+    for _ in range(300):
+        ids = rng.integers(4, VOCAB, length).tolist()
+        for _ in range(NEW_TOKENS):
+            best = model(torch.tensor([ids])).logits[0, -1].topk(2)
+            if float(best.values[0] - best.values[1]) < MIN_MARGIN:
+                break
+            ids.append(int(best.indices[0]))
+        else:
+            return {"prompt": ids[:length], "continuation": ids[length:]}
+    raise RuntimeError("no prompt with clear margins was found")
+
+
+def write_goldens(model, folder, rng):
+    ids = rng.integers(0, VOCAB, TOKENS).tolist()
+    logits = model(torch.tensor([ids])).logits[0].double()
+    columns = sorted(rng.choice(VOCAB, COLUMNS, replace=False).tolist())
+    kept = torch.cat([logits[:, columns], logits.logsumexp(1, keepdim=True)], 1)
+    np.save(folder / "logits.npy", kept.numpy().astype(np.float32))
+    golden = {"token_ids": ids, "columns": columns, "greedy": [greedy(model, rng, n) for n in PROMPT_LENGTHS]}
+    (folder / "golden.json").write_text(json.dumps(golden) + "\n")
+
+
+# ---- GGUF twins, as llama.cpp's converter writes them ----
+
+LLAMA_LAYER = {
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+}
+NEOX_LAYER = {
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "attention.query_key_value": "attn_qkv",
+    "attention.dense": "attn_output", "mlp.dense_h_to_4h": "ffn_up", "mlp.dense_4h_to_h": "ffn_down",
+}
+TOPS = {
+    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+    "gpt_neox.embed_in": "token_embd", "gpt_neox.final_layer_norm": "output_norm", "embed_out": "output",
+}
+
+
+def gguf_tensors(family, model):
+    """(name, values) of every tensor in the converter's form."""
+    config = model.config
+    for key, tensor in model.state_dict().items():
+        module, suffix = key.rsplit(".", 1)
+        values = tensor.numpy()
+        if module in TOPS:
+            if not (config.tie_word_embeddings and TOPS[module] == "output"):
+                yield f"{TOPS[module]}.{suffix}", values
+            continue
+        _, _, layer, rest = key.split(".", 3)
+        if family == "mixtral" and ".mlp." in key:
+            if rest == "mlp.gate.weight":
+                yield f"blk.{layer}.ffn_gate_inp.weight", values
+            elif rest == "mlp.experts.gate_up_proj":
+                gate, up = np.split(values, 2, axis=1)
+                yield f"blk.{layer}.ffn_gate_exps.weight", np.ascontiguousarray(gate)
+                yield f"blk.{layer}.ffn_up_exps.weight", np.ascontiguousarray(up)
+            else:
+                assert rest == "mlp.experts.down_proj", rest
+                yield f"blk.{layer}.ffn_down_exps.weight", values
+            continue
+        name = (NEOX_LAYER if family == "gpt_neox" else LLAMA_LAYER)[rest.rsplit(".", 1)[0]]
+        if name == "attn_qkv":  # [heads, 3, dim, ...] -> [3, heads, dim, ...]
+            heads = config.num_attention_heads
+            values = values.reshape(heads, 3, -1, *values.shape[1:]).swapaxes(0, 1).reshape(values.shape)
+        if family == "mixtral" and name in ("attn_q", "attn_k"):
+            values = permute(values, config.num_attention_heads if name == "attn_q" else config.num_key_value_heads)
+        yield f"blk.{layer}.{name}.{suffix}", np.ascontiguousarray(values)
+
+
+def save_gguf(family, model, path):
+    config = model.config
+    writer = gguf.GGUFWriter(str(path), {"qwen3": "qwen3", "mixtral": "llama", "gpt_neox": "gptneox"}[family])
+    writer.add_name(path.stem)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_dimension_count(int(head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0)))
+    if family == "gpt_neox":
+        writer.add_parallel_residual(config.use_parallel_residual)
+        writer.add_layer_norm_eps(config.layer_norm_eps)
+    else:
+        writer.add_head_count_kv(config.num_key_value_heads)
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if family == "mixtral":
+        writer.add_expert_count(config.num_local_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+    for name, values in gguf_tensors(family, model):
+        kept = gguf.GGMLQuantizationType.F32
+        if values.ndim > 1 and "gate_inp" not in name:
+            kept = gguf.GGMLQuantizationType.BF16
+            values = gguf.quants.quantize(values, kept)
+        writer.add_tensor(name, values, raw_dtype=kept)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def main():
+    wanted = sys.argv[1:] or list(FAMILIES)
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(1)
+    for family in wanted:
+        for number, options in enumerate(FAMILIES[family], 1):
+            name = f"{family}-{number}"
+            folder = OUT / name
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            torch.manual_seed(sum(map(ord, name)))
+            rng = np.random.default_rng(sum(map(ord, name)))
+            model = make_model(family, options)
+            write_goldens(model, folder, rng)
+            if number == 1:
+                save_tokenizer(folder, make_tokenizer("smollm"))
+                if family != "mistral":
+                    save_gguf(family, model, OUT / f"{name}.gguf")
+            model.to(torch.bfloat16).save_pretrained(folder)
+            print(name, sum(f.stat().st_size for f in folder.iterdir()), "bytes")
+
+
+if __name__ == "__main__":
+    main()
