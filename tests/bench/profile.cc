@@ -46,6 +46,20 @@ class Profiler final : public ProfilingBackend {
   void Add(float* x, const float* y, int64_t n) override {
     Time("add", 0, [&] { b_.Add(x, y, n); });
   }
+  void LayerNorm(const float* x, const float* gain, const float* bias, float eps, int64_t tokens,
+                 int64_t dim, float* out) override {
+    Time("norm", 0, [&] { b_.LayerNorm(x, gain, bias, eps, tokens, dim, out); });
+  }
+  void Gelu(float* x, int64_t n, bool tanh_form) override {
+    Time("gelu", 0, [&] { b_.Gelu(x, n, tanh_form); });
+  }
+  void GatherRows(const float* x, std::span<const int32_t> rows, int64_t dim, float* out) override {
+    Time("experts", 0, [&] { b_.GatherRows(x, rows, dim, out); });
+  }
+  void AddWeightedRows(float* x, std::span<const int32_t> rows, std::span<const float> weights,
+                       const float* y, int64_t dim) override {
+    Time("experts", 0, [&] { b_.AddWeightedRows(x, rows, weights, y, dim); });
+  }
   void AddBias(float* y, const float* bias, int64_t tokens, int64_t dim) override {
     Time("add", 0, [&] { b_.AddBias(y, bias, tokens, dim); });
   }
