@@ -114,9 +114,10 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
       {}};
   std::atomic<bool> ready{false};
   const ScrapeGauges gauges(probes, build, [&] { return engine.load(); });
-  auto admin = AdminServer::Start(
-      config.admin, {.metrics = [&] { return ExpositionText(probes, gauges); },
-                     .ready = [&] { return ready.load() && !engine.load().draining; }});
+  auto admin = AdminServer::Start(config.admin,
+                                  {.metrics = [&] { return ExpositionText(probes, gauges); },
+                                   .ready = [&] { return ready.load() && !engine.load().draining; },
+                                   .status_page = config.status_page});
   if (!admin.ok()) return Fail(kExitWrongInput, admin.status());
   auto server = rpc::RpcServer::Start(
       services, {.listen = config.listen,

@@ -77,6 +77,19 @@ else
 fi
 step_done
 
+step "Tools that test a deployment: Prometheus, Alertmanager, Helm, headless Chromium"
+if tools=$(bash tests/deploy/fetch_tools.sh); then
+  export LIFT_DEPLOY_TOOLS="$tools"
+else
+  say "   not available: the tests of rules, dashboards and chart will be skipped"
+fi
+if browser=$(bash tests/deploy/fetch_tools.sh --browser); then
+  export LIFT_BROWSER="$browser"
+else
+  say "   no Chromium: the test of the status page will be skipped"
+fi
+step_done
+
 step "Configure and build (preset $preset, $jobs jobs)"
 cmake --preset "$preset" -DLIFTSERVE_TESTS=ON >&2
 cmake --build --preset "$preset" -j "$jobs" >&2

@@ -21,7 +21,7 @@ std::map<std::string, Setter> SettersOf(ServerConfig& c) {
   const auto into = [](auto& field) {
     return [&field](const json& value) {
       using Field = std::remove_reference_t<decltype(field)>;
-      if constexpr (std::is_integral_v<Field>) {
+      if constexpr (std::is_integral_v<Field> && !std::is_same_v<Field, bool>) {
         if (!value.is_number_integer())
           throw json::type_error::create(302, "not an integer", &value);
       }
@@ -41,6 +41,7 @@ std::map<std::string, Setter> SettersOf(ServerConfig& c) {
           {"variants", into(c.variants)},
           {"drain_seconds", into(c.drain_seconds)},
           {"device", into(c.device)},
+          {"status_page", into(c.status_page)},
           {"log_level", into(c.log_level)},
           {"ready_file", into(c.ready_file)}};
 }
@@ -71,6 +72,8 @@ void AddFlags(CLI::App& app, ServerConfig& c) {
                  "After SIGTERM, time running requests get to finish")
       ->capture_default_str();
   app.add_option("--device", c.device, "auto, cpu or cuda")->capture_default_str();
+  app.add_flag("--status-page,!--no-status-page", c.status_page,
+               "Show the status page at / of the admin port (default: on)");
   app.add_option("--log-level", c.log_level, "error or info")->capture_default_str();
   app.add_option("--ready-file", c.ready_file,
                  "Write the gRPC and admin address here (a line each) once ready");

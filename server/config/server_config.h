@@ -24,6 +24,7 @@ struct ServerConfig {
   std::vector<std::string> variants;  // to serve; empty = all of the file
   double drain_seconds = 30;          // grace of running requests after SIGTERM
   std::string device = "auto";        // auto | cpu | cuda
+  bool status_page = true;            // the admin port's / shows it
   std::string log_level = "info";     // error | info
   std::string ready_file;  // written (listen and admin address, a line each) once ready; "" = none
 

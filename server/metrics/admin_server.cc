@@ -8,9 +8,16 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "server/metrics/status_page.h"
 
 namespace lift {
 namespace {
+
+// What a browser may do with an answer: run the page's own script and style, ask this server, and
+// nothing else.
+constexpr char kContentPolicy[] =
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 struct Reply {
   int code = 200;
@@ -27,9 +34,10 @@ class Endpoint : public CivetHandler {
     const Reply reply = make_();
     mg_printf(connection,
               "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n"
-              "Cache-Control: no-store\r\n\r\n",
+              "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
+              "Content-Security-Policy: %s\r\n\r\n",
               reply.code, mg_get_response_code_text(connection, reply.code), reply.type,
-              reply.body.size());
+              reply.body.size(), kContentPolicy);
     mg_write(connection, reply.body.data(), reply.body.size());
     return true;
   }
@@ -54,7 +62,7 @@ absl::StatusOr<std::string> ListenSpec(const std::string& address) {
 }  // namespace
 
 struct AdminServer::Impl {
-  Endpoint metrics, healthz, readyz;
+  Endpoint metrics, healthz, readyz, page;
   std::unique_ptr<CivetServer>
       server;  // after the endpoints: destroyed first, it stops calling them
 
@@ -65,6 +73,9 @@ struct AdminServer::Impl {
         healthz([] { return Reply{.body = "ok\n"}; }),
         readyz([f = std::move(callbacks.ready)] {
           return f() ? Reply{.body = "ready\n"} : Reply{.code = 503, .body = "not ready\n"};
+        }),
+        page([] {
+          return Reply{200, "text/html; charset=utf-8", std::string(StatusPage())};
         }) {}
 };
 
@@ -74,6 +85,7 @@ AdminServer::~AdminServer() = default;
 absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::string& address,
                                                                 Callbacks callbacks) {
   LIFT_ASSIGN_OR_RETURN(const std::string spec, ListenSpec(address));
+  const bool status_page = callbacks.status_page;
   auto impl = std::make_unique<Impl>(std::move(callbacks));
   try {
     impl->server = std::make_unique<CivetServer>(std::vector<std::string>{
@@ -86,6 +98,7 @@ absl::StatusOr<std::unique_ptr<AdminServer>> AdminServer::Start(const std::strin
   impl->server->addHandler("/metrics$", impl->metrics);
   impl->server->addHandler("/healthz$", impl->healthz);
   impl->server->addHandler("/readyz$", impl->readyz);
+  if (status_page) impl->server->addHandler("/$", impl->page);
   return std::unique_ptr<AdminServer>(new AdminServer(std::move(impl)));
 }
 

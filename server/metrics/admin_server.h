@@ -1,4 +1,4 @@
-// The admin port: GET /metrics, /healthz and /readyz over plain HTTP.
+// The admin port: GET /metrics, /healthz, /readyz and the status page over plain HTTP.
 #pragma once
 
 #include <functional>
@@ -15,6 +15,7 @@ class AdminServer {
     std::function<std::string()> metrics;  // text exposition; may run on several threads at once
     // True only when a request sent now would get its first token.
     std::function<bool()> ready;
+    bool status_page = false;  // whether / shows it; otherwise / is not found
   };
   // `address` is IP:PORT, [IPV6]:PORT or localhost:PORT; port 0 picks one. INVALID_ARGUMENT if it
   // is malformed, UNAVAILABLE if it cannot be bound.

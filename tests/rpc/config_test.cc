@@ -69,6 +69,7 @@ TEST(ServerConfig, WrongFilesAreNamed) {
       {R"({"modle": "x"})", "modle"},
       {R"({"max_batch": "x"})", "max_batch"},
       {R"({"max_batch": 1.5})", "max_batch"},
+      {R"({"status_page": 1})", "status_page"},
       {R"({"variants": "x"})", "variants"},
   };
   for (const auto& [text, expected] : cases) {
