@@ -1,0 +1,201 @@
+#include "server/billing/ledger_writer.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace lift {
+namespace {
+
+constexpr int64_t kHour = 3600, kDay = 86400, kSecondUs = 1000000;
+constexpr int64_t kIdleSequence = 0, kOverheadSequence = -1;
+constexpr auto kRetry = std::chrono::milliseconds(500);
+
+double Seconds(std::chrono::steady_clock::duration d) {
+  return std::chrono::duration<double>(d).count();
+}
+
+}  // namespace
+
+LedgerWriter::LedgerWriter(Ledger& ledger, Options options)
+    : ledger_(ledger), options_(std::move(options)) {
+  for (const auto& [sequence, tenant] :
+       {std::pair{kIdleSequence, kIdleTenant}, {kOverheadSequence, kOverheadTenant}}) {
+    LedgerRecord& record = accounts_[sequence].record;
+    record.sequence = sequence;
+    record.tenant = record.request_id = tenant;
+    record.started_us = Now();
+  }
+  thread_ = std::thread([this] { Run(); });
+}
+
+LedgerWriter::~LedgerWriter() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+int64_t LedgerWriter::Now() const {
+  if (options_.now_us) return options_.now_us();
+  return std::chrono::duration_cast<std::chrono::microseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+LedgerWriter::Account& LedgerWriter::AccountOf(int64_t sequence) {
+  Account& account = accounts_[sequence];
+  account.record.sequence = sequence;
+  account.changed = true;
+  return account;
+}
+
+LedgerLine& LedgerWriter::LineOf(Account& account, int64_t hour, const Charge& charge) {
+  // Nearly always the last one.
+  auto& lines = account.record.lines;
+  if (!lines.empty() && lines.back().hour == hour && lines.back().variant == charge.variant) {
+    account.line_changed.back() = true;
+    return lines.back();
+  }
+  const auto [at, fresh] =
+      account.index.try_emplace({hour, std::string(charge.variant)}, lines.size());
+  if (fresh) lines.push_back({hour, std::string(charge.variant), charge.lambda, 0, 0});
+  account.line_changed.resize(lines.size());
+  account.line_changed[at->second] = true;
+  return lines[at->second];
+}
+
+void LedgerWriter::Begin(const Request& request) {
+  const std::lock_guard lock(mutex_);
+  LedgerRecord& record = AccountOf(request.sequence).record;
+  record.request_id = request.request_id;
+  record.tenant = request.tenant;
+  record.started_us = Now();
+}
+
+void LedgerWriter::Add(std::span<const Charge> charges, ByteMicros resident) {
+  const int64_t hour = Now() / kSecondUs / kHour * kHour;
+  const std::lock_guard lock(mutex_);
+  for (const Charge& charge : charges) {
+    LedgerLine& line = LineOf(AccountOf(charge.sequence), hour, charge);
+    (charge.kv ? line.kv_byte_us : line.weight_byte_us) += charge.byte_us;
+  }
+  Hour& total = residency_[hour];
+  total.byte_us += resident;
+  total.changed = true;
+}
+
+void LedgerWriter::Finish(int64_t sequence, End end) {
+  const std::lock_guard lock(mutex_);
+  LedgerRecord& record = AccountOf(sequence).record;
+  record.state = LedgerState::kFinished;
+  record.finished_us = Now();
+  record.variant = std::move(end.variant);
+  record.code = std::move(end.code);
+  record.finish_reason = std::move(end.finish_reason);
+  record.prompt_tokens = end.prompt_tokens;
+  record.generated_tokens = end.generated_tokens;
+  record.cached_tokens = end.cached_tokens;
+  ++stats_.unwritten;
+}
+
+void LedgerWriter::WhenCommitted(std::function<void()> told) {
+  {
+    const std::lock_guard lock(mutex_);
+    waiting_.push_back(std::move(told));
+  }
+  wake_.notify_one();
+}
+
+LedgerWriter::Stats LedgerWriter::stats() const {
+  const std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+bool LedgerWriter::CommitOnce() {
+  std::vector<LedgerRecord> records;
+  std::vector<LedgerResidency> residency;
+  std::vector<std::function<void()>> told;
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto& [sequence, account] : accounts_) {
+      if (!std::exchange(account.changed, false)) continue;
+      LedgerRecord record = account.record;
+      size_t i = 0;  // only what changed is written again
+      std::erase_if(record.lines, [&](const LedgerLine&) { return !account.line_changed[i++]; });
+      account.line_changed.assign(account.record.lines.size(), false);
+      records.push_back(std::move(record));
+    }
+    for (auto& [hour, total] : residency_) {
+      if (std::exchange(total.changed, false)) residency.push_back({hour, total.byte_us});
+    }
+    told = std::exchange(waiting_, {});
+  }
+  const auto start = std::chrono::steady_clock::now();
+  const absl::Status status = ledger_.Write(records, residency);
+  {
+    const std::lock_guard lock(mutex_);
+    ++(status.ok() ? stats_.commits : stats_.failures);
+    stats_.commit_seconds += Seconds(std::chrono::steady_clock::now() - start);
+    for (const LedgerRecord& record : records) {
+      if (!status.ok()) {
+        Account& account = accounts_[record.sequence];  // all of it, with the next attempt
+        account.changed = true;
+        account.line_changed.assign(account.record.lines.size(), true);
+      } else if (record.state == LedgerState::kFinished) {
+        accounts_.erase(record.sequence);
+        --stats_.unwritten;
+      }
+    }
+    for (const LedgerResidency& r : residency) {
+      if (!status.ok()) residency_[r.hour].changed = true;
+    }
+  }
+  healthy_ = status.ok();
+  if (status.ok()) {
+    for (const LedgerResidency& r : residency) committed_residency_[r.hour] = r.byte_us;
+  }
+  for (const auto& f : told) f();
+  return status.ok();
+}
+
+void LedgerWriter::CheckDrift() {
+  if (Now() < next_check_us_ || committed_residency_.empty()) return;
+  next_check_us_ = Now() + 60 * kSecondUs;
+  double drift = 0;
+  for (const auto& [hour, byte_us] : committed_residency_) {
+    const auto audit = ledger_.Audit(hour);
+    if (!audit.ok()) return;
+    drift += (static_cast<double>(byte_us) - static_cast<double>(audit->lines)) * 1e-6;
+  }
+  while (committed_residency_.size() > 1) committed_residency_.erase(committed_residency_.begin());
+  const std::lock_guard lock(mutex_);
+  stats_.drift_byte_seconds = drift;
+}
+
+void LedgerWriter::Retain() {
+  if (options_.retention_days == 0 || Now() < next_retain_us_) return;
+  next_retain_us_ = Now() + kHour * kSecondUs;
+  ledger_.RollUp(Now() / kSecondUs - options_.retention_days * kDay).status().IgnoreError();
+}
+
+void LedgerWriter::Run() {
+  bool stopping = false;
+  while (!stopping) {
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait_for(lock, options_.checkpoint, [&] { return stop_ || !waiting_.empty(); });
+      stopping = stop_;
+    }
+    if (!CommitOnce() && !stopping) {
+      std::unique_lock lock(mutex_);
+      wake_.wait_for(lock, kRetry, [&] { return stop_; });
+    }
+    if (stopping) break;
+    CheckDrift();
+    Retain();
+  }
+}
+
+}  // namespace lift

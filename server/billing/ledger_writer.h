@@ -1,0 +1,105 @@
+// Between the engine, which must never wait, and the ledger, which waits for a disk.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "server/billing/ledger.h"
+
+namespace lift {
+
+// Keeps every live request's account in memory and commits them from a thread of its own: all of
+// them at least once an interval, and at once whenever a request ends. Every commit is a whole
+// picture taken between two charges, so in every state the file can be found in, also after
+// kill -9, its lines sum to what was resident, exactly. Thread-safe.
+class LedgerWriter {
+ public:
+  struct Options {
+    std::chrono::milliseconds checkpoint{1000};
+    int64_t retention_days = 0;  // rows of requests older than this become daily sums; 0 = never
+    std::function<int64_t()> now_us = {};  // Unix time; null: the system's
+  };
+  // `ledger` must outlive the writer and is written by it alone.
+  LedgerWriter(Ledger& ledger, Options options);
+  ~LedgerWriter();  // commits what is left
+
+  struct Request {
+    int64_t sequence = 0;
+    std::string request_id, tenant;
+  };
+  struct Charge {
+    int64_t sequence = 0;  // 0: __idle__, -1: __overhead__
+    std::string_view variant;
+    double lambda = 0;
+    bool kv = false;
+    ByteMicros byte_us = 0;
+  };
+  struct End {
+    std::string variant = {}, code = {}, finish_reason = {};
+    int64_t prompt_tokens = 0, generated_tokens = 0, cached_tokens = 0;
+  };
+  void Begin(const Request& request);
+  // All of one interval; they sum to `resident`.
+  void Add(std::span<const Charge> charges, ByteMicros resident);
+  void Finish(int64_t sequence, End end);
+  // Runs `told` once everything that was reported before this call is committed. If the ledger
+  // cannot be written it runs after the first failed attempt: answers are not held back by a full
+  // disk, but healthy() turns false until all is written.
+  void WhenCommitted(std::function<void()> told);
+
+  bool healthy() const { return healthy_; }
+  struct Stats {
+    uint64_t commits = 0, failures = 0;
+    double commit_seconds = 0;  // sum
+    int64_t unwritten = 0;      // ended requests that are not in the file
+    // This hour's account in memory minus the file's, byte-seconds; looked up once a minute and at
+    // an hour's end. Zero unless the file lost or gained something.
+    double drift_byte_seconds = 0;
+  };
+  Stats stats() const;
+
+ private:
+  struct Account {
+    LedgerRecord record;
+    std::map<std::pair<int64_t, std::string>, size_t> index;  // (hour, variant) -> line
+    std::vector<bool> line_changed;                           // [record.lines]
+    bool changed = false;
+  };
+  struct Hour {
+    ByteMicros byte_us = 0;
+    bool changed = false;
+  };
+  Account& AccountOf(int64_t sequence);
+  LedgerLine& LineOf(Account& account, int64_t hour, const Charge& charge);
+  void Run();
+  bool CommitOnce();
+  void CheckDrift();
+  void Retain();
+  int64_t Now() const;
+
+  Ledger& ledger_;
+  const Options options_;
+  std::atomic<bool> healthy_{true};
+
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  // Guarded by mutex_.
+  std::map<int64_t, Account> accounts_;  // live and ended ones that are not committed
+  std::map<int64_t, Hour> residency_;    // of this epoch
+  std::vector<std::function<void()>> waiting_;
+  bool stop_ = false;
+  Stats stats_;
+
+  // Of the writer's thread.
+  std::map<int64_t, ByteMicros> committed_residency_;
+  int64_t next_check_us_ = 0, next_retain_us_ = 0;
+  std::thread thread_;
+};
+
+}  // namespace lift
