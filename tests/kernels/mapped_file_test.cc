@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -32,6 +33,40 @@ class MappedFileTest : public ::testing::Test {
 
 std::span<const std::byte> Bytes(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));
+}
+
+// Resident bytes of the mapping that holds `at`, from the kernel's own account.
+uint64_t ResidentBytes(const void* at) {
+  std::ifstream smaps("/proc/self/smaps");
+  std::string line;
+  bool inside = false;
+  while (std::getline(smaps, line)) {
+    unsigned long long begin = 0, end = 0, kib = 0;
+    if (std::sscanf(line.c_str(), "%llx-%llx ", &begin, &end) == 2) {
+      const auto address = reinterpret_cast<uintptr_t>(at);
+      inside = address >= begin && address < end;
+    } else if (inside && std::sscanf(line.c_str(), "Rss: %llu kB", &kib) == 1) {
+      return kib * 1024;
+    }
+  }
+  return 0;
+}
+
+TEST_F(MappedFileTest, ReleasedPagesLeaveMemoryAndReadTheSameAgain) {
+  std::string text(1 << 20, 'a');
+  for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<char>('a' + i % 23);
+  const auto file = MappedFile::Open(Write("big", text));
+  ASSERT_TRUE(file.ok()) << file.status();
+  const auto bytes = (*file)->bytes();
+  (*file)->Prefetch(bytes);
+  EXPECT_EQ(ResidentBytes(bytes.data()), text.size());
+  // Only whole pages inside the part go: both borders are in use.
+  (*file)->Release(bytes.subspan(256 * 1024 + 1, 512 * 1024));
+  EXPECT_LE(ResidentBytes(bytes.data()), text.size() - 512 * 1024 + 4096);
+  EXPECT_GE(ResidentBytes(bytes.data()), text.size() - 512 * 1024);
+  (*file)->Release(bytes.last(1));  // less than a page: nothing to give back
+  EXPECT_EQ(std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()), text);
+  EXPECT_EQ(ResidentBytes(bytes.data()), text.size());
 }
 
 TEST_F(MappedFileTest, MapsTheWholeFileAndOutlivesItsName) {
