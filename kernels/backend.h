@@ -151,6 +151,16 @@ class Backend {
   // tokens and variants.
   virtual void LiftedMatmul(const LiftedMatrix& w, const LiftedActivations& u,
                             std::span<const uint8_t> variants, float* y) = 0;
+  // Several matrices of one site: the same bits as one LiftedMatmul after another, in one pass
+  // where the device gains by it.
+  struct LiftedProduct {
+    const LiftedMatrix* w = nullptr;
+    float* y = nullptr;
+  };
+  virtual void LiftedMatmuls(std::span<const LiftedProduct> products, const LiftedActivations& u,
+                             std::span<const uint8_t> variants) {
+    for (const LiftedProduct& product : products) LiftedMatmul(*product.w, u, variants, product.y);
+  }
   // out [cols] = row `row` of w at `variant`, rotated back to the model's own basis (embedding
   // look-up).
   virtual void LiftedRow(const LiftedMatrix& w, int64_t row, int variant, float* out) = 0;

@@ -68,6 +68,8 @@ class CpuBackend final : public Backend {
             LiftedActivations& out) override;
   void LiftedMatmul(const LiftedMatrix& w, const LiftedActivations& u,
                     std::span<const uint8_t> variants, float* y) override;
+  void LiftedMatmuls(std::span<const LiftedProduct> products, const LiftedActivations& u,
+                     std::span<const uint8_t> variants) override;
   void LiftedRow(const LiftedMatrix& w, int64_t row, int variant, float* out) override;
 
  private:
@@ -96,21 +98,22 @@ class CpuBackend final : public Backend {
   }
   // Runs body over [0, count) in even ranges, in the caller if the work is small.
   template <typename Body>
-  void For(int64_t count, int64_t work_per_item, const Body& body);
+  void For(int64_t count, int64_t work_per_item, const Body& body, int64_t ranges_per_thread = 4);
 
   void DensePanelGroup(const DenseMatrixView& w, const float* x, int64_t first_token,
                        int64_t tokens, int64_t row, float* y, int thread);
   void PlanStage(const LiftedMatrix& w, size_t stage, const CpuLiftedActivations& u,
                  std::span<const uint8_t> variants, StagePlan& plan);
-  void SignRows(const LiftedMatrix& w, int64_t padded, int64_t tokens, int64_t row, int64_t row_end,
-                float* y, int thread);
-  void SignSegment(const LiftedMatrix& w, size_t stage, const Segment& segment, int64_t padded,
-                   int64_t row, int64_t row_end, float* y, int thread);
+  void SignRows(const LiftedMatrix& w, const std::vector<StagePlan>& plans, int64_t padded,
+                int64_t tokens, int64_t row, int64_t row_end, float* y, int thread);
+  void SignSegment(const LiftedMatrix::Stage& stage, const ParityTables& parity,
+                   const Segment& segment, int64_t padded, int64_t rows, int64_t row,
+                   int64_t row_end, float* y, int thread);
 
   ThreadPool& pool_;
   const Kernels& k_;
   std::vector<AlignedArray<std::byte>> scratch_;  // one a thread
-  std::vector<StagePlan> plans_;                  // of the matrix at hand, capacity kept
+  std::vector<std::vector<StagePlan>> plans_;     // of the matrices at hand, capacity kept
   std::vector<AttendItem> attend_items_;
 };
 
@@ -118,9 +121,10 @@ class CpuBackend final : public Backend {
 std::unique_ptr<Backend> MakeCpuBackendOn(ThreadPool& pool, const Kernels& kernels);
 
 template <typename Body>
-void CpuBackend::For(int64_t count, int64_t work_per_item, const Body& body) {
+void CpuBackend::For(int64_t count, int64_t work_per_item, const Body& body,
+                     int64_t ranges_per_thread) {
   constexpr int64_t kWorthSharing = 1 << 14;  // about a microsecond or more
-  const int64_t ranges = 4 * pool_.threads();
+  const int64_t ranges = ranges_per_thread * pool_.threads();
   const int64_t grain =
       count * work_per_item < kWorthSharing ? count : (count + ranges - 1) / ranges;
   pool_.ParallelFor(count, grain < 1 ? 1 : grain, body);

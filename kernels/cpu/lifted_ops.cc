@@ -168,10 +168,9 @@ void CpuBackend::PlanStage(const LiftedMatrix& w, size_t stage, const CpuLiftedA
 }
 
 // Rows [row, row_end) of one or two row tiles; all of them belong to `segment`.
-void CpuBackend::SignSegment(const LiftedMatrix& w, size_t stage, const Segment& segment,
-                             int64_t padded, int64_t row, int64_t row_end, float* y, int thread) {
-  const LiftedMatrix::Stage& s = w.stages[stage];
-  const ParityTables& parity = plans_[stage].parity;
+void CpuBackend::SignSegment(const LiftedMatrix::Stage& s, const ParityTables& parity,
+                             const Segment& segment, int64_t padded, int64_t rows, int64_t row,
+                             int64_t row_end, float* y, int thread) {
   const int64_t blocks = padded / kTileColumns;
   const int derived = s.code->derived;
   int32_t* acc = Scratch<int32_t>(thread);
@@ -212,25 +211,26 @@ void CpuBackend::SignSegment(const LiftedMatrix& w, size_t stage, const Segment&
     for (; first < last; ++first) {
       const Reader& reader = segment.readers[first];
       k_.combine({sums, reader.wide ? sums + kTilePair : nullptr, reader.sums[0], reader.sums[1],
-                  reader.coefficient, row_end - row, y + reader.token * w.rows + row});
+                  reader.coefficient, row_end - row, y + reader.token * rows + row});
       sums += reader.wide ? 2 * kTilePair : kTilePair;
     }
     column += count;
   }
 }
 
-void CpuBackend::SignRows(const LiftedMatrix& w, int64_t padded, int64_t tokens, int64_t row,
-                          int64_t row_end, float* y, int thread) {
+void CpuBackend::SignRows(const LiftedMatrix& w, const std::vector<StagePlan>& plans,
+                          int64_t padded, int64_t tokens, int64_t row, int64_t row_end, float* y,
+                          int thread) {
   for (int64_t t = 0; t < tokens; ++t) {
     std::fill(y + t * w.rows + row, y + t * w.rows + row_end, 0.0f);
   }
   for (size_t j = 0; j < w.stages.size(); ++j) {
-    const std::vector<Segment>& segments = plans_[j].segments;
+    const std::vector<Segment>& segments = plans[j].segments;
     int64_t from = row;
     for (const Segment& segment : segments) {
       if (segment.row_end <= from) continue;
       const int64_t to = std::min(row_end, segment.row_end);
-      SignSegment(w, j, segment, padded, from, to, y, thread);
+      SignSegment(w.stages[j], plans[j].parity, segment, padded, w.rows, from, to, y, thread);
       from = to;
       if (from == row_end) break;
     }
@@ -240,25 +240,47 @@ void CpuBackend::SignRows(const LiftedMatrix& w, int64_t padded, int64_t tokens,
   }
 }
 
-void CpuBackend::LiftedMatmul(const LiftedMatrix& w, const LiftedActivations& activations,
+void CpuBackend::LiftedMatmul(const LiftedMatrix& w, const LiftedActivations& u,
                               std::span<const uint8_t> variants, float* y) {
+  const LiftedProduct product{&w, y};
+  LiftedMatmuls({&product, 1}, u, variants);
+}
+
+void CpuBackend::LiftedMatmuls(std::span<const LiftedProduct> products,
+                               const LiftedActivations& activations,
+                               std::span<const uint8_t> variants) {
   const auto& u = static_cast<const CpuLiftedActivations&>(activations);
   LIFT_CHECK(static_cast<int64_t>(variants.size()) == u.tokens);
-  LIFT_CHECK(w.rows > 0 && PaddedColumns(w.cols) == u.padded);
-  plans_.resize(std::max(plans_.size(), w.stages.size()));
-  int64_t derived = 0;
-  for (size_t j = 0; j < w.stages.size(); ++j) {
-    PlanStage(w, j, u, variants, plans_[j]);
-    derived = std::max<int64_t>(derived, w.stages[j].code->derived);
+  plans_.resize(std::max(plans_.size(), products.size()));
+  const auto pairs_of = [](const LiftedMatrix& w) { return (w.rows + kTilePair - 1) / kTilePair; };
+  int64_t derived = 0, pairs = 0;
+  for (size_t i = 0; i < products.size(); ++i) {
+    const LiftedMatrix& w = *products[i].w;
+    LIFT_CHECK(w.rows > 0 && PaddedColumns(w.cols) == u.padded);
+    plans_[i].resize(std::max(plans_[i].size(), w.stages.size()));
+    for (size_t j = 0; j < w.stages.size(); ++j) {
+      PlanStage(w, j, u, variants, plans_[i][j]);
+      derived = std::max<int64_t>(derived, w.stages[j].code->derived);
+    }
+    pairs += pairs_of(w);
   }
   ReserveScratch(kAccBytes + static_cast<size_t>(2 * derived * kDotBlocks * kTileBytes));
-  const int64_t pairs = (w.rows + kTilePair - 1) / kTilePair;
-  For(pairs, kTilePair * u.padded, [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t i = begin; i < end; ++i) {
-      SignRows(w, u.padded, u.tokens, i * kTilePair, std::min(w.rows, (i + 1) * kTilePair), y,
-               thread);
-    }
-  });
+  // Small ranges: a thread that another process delays then holds up little.
+  constexpr int64_t kRangesPerThread = 16;
+  For(
+      pairs, kTilePair * u.padded,
+      [&](int64_t begin, int64_t end, int thread) {
+        size_t i = 0;
+        int64_t first = 0;  // pair of products[i]
+        for (int64_t pair = begin; pair < end; ++pair) {
+          while (pair - first >= pairs_of(*products[i].w)) first += pairs_of(*products[i++].w);
+          const LiftedMatrix& w = *products[i].w;
+          const int64_t row = (pair - first) * kTilePair;
+          SignRows(w, plans_[i], u.padded, u.tokens, row, std::min(w.rows, row + kTilePair),
+                   products[i].y, thread);
+        }
+      },
+      kRangesPerThread);
 }
 
 void CpuBackend::LiftedRow(const LiftedMatrix& w, int64_t row, int variant, float* out) {

@@ -60,7 +60,8 @@ void ApplySite(const LinearSite& site, const float* x, const RowVariants& rows, 
     const int64_t tokens = run.end - run.begin;
     const auto variants = std::span(rows.variants)
                               .subspan(static_cast<size_t>(run.begin), static_cast<size_t>(tokens));
-    bool lifted = false;  // has x been lifted for this run?
+    std::vector<Backend::LiftedProduct> products;
+    const float* lifted_input = nullptr;
     for (size_t i = 0; i < outputs.size(); ++i) {
       const Linear& linear = site.linears[i];
       const float* input = x + run.begin * linear.weight->cols;
@@ -69,12 +70,19 @@ void ApplySite(const LinearSite& site, const float* x, const RowVariants& rows, 
         LIFT_CHECK(linear.weight->dense.has_value());
         backend.DenseMatmul(*linear.weight->dense, input, tokens, output);
       } else {
-        if (!lifted) backend.Lift(*site.lift, input, tokens, variants, scratch);
-        lifted = true;
-        backend.LiftedMatmul(*linear.weight->lifted, scratch, variants, output);
+        products.push_back({linear.weight->lifted, output});
+        lifted_input = input;
       }
-      if (!linear.bias.empty())
-        backend.AddBias(output, linear.bias.data(), tokens, linear.weight->rows);
+    }
+    if (!products.empty()) {
+      backend.Lift(*site.lift, lifted_input, tokens, variants, scratch);
+      backend.LiftedMatmuls(products, scratch, variants);
+    }
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      const Linear& linear = site.linears[i];
+      if (linear.bias.empty()) continue;
+      backend.AddBias(outputs[i] + run.begin * linear.weight->rows, linear.bias.data(), tokens,
+                      linear.weight->rows);
     }
   }
 }

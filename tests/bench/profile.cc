@@ -100,6 +100,17 @@ class Profiler final : public ProfilingBackend {
     Time(absl::StrCat("planes ", w.rows, "x", w.cols), PlaneBytes(w, variants),
          [&] { b_.LiftedMatmul(w, u, variants, y); });
   }
+  void LiftedMatmuls(std::span<const LiftedProduct> products, const LiftedActivations& u,
+                     std::span<const uint8_t> variants) override {
+    double bytes = 0;
+    int64_t rows = 0;
+    for (const LiftedProduct& product : products) {
+      bytes += PlaneBytes(*product.w, variants);
+      rows += product.w->rows;
+    }
+    Time(absl::StrCat("planes ", rows, "x", products.front().w->cols), bytes,
+         [&] { b_.LiftedMatmuls(products, u, variants); });
+  }
   void LiftedRow(const LiftedMatrix& w, int64_t row, int variant, float* out) override {
     Time("embed", 0, [&] { b_.LiftedRow(w, row, variant, out); });
   }

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <deque>
 #include <map>
 
 #include "kernels/reference/reference.h"
@@ -150,6 +151,40 @@ INSTANTIATE_TEST_SUITE_P(TablesByShapes, LiftedKernels,
                          });
 
 class EachTable : public testing::TestWithParam<const cpu::Kernels*> {};
+
+// Matrices of one site in one call: each as alone, whatever their sizes and the threads.
+TEST_P(EachTable, ManyMatricesAtOnceGiveTheBitsOfEachAlone) {
+  std::deque<RandomLifted> all;
+  std::vector<std::vector<float>> got;
+  std::vector<Backend::LiftedProduct> products;
+  for (const int64_t rows : {int64_t{100}, int64_t{17}, int64_t{48}}) {
+    all.emplace_back(rows, 160, std::vector<RandomLifted::StageSpec>{{2, 1, 6, 0}, {1, 1, 7, 1}},
+                     RotationSpec{true, 4}, 3);
+    all.back().AddVariant({rows, rows}, 1);
+    all.back().AddVariant({rows, 16}, 0);
+    got.emplace_back(static_cast<size_t>(3 * rows), -7.0f);
+  }
+  for (size_t i = 0; i < all.size(); ++i) {
+    for (size_t j = 0; j < all[i].matrix.stages.size(); ++j) {  // codes of one site
+      all[i].matrix.stages[j].code = all[0].matrix.stages[j].code;
+    }
+    products.push_back({&all[i].matrix, got[i].data()});
+  }
+  const std::vector<float> x = RandomFloats(3 * 160, 6);
+  const std::vector<uint8_t> variants = {0, 1, 0};
+  for (const int threads : {1, 2, 4}) {
+    ThreadPool pool(threads);
+    const auto backend = cpu::MakeCpuBackendOn(pool, *GetParam());
+    auto u = backend->MakeLiftedActivations();
+    backend->Lift(all[0].site, x.data(), 3, variants, *u);
+    backend->LiftedMatmuls(products, *u, variants);
+    for (size_t i = 0; i < all.size(); ++i) {
+      std::vector<float> alone(got[i].size());
+      backend->LiftedMatmul(all[i].matrix, *u, variants, alone.data());
+      EXPECT_TRUE(SameBits(got[i], alone)) << "matrix " << i << ", " << threads << " threads";
+    }
+  }
+}
 
 // With taps of 0 and +-1 and one spike of exactly 127 grid steps nothing rounds anywhere, so the
 // result must be the integer of the definition, in both grids.
