@@ -56,7 +56,7 @@ absl::StatusOr<ModelConfig> FindShape(const std::string& name) {
   }
   if (name == "mixtral-8x7b") {
     return absl::UnimplementedError(
-        "--synthetic mixtral-8x7b: this version runs no mixture of experts");
+        "--synthetic mixtral-8x7b: lift-bench makes no mixture of experts; choose a llama shape");
   }
   return absl::InvalidArgumentError(absl::StrCat("--synthetic: no shape '", name,
                                                  "'; choose one of ", absl::StrJoin(known, ", ")));
