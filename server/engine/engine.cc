@@ -133,6 +133,8 @@ bool Engine::Cancel(const std::string& request_id) { return impl_->registry.Canc
 
 bool Engine::Drain(std::chrono::milliseconds timeout) { return impl_->registry.Drain(timeout); }
 
+SpeculationStats Engine::speculation() const { return impl_->loop.speculation(); }
+
 EngineLoad Engine::load() const { return impl_->registry.load(); }
 
 std::vector<router::VariantView> Engine::variant_views() const {

@@ -193,7 +193,11 @@ struct EngineOptions {
   bool share_prefixes = false;  // also between tenants (their timing then tells what others asked)
   std::chrono::milliseconds aging{1000};    // of waiting count as one level of priority
   std::chrono::milliseconds patience{500};  // of waiting; then sequences of others are displaced
-  uint64_t weight_resident_bytes = 0;       // for the meter; 0 = what the variants declare
+  // Tokens guessed ahead per step and sequence, at most; 0 = none. Guesses are what followed the
+  // same tokens before, or what the coarsest variant says, and are verified at the request's own
+  // variant: answers are the same. Switched off by itself while it does not pay.
+  int64_t speculation = 0;
+  uint64_t weight_resident_bytes = 0;  // for the meter; 0 = what the variants declare
   EngineObserver* observer = nullptr;
   // Tells a listener of its end: runs its argument exactly once, on any thread, when what the
   // observer was told of the request is safe. Null: at once, on the engine thread.
@@ -205,6 +209,12 @@ struct ResidencyChange {
   int before = 0, after = 0;    // variants resident, always the coarsest
   int64_t moved = 0;            // streams that went on at a coarser variant, within their floors
   uint64_t resident_bytes = 0;  // weights, after
+};
+
+// What guessing ahead did so far.
+struct SpeculationStats {
+  int64_t looked_up = 0, looked_up_accepted = 0;  // tokens guessed from what was said before
+  int64_t drafted = 0, drafted_accepted = 0;      // by the coarsest variant
 };
 
 struct EngineLoad {
@@ -232,6 +242,7 @@ class Engine {
   // Refuse new work; live requests go on. Returns true when idle before the timeout.
   bool Drain(std::chrono::milliseconds timeout);
   EngineLoad load() const;
+  SpeculationStats speculation() const;
   // Of the resident variants, ascending precision.
   std::vector<router::VariantView> variant_views() const;
   // The `count` coarsest variants can serve now; 1 to all.

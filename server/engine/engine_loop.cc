@@ -110,16 +110,21 @@ void EngineLoop::EndExpired() {
 
 void EngineLoop::RunStep() {
   const auto now = EngineClock::now();
-  const StepPlan plan = Plan(now);
+  WantDrafts();
+  StepPlan plan = Plan(now);
   Apply(plan, now);
   if (plan.chunks.empty()) {
     LIFT_CHECK(!plan.preempt.empty());  // the only one that ran made room; the next step admits
     return;
   }
+  Guess(plan);
   const std::vector<SequenceChunk> chunks = Chunks(plan);
   RunModel(chunks);
   Charge(plan, chunks);
+  const int64_t before = delivered_;
+  const double seconds = SecondsSince(now);
   Advance(plan, chunks);
+  JudgeGuesses(plan, delivered_ - before, seconds);
   Sweep();
 }
 
@@ -236,12 +241,13 @@ std::vector<SequenceChunk> EngineLoop::Chunks(const StepPlan& plan) const {
   std::vector<SequenceChunk> chunks;
   for (const PlanChunk& planned : plan.chunks) {
     const LiveRequest& request = *requests_[planned.sequence];
-    const auto tokens =
+    auto tokens =
         std::span<const int32_t>(request.tokens)
             .subspan(static_cast<size_t>(request.computed), static_cast<size_t>(planned.tokens));
     const bool last =
         tokens.data() + tokens.size() == request.tokens.data() + request.tokens.size();
-    const bool all = request.WantsPromptLogprobs();
+    const bool all = request.WantsPromptLogprobs() || planned.drafts > 0;
+    if (planned.drafts > 0) tokens = request.drafts;
     chunks.push_back({.tokens = tokens,
                       .position = request.computed,
                       .blocks = request.table.blocks(),
@@ -310,6 +316,10 @@ void EngineLoop::Advance(const StepPlan& plan, const std::vector<SequenceChunk>&
                                                                          : chunks[i].tokens.size();
     const auto logits = rest.first(rows * vocab);
     rest = rest.subspan(rows * vocab);
+    if (plan.chunks[i].drafts > 0) {
+      DeliverGuessed(request, logits);
+      continue;
+    }
     if (chunks[i].logits == SequenceChunk::Logits::kAll) {
       AddPromptLogprobs(request, plan.chunks[i].tokens, logits);
     }
@@ -319,6 +329,24 @@ void EngineLoop::Advance(const StepPlan& plan, const std::vector<SequenceChunk>&
     if (!request.decided) Decide(request, logits.last(vocab));
     Deliver(request, logits.last(vocab));
   }
+}
+
+// Row i follows the i-th token of the chunk; it counts as long as that token is what was drawn. The
+// state of wrong guesses is computed over.
+void EngineLoop::DeliverGuessed(LiveRequest& request, std::span<const float> rows) {
+  const auto vocab = static_cast<size_t>(model_.vocab_size());
+  const std::vector<int32_t> chunk = request.drafts;
+  int64_t accepted = -1;
+  for (size_t i = 0; i < chunk.size() && !request.finished; ++i) {
+    if (request.tokens.back() != chunk[i]) break;
+    ++accepted;
+    ++request.computed;
+    RememberBlocks(request);
+    Deliver(request, rows.subspan(i * vocab, vocab));
+  }
+  const bool looked_up = request.drafts_looked_up;
+  (looked_up ? looked_up_ : drafted_) += static_cast<int64_t>(chunk.size()) - 1;
+  (looked_up ? looked_up_accepted_ : drafted_accepted_) += accepted;
 }
 
 void EngineLoop::AddPromptLogprobs(LiveRequest& request, int64_t tokens,
@@ -382,6 +410,7 @@ void EngineLoop::Deliver(LiveRequest& request, std::span<const float> logits) {
                            std::chrono::duration<double>(now - *request.last_token).count());
   }
   request.last_token = now;
+  ++delivered_;
   LiveRequest::Accepted accepted = request.Accept(std::move(sampled));
   request.group.listener->OnToken(accepted.token);
   if (accepted.finish) {

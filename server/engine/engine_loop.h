@@ -10,6 +10,7 @@
 #include "server/engine/planner.h"
 #include "server/engine/prefix_cache.h"
 #include "server/engine/registry.h"
+#include "server/engine/speculation.h"
 #include "server/engine/step_meter.h"
 
 namespace lift {
@@ -34,6 +35,10 @@ class EngineLoop {
   // Of the fastest step of any size, so no answer of n tokens takes less than n of these (n - 1 if
   // its prompt is counted as above).
   double fastest_step_seconds() const { return fastest_step_seconds_; }
+  // Any thread.
+  SpeculationStats speculation() const {
+    return {looked_up_, looked_up_accepted_, drafted_, drafted_accepted_};
+  }
 
  private:
   void TakeOver(std::shared_ptr<RequestGroup> group);
@@ -52,6 +57,12 @@ class EngineLoop {
   std::vector<int32_t> FindPrefix(const LiveRequest& request, PrefixCursor& cursor) const;
   PlanPrefix Prefix(const LiveRequest& request) const;
   void RememberBlocks(LiveRequest& request);
+  // Speculation; in speculate.cc.
+  DraftControl& Control(bool looked_up, int64_t decoding);
+  void WantDrafts();
+  void Guess(StepPlan& plan);
+  void GuessByCoarsest(std::span<PlanChunk*> chunks);
+  void JudgeGuesses(const StepPlan& plan, int64_t delivered, double seconds);
   std::vector<SequenceChunk> Chunks(const StepPlan& plan) const;
   void RunModel(const std::vector<SequenceChunk>& chunks);
   void Charge(const StepPlan& plan, const std::vector<SequenceChunk>& chunks);
@@ -60,6 +71,7 @@ class EngineLoop {
   void AddPromptLogprobs(LiveRequest& request, int64_t tokens, std::span<const float> rows);
   void Decide(LiveRequest& request, std::span<const float> logits);
   void Deliver(LiveRequest& request, std::span<const float> logits);
+  void DeliverGuessed(LiveRequest& request, std::span<const float> rows);
   void Finish(LiveRequest& request, FinishReason reason, absl::Status status,
               std::string matched_stop = {});
   void FinishGroup(RequestGroup& group);
@@ -79,8 +91,13 @@ class EngineLoop {
   std::vector<std::shared_ptr<RequestGroup>> groups_;
   std::vector<LiveRequest*> requests_;  // of groups_: waiting and running
   std::vector<float> logits_;
+  std::vector<float> draft_logits_;
+  std::vector<int32_t> draft_tokens_;
+  std::vector<DraftControl> controls_;  // by source, then by size of batch
+  std::atomic<int64_t> looked_up_{0}, looked_up_accepted_{0}, drafted_{0}, drafted_accepted_{0};
   const EngineClock::time_point started_;
   uint64_t settled_micros_ = 0;  // since started_
+  int64_t delivered_ = 0;        // tokens
   // Of those that finished, moving averages: what the next ones are expected to need.
   double expected_tokens_ = 0, expected_cost_ = 0;
   std::atomic<double> fastest_token_seconds_{0}, fastest_step_seconds_{0};

@@ -90,10 +90,10 @@ void LiveRequest::Preempt(EngineClock::time_point now, int resident) {
   waiting_since = now;
 }
 
-SampledToken LiveRequest::SampleNext(std::span<const float> logits) const {
+SampledToken LiveRequest::SampleAhead(std::span<const float> logits, int64_t ahead) const {
   std::span<const int32_t> banned;
-  if (generated() < request.stopping.min_new_tokens) banned = ending_ids_;
-  return Sample(logits, sampling, history_, generated(), banned);
+  if (generated() + ahead < request.stopping.min_new_tokens) banned = ending_ids_;
+  return Sample(logits, sampling, history_, generated() + ahead, banned);
 }
 
 LiveRequest::Accepted LiveRequest::Accept(SampledToken sampled) {

@@ -67,6 +67,7 @@ struct LiveRequest {
   int64_t generated_at_admission = 0;
   std::vector<int32_t> drafts;  // guesses of what follows `tokens`, in the step under way
   int64_t drafts_wanted = 0;
+  bool drafts_looked_up = false;
 
   bool leads() const { return choice == 0; }
   // Nothing to do yet: the leader is still reading the prompt.
@@ -88,7 +89,9 @@ struct LiveRequest {
 
   // The next token; end and stop tokens are out of the question while min_new_tokens is not
   // reached.
-  SampledToken SampleNext(std::span<const float> logits) const;
+  SampledToken SampleNext(std::span<const float> logits) const { return SampleAhead(logits, 0); }
+  // A guess of the token `ahead` places later, with the random number it will be drawn with.
+  SampledToken SampleAhead(std::span<const float> logits, int64_t ahead) const;
   struct Accepted {
     TokenEvent token;
     std::optional<FinishReason> finish;
