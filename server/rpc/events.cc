@@ -96,6 +96,11 @@ api::Finished ToFinished(const ModelInfo& model, const FinishedEvent& event) {
   usage.set_cached_tokens(event.usage.cached_tokens);
   usage.set_weight_byte_seconds(ByteSeconds(event.usage.weight_byte_us));
   usage.set_kv_byte_seconds(ByteSeconds(event.usage.kv_byte_us));
+  if (event.choices.size() > 1) {
+    for (size_t i = 0; i < event.choices.size(); ++i) {
+      *finished.add_choices() = ToChoiceEnd(event.choices[i], static_cast<int>(i));
+    }
+  }
   api::Timings& timings = *finished.mutable_timings();
   timings.set_queue_seconds(event.timings.queue_seconds);
   timings.set_prefill_seconds(event.timings.prefill_seconds);
@@ -103,6 +108,16 @@ api::Finished ToFinished(const ModelInfo& model, const FinishedEvent& event) {
   timings.set_time_to_first_token_seconds(event.timings.ttft_seconds);
   timings.set_total_seconds(event.timings.total_seconds);
   return finished;
+}
+
+api::ChoiceEnd ToChoiceEnd(const ChoiceEnd& end, int index) {
+  api::ChoiceEnd out;
+  out.set_index(index);
+  out.set_reason(ToReason(end.reason));
+  out.set_matched_stop(end.matched_stop);
+  out.set_seed_used(end.seed_used);
+  out.set_generated_tokens(end.generated_tokens);
+  return out;
 }
 
 api::PositionLogprobs ToLogprobs(const SampledToken& token) {

@@ -14,6 +14,7 @@ namespace api = liftserve::v1;
 api::ServedBy ToServedBy(const ModelInfo& model, const BuildInfo& build,
                          const router::Decision& decision, int variant);
 api::Finished ToFinished(const ModelInfo& model, const FinishedEvent& event);
+api::ChoiceEnd ToChoiceEnd(const ChoiceEnd& end, int index);
 api::PositionLogprobs ToLogprobs(const SampledToken& token);
 
 // The keys of initial metadata that tell what serves a call.

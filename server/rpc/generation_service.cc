@@ -40,6 +40,8 @@ grpc::ByteBuffer EncodeAnswer(Answer answer) {
   }
   response.mutable_token_ids()->Add(answer.token_ids.begin(), answer.token_ids.end());
   for (auto& position : answer.logprobs) response.add_logprobs()->Swap(&position);
+  for (auto& position : answer.prompt_logprobs) response.add_prompt_logprobs()->Swap(&position);
+  for (auto& choice : answer.choices) response.add_choices()->Swap(&choice);
   response.mutable_served_by()->Swap(&answer.served_by);
   response.mutable_finished()->Swap(&answer.finished);
   return SerializeMessage(response);

@@ -29,6 +29,7 @@ struct Limits {
   int stop_token_ids = 64;
   int logit_bias = 300;
   int top_logprobs = 20;
+  int choices = 16;
   int64_t default_max_new_tokens = 256;
   int64_t priority = 100;  // absolute value
 };

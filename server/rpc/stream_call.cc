@@ -54,6 +54,9 @@ void StreamCall::OnStarted(const StartedEvent& event) {
       ToServedBy(services_.model, services_.build, event.decision, event.variant);
   started.set_prompt_tokens(event.prompt_tokens);
   started.set_cached_tokens(event.cached_tokens);
+  for (const SampledToken& token : event.prompt_logprobs) {
+    *started.add_prompt_logprobs() = ToLogprobs(token);
+  }
   // Nothing has been written yet, so these still travel with the first message.
   for (const auto& [key, value] : ServedByMetadata(request_id_, started.served_by())) {
     context_->AddInitialMetadata(key, value);
@@ -70,10 +73,11 @@ void StreamCall::OnToken(const TokenEvent& event) {
     std::lock_guard lock(mutex_);
     if (broken_) return;
     if (event.text.empty() && !want_ids_ && !want_logprobs_) return;
-    if (!delta_) delta_.emplace();
-    delta_->mutable_text()->append(event.text);
-    if (want_ids_) delta_->add_token_ids(event.id);
-    if (want_logprobs_) *delta_->add_logprobs() = ToLogprobs(event.sampled);
+    api::Delta& delta = deltas_[event.choice];
+    delta.set_index(event.choice);
+    delta.mutable_text()->append(event.text);
+    if (want_ids_) delta.add_token_ids(event.id);
+    if (want_logprobs_) *delta.add_logprobs() = ToLogprobs(event.sampled);
   }
   Pump();
 }
@@ -82,9 +86,11 @@ void StreamCall::OnFinished(const FinishedEvent& event) {
   services_.live.Remove(ticket_);
   {
     std::lock_guard lock(mutex_);
-    if (!event.tail_text.empty()) {
-      if (!delta_) delta_.emplace();
-      delta_->mutable_text()->append(event.tail_text);
+    for (size_t i = 0; i < event.choices.size(); ++i) {
+      if (event.choices[i].tail_text.empty()) continue;
+      api::Delta& delta = deltas_[static_cast<int>(i)];
+      delta.set_index(static_cast<int>(i));
+      delta.mutable_text()->append(event.choices[i].tail_text);
     }
     finished_ = ToFinished(services_.model, event);
     final_status_ = FinalStatus(event, services_.live.aborting());
@@ -101,9 +107,9 @@ std::optional<StreamEvent> StreamCall::TakeNext() {
   if (started_) {
     next = std::move(*started_);
     started_.reset();
-  } else if (delta_) {
-    next = std::move(*delta_);
-    delta_.reset();
+  } else if (!deltas_.empty()) {
+    next = std::move(deltas_.begin()->second);
+    deltas_.erase(deltas_.begin());
   } else if (finished_) {
     next = std::move(*finished_);
     finished_.reset();
@@ -140,7 +146,7 @@ void StreamCall::OnWriteDone(bool ok) {
     writing_ = false;
     if (!ok) {
       broken_ = true;
-      delta_.reset();
+      deltas_.clear();
     }
   }
   if (!ok) services_.engine.Cancel(request_id_);

@@ -5,6 +5,7 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -73,7 +74,7 @@ class StreamCall : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public Req
 
   std::mutex mutex_;
   std::optional<api::Started> started_;    // not yet written
-  std::optional<api::Delta> delta_;        // not yet written
+  std::map<int, api::Delta> deltas_;       // by answer, not yet written
   std::optional<api::Finished> finished_;  // not yet written
   std::optional<absl::Status> final_status_;
   bool writing_ = false, broken_ = false, done_ = false;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "server/engine/admission.h"
 #include "server/errors.h"
 #include "server/rpc/chat_prompt.h"
 
@@ -105,8 +106,8 @@ absl::StatusOr<SamplingParams> ToSampling(const ServiceContext& context,
     return BadField("output.top_logprobs", "is ", output.top_logprobs(), "; it must be from 0 to ",
                     context.limits.top_logprobs);
   }
-  if (output.top_logprobs() > 0 && !output.logprobs()) {
-    return BadField("output.top_logprobs", "needs output.logprobs");
+  if (output.top_logprobs() > 0 && !output.logprobs() && !output.prompt_logprobs()) {
+    return BadField("output.top_logprobs", "needs output.logprobs or output.prompt_logprobs");
   }
   if (output.logprobs()) params.top_logprobs = output.top_logprobs();
   if (absl::Status status = params.Validate(context.model.vocab_size); !status.ok()) {
@@ -266,6 +267,17 @@ absl::StatusOr<EngineRequest> ToEngineRequest(const ServiceContext& context,
   LIFT_ASSIGN_OR_RETURN(request.stopping, ToStopping(context, parts.stopping,
                                                      static_cast<int64_t>(prompt.ids.size())));
   LIFT_ASSIGN_OR_RETURN(request.precision, ToPrecision(parts.precision));
+  if (parts.sampling.n() < 0 || parts.sampling.n() > context.limits.choices) {
+    return BadField("sampling.n", "is ", parts.sampling.n(), "; it must be from 0 to ",
+                    context.limits.choices);
+  }
+  request.choices = std::max(1, parts.sampling.n());
+  if (parts.output.prompt_logprobs()) request.prompt_logprobs = parts.output.top_logprobs();
+  if (parts.cache.salt().size() > kMaxCacheSaltBytes) {
+    return BadField("cache.salt", "has ", parts.cache.salt().size(), " bytes; at most ",
+                    kMaxCacheSaltBytes, " are accepted");
+  }
+  request.cache = {.bypass = parts.cache.bypass(), .salt = parts.cache.salt()};
   request.tenant = caller.tenant;
   request.deadline = caller.deadline;
   request.priority = parts.priority;

@@ -23,6 +23,7 @@ UnaryCall::UnaryCall(ServiceContext& services, grpc::CallbackServerContext* cont
       response_(response),
       request_id_(request.request_id) {
   answer_.request_id = request_id_;
+  if (request.choices > 1) answer_.choices.resize(static_cast<size_t>(request.choices));
 }
 
 grpc::ServerUnaryReactor* UnaryCall::Start(ServiceContext& services,
@@ -44,6 +45,9 @@ grpc::ServerUnaryReactor* UnaryCall::Start(ServiceContext& services,
 }
 
 void UnaryCall::OnStarted(const StartedEvent& event) {
+  for (const SampledToken& token : event.prompt_logprobs) {
+    answer_.prompt_logprobs.push_back(ToLogprobs(token));
+  }
   answer_.served_by = ToServedBy(services_.model, services_.build, event.decision, event.variant);
   for (const auto& [key, value] : ServedByMetadata(request_id_, answer_.served_by)) {
     context_->AddInitialMetadata(key, value);
@@ -51,6 +55,13 @@ void UnaryCall::OnStarted(const StartedEvent& event) {
 }
 
 void UnaryCall::OnToken(const TokenEvent& event) {
+  if (!answer_.choices.empty()) {
+    api::Choice& choice = answer_.choices[static_cast<size_t>(event.choice)];
+    choice.mutable_text()->append(event.text);
+    if (want_ids_) choice.add_token_ids(event.id);
+    if (want_logprobs_) *choice.add_logprobs() = ToLogprobs(event.sampled);
+  }
+  if (event.choice > 0) return;
   answer_.text += event.text;
   if (want_ids_) answer_.token_ids.push_back(event.id);
   if (want_logprobs_) answer_.logprobs.push_back(ToLogprobs(event.sampled));
@@ -59,6 +70,12 @@ void UnaryCall::OnToken(const TokenEvent& event) {
 void UnaryCall::OnFinished(const FinishedEvent& event) {
   services_.live.Remove(ticket_);
   answer_.text += event.tail_text;
+  for (size_t i = 0; i < answer_.choices.size(); ++i) {
+    api::Choice& choice = answer_.choices[i];
+    choice.set_index(static_cast<int>(i));
+    choice.mutable_text()->append(event.choices[i].tail_text);
+    *choice.mutable_end() = ToChoiceEnd(event.choices[i], static_cast<int>(i));
+  }
   answer_.finished = ToFinished(services_.model, event);
   const absl::Status status = FinalStatus(event, services_.live.aborting());
   if (status.ok()) *response_ = encode_(std::move(answer_));

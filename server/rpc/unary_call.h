@@ -16,7 +16,8 @@ namespace lift::rpc {
 struct Answer {
   std::string request_id, text;
   std::vector<int32_t> token_ids;
-  std::vector<api::PositionLogprobs> logprobs;
+  std::vector<api::PositionLogprobs> logprobs, prompt_logprobs;
+  std::vector<api::Choice> choices;  // only where several were asked for
   api::ServedBy served_by;
   api::Finished finished;
 };

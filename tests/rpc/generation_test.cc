@@ -299,5 +299,69 @@ TEST_F(GenerationTest, UsageIsByTenantAndConserved) {
   EXPECT_GT(usage.total_byte_seconds(), 0);
 }
 
+TEST_F(GenerationTest, SeveralAnswersUnaryAndStreamed) {
+  api::GenerateRequest request = Request("hello", 6, "middle");
+  request.mutable_sampling()->set_seed(7);
+  request.mutable_sampling()->set_n(3);
+  grpc::ClientContext context;
+  api::GenerateResponse response;
+  ASSERT_TRUE(stub_->Generate(&context, request, &response).ok());
+  ASSERT_EQ(response.choices_size(), 3);
+  ASSERT_EQ(response.finished().choices_size(), 3);
+  EXPECT_EQ(response.finished().usage().generated_tokens(), 18);
+  for (int c = 0; c < 3; ++c) {
+    const api::Choice& choice = response.choices(c);
+    EXPECT_EQ(choice.index(), c);
+    EXPECT_EQ(choice.text(), FakeModel::Expected(Ids("hello"), 1, 6));  // it is greedy
+    EXPECT_EQ(choice.token_ids_size(), 6);
+    EXPECT_EQ(choice.end().seed_used(), 7u + static_cast<uint64_t>(c));
+    EXPECT_EQ(choice.end().reason(), api::FINISH_REASON_LENGTH);
+  }
+  EXPECT_EQ(response.text(), response.choices(0).text());
+
+  api::GenerateStreamRequest streamed = StreamRequest("hello", 6, "middle");
+  streamed.mutable_sampling()->set_n(2);
+  grpc::ClientContext stream_context;
+  auto reader = stub_->GenerateStream(&stream_context, streamed);
+  std::map<int, std::string> texts;
+  for (api::GenerateStreamResponse event; reader->Read(&event);) {
+    if (event.has_delta()) texts[event.delta().index()] += event.delta().text();
+  }
+  ASSERT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(texts.size(), 2u);
+  for (const auto& [index, text] : texts) {
+    EXPECT_EQ(text, FakeModel::Expected(Ids("hello"), 1, 6)) << index;
+  }
+}
+
+TEST_F(GenerationTest, CachedTokensBypassAndTheirLimits) {
+  const std::string text(200, 'x');
+  const auto cached = [&](bool bypass, const std::string& salt) {
+    api::GenerateRequest request = Request(text, 2, "middle");
+    request.mutable_cache()->set_bypass(bypass);
+    request.mutable_cache()->set_salt(salt);
+    grpc::ClientContext context;
+    api::GenerateResponse response;
+    EXPECT_TRUE(stub_->Generate(&context, request, &response).ok());
+    return response.finished().usage().cached_tokens();
+  };
+  EXPECT_EQ(cached(false, ""), 0);
+  EXPECT_GT(cached(false, ""), 100);
+  EXPECT_EQ(cached(true, ""), 0);
+  EXPECT_EQ(cached(false, "mine"), 0);
+  for (const auto& [n, salt, field] : {std::tuple<int, size_t, const char*>{17, 0, "sampling.n"},
+                                       {-1, 0, "sampling.n"},
+                                       {1, 257, "cache.salt"}}) {
+    api::GenerateRequest request = Request(text, 2, "middle");
+    request.mutable_sampling()->set_n(n);
+    request.mutable_cache()->set_salt(std::string(salt, 's'));
+    grpc::ClientContext context;
+    api::GenerateResponse response;
+    const grpc::Status status = stub_->Generate(&context, request, &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    EXPECT_EQ(DetailsOf(status).field(), field);
+  }
+}
+
 }  // namespace
 }  // namespace lift::test
