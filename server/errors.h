@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cctype>
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -15,11 +16,19 @@ namespace lift {
 // field that is wrong.
 inline constexpr const char* kReasonPayload = "liftserve.dev/reason";
 inline constexpr const char* kFieldPayload = "liftserve.dev/field";
+// Milliseconds after which a retry may succeed (decimal); what a quota counts ("tenant:acme").
+inline constexpr const char* kRetryPayload = "liftserve.dev/retry-ms";
+inline constexpr const char* kQuotaSubjectPayload = "liftserve.dev/quota-subject";
 
 inline absl::Status WithReason(absl::Status status, absl::string_view reason,
                                absl::string_view field = "") {
   status.SetPayload(kReasonPayload, absl::Cord(reason));
   if (!field.empty()) status.SetPayload(kFieldPayload, absl::Cord(field));
+  return status;
+}
+
+inline absl::Status WithRetryAfter(absl::Status status, int64_t milliseconds) {
+  status.SetPayload(kRetryPayload, absl::Cord(std::to_string(milliseconds)));
   return status;
 }
 

@@ -2,6 +2,8 @@
 // an orderly end.
 #include <google/protobuf/stubs/logging.h>
 #include <pthread.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 
 #include <atomic>
 #include <csignal>
@@ -19,6 +21,9 @@
 #include "server/metrics/probes.h"
 #include "server/metrics/scrape.h"
 #include "server/rpc/rpc_server.h"
+#include "server/rpc/tls.h"
+#include "server/security/access.h"
+#include "server/watchdog.h"
 
 namespace lift {
 namespace {
@@ -80,11 +85,12 @@ absl::Status WarmUp(Engine& engine) {
 }
 
 absl::Status WriteReadyFile(const std::string& path, const std::string& listen,
-                            const std::string& admin) {
+                            const std::string& admin, const std::string& health) {
   if (path.empty()) return absl::OkStatus();
   const std::string temporary = path + ".tmp";
   std::ofstream out(temporary);
   out << listen << "\n" << admin << "\n";
+  if (!health.empty()) out << health << "\n";
   out.close();
   if (!out || std::rename(temporary.c_str(), path.c_str()) != 0) {
     return absl::InvalidArgumentError(absl::StrCat("--ready-file ", path, " cannot be written"));
@@ -92,36 +98,87 @@ absl::Status WriteReadyFile(const std::string& path, const std::string& listen,
   return absl::OkStatus();
 }
 
+// Keys and prompts pass through this process's memory; they must not end in a file.
+void ForbidCoreDumps() {
+  const rlimit none{0, 0};
+  setrlimit(RLIMIT_CORE, &none);
+  prctl(PR_SET_DUMPABLE, 0);
+}
+
+rpc::Limits MakeLimits(const ServerConfig& config) {
+  rpc::Limits limits;
+  limits.max_prompt_tokens = config.max_prompt_tokens;
+  limits.max_answer_tokens = config.max_answer_tokens;
+  return limits;
+}
+
+absl::StatusOr<std::unique_ptr<rpc::RpcServer>> StartRpc(const ServerConfig& config,
+                                                         rpc::ServiceContext& services) {
+  rpc::RpcServer::Options options;
+  options.listen = config.listen;
+  options.max_message_bytes = static_cast<int>(config.max_message_mb << 20);
+  options.health_listen = config.health_listen;
+  options.keepalive_ms = static_cast<int>(config.keepalive_seconds * 1e3);
+  options.max_connection_age_ms = static_cast<int>(config.max_connection_age_seconds * 1e3);
+  if (config.compression == "gzip") options.compression = GRPC_COMPRESS_GZIP;
+  if (config.compression == "deflate") options.compression = GRPC_COMPRESS_DEFLATE;
+  LIFT_ASSIGN_OR_RETURN(options.credentials,
+                        rpc::MakeServerCredentials(
+                            {.cert_file = config.tls_cert,
+                             .key_file = config.tls_key,
+                             .client_ca_file = config.tls_client_ca,
+                             .require_client_certificate = config.tls_client_auth == "require",
+                             .reload_seconds = static_cast<unsigned>(config.tls_reload_seconds)}));
+  return rpc::RpcServer::Start(services, options);
+}
+
+// Null without --auth-keys.
+absl::StatusOr<std::unique_ptr<Access>> OpenAccess(const ServerConfig& config) {
+  if (config.auth_keys.empty()) return nullptr;
+  if (config.tls_cert.empty()) {
+    std::fprintf(stderr,
+                 "lift-server: warning: --auth-keys without --tls-cert: keys cross the network "
+                 "readable unless something in front adds TLS\n");
+  }
+  return Access::Open(
+      config.auth_keys,
+      std::chrono::milliseconds(static_cast<int64_t>(config.tls_reload_seconds * 1e3)),
+      [](const std::string& line) { std::fprintf(stderr, "lift-server: %s\n", line.c_str()); });
+}
+
 int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_signals) {
   const bool info = config.log_level == "info";
   auto loaded = LoadServingModel(config);
   if (!loaded.ok()) return Fail(kExitWrongInput, loaded.status());
   ServingModel& serving = **loaded;
+  auto access = OpenAccess(config);
+  if (!access.ok()) return Fail(kExitWrongInput, access.status());
   if (info && !serving.warning.empty()) {
     std::fprintf(stderr, "lift-server: %s\n", serving.warning.c_str());
   }
 
   UsageTotals usage;
   Probes probes(serving.info, usage);
-  Engine engine(*serving.model, serving.tokenizer,
+  WatchedModel watched(*serving.model);
+  Engine engine(watched, serving.tokenizer,
                 {.max_batch = config.max_batch,
                  .max_waiting = config.max_queue,
                  .prefill_chunk_tokens = config.prefill_chunk,
                  .weight_resident_bytes = serving.info.resident_bytes,
                  .observer = &probes});
   rpc::ServiceContext services{
-      engine, serving.tokenizer, serving.chat_template, serving.info, build, usage, &probes, {},
+      engine, serving.tokenizer, serving.chat_template, serving.info, build,
+      usage,  &probes,           MakeLimits(config),    {},           access->get(),
       {}};
-  std::atomic<bool> ready{false};
+  std::atomic<bool> ready{false}, stuck{false};
   const ScrapeGauges gauges(probes, build, [&] { return engine.load(); });
-  auto admin = AdminServer::Start(config.admin,
-                                  {.metrics = [&] { return ExpositionText(probes, gauges); },
-                                   .ready = [&] { return ready.load() && !engine.load().draining; },
-                                   .status_page = config.status_page});
+  auto admin = AdminServer::Start(
+      config.admin, {.metrics = [&] { return ExpositionText(probes, gauges); },
+                     .ready = [&] { return ready && !stuck && !engine.load().draining; },
+                     .status_page = config.status_page,
+                     .alive = [&] { return !stuck; }});
   if (!admin.ok()) return Fail(kExitWrongInput, admin.status());
-  auto server = rpc::RpcServer::Start(
-      services, {.listen = config.listen,
-                 .max_message_bytes = static_cast<int>(config.max_message_mb << 20)});
+  auto server = StartRpc(config, services);
   if (!server.ok()) return Fail(kExitWrongInput, server.status());
 
   if (absl::Status status = WarmUp(engine); !status.ok()) return Fail(kExitFailed, status);
@@ -129,7 +186,14 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
       absl::StrCat(config.admin.substr(0, config.admin.rfind(':')), ":", (*admin)->port());
   ready = true;
   (*server)->SetServing(true);
-  if (absl::Status status = WriteReadyFile(config.ready_file, (*server)->address(), admin_address);
+  const Watchdog watchdog(watched, config.watchdog_seconds, [&](bool now) {
+    stuck = now;
+    (*server)->SetServing(!now && ready);
+    std::fprintf(stderr, now ? "lift-server: a step takes longer than --watchdog-seconds\n"
+                             : "lift-server: the step came back\n");
+  });
+  if (absl::Status status = WriteReadyFile(config.ready_file, (*server)->address(), admin_address,
+                                           (*server)->health_address());
       !status.ok()) {
     return Fail(kExitWrongInput, status);
   }
@@ -167,6 +231,7 @@ int Main(int argc, char** argv) {
   const BuildInfo build = MakeBuildInfo();
   const auto command = ParseCommandLine(argc, argv, VersionText(build));
   if (!command.ok()) return Fail(kExitWrongInput, command.status());
+  if (!command->config.core_dumps) ForbidCoreDumps();
   if (command->action == CommandLine::Action::kPrint) {
     std::fputs(command->text.c_str(), stdout);
     return 0;

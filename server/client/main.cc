@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "absl/strings/str_cat.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "liftserve/v1/generation.grpc.pb.h"
 #include "liftserve/v1/model.grpc.pb.h"
@@ -12,6 +13,7 @@
 #include "server/client/options.h"
 #include "server/client/report.h"
 #include "server/client/requests.h"
+#include "server/client/transport.h"
 
 namespace lift::client {
 namespace {
@@ -30,6 +32,9 @@ int Report(const grpc::Status& status) {
 class Call {
  public:
   explicit Call(const ClientOptions& options) {
+    if (!options.api_key.empty()) {
+      context_.AddMetadata("authorization", absl::StrCat("Bearer ", options.api_key));
+    }
     if (!options.tenant.empty()) context_.AddMetadata("x-liftserve-tenant", options.tenant);
     if (options.deadline_seconds > 0) {
       context_.set_deadline(
@@ -156,11 +161,18 @@ int RunHealth(const ClientOptions& o, const std::shared_ptr<grpc::Channel>& chan
   return code == 0 && !serving ? kExitFailed : code;
 }
 
-int Run(const ClientOptions& o) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(-1);
-  const auto channel =
-      grpc::CreateCustomChannel(o.server, grpc::InsecureChannelCredentials(), arguments);
+int WrongInput(const absl::Status& status) {
+  std::fprintf(stderr, "lift-client: %s\n", std::string(status.message()).c_str());
+  return kExitWrongInput;
+}
+
+int Run(ClientOptions o) {
+  auto key = ReadApiKey(o);
+  if (!key.ok()) return WrongInput(key.status());
+  o.api_key = *std::move(key);
+  const auto connected = Connect(o);
+  if (!connected.ok()) return WrongInput(connected.status());
+  const std::shared_ptr<grpc::Channel>& channel = *connected;
   auto models = api::ModelService::NewStub(channel);
   if (o.command == "models") {
     return Ask<api::ListModelsResponse>(
@@ -186,10 +198,7 @@ int main(int argc, char** argv) {
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);  // its errors arrive as statuses
   using namespace lift::client;
   const auto parsed = ParseCommandLine(argc, argv, "lift-client " LIFTSERVE_VERSION);
-  if (!parsed.ok()) {
-    std::fprintf(stderr, "lift-client: %s\n", std::string(parsed.status().message()).c_str());
-    return kExitWrongInput;
-  }
+  if (!parsed.ok()) return WrongInput(parsed.status());
   if (parsed->print) {
     std::fputs(parsed->print->c_str(), stdout);
     return 0;

@@ -111,6 +111,14 @@ absl::StatusOr<ParsedCommandLine> ParseCommandLine(int argc, const char* const* 
       "lift-client"};
   app.set_version_flag("--version", version);
   app.add_option("--server", o.server, "HOST:PORT of the server")->capture_default_str();
+  app.add_option("--api-key-file", o.api_key_file,
+                 "File with the API key; else the environment variable LIFTSERVE_API_KEY");
+  app.add_flag("--tls", o.tls, "Use TLS and the system's certificate authorities");
+  app.add_option("--tls-ca", o.tls_ca, "Use TLS; PEM certificates that sign the server's");
+  app.add_option("--tls-cert", o.tls_cert, "PEM certificate chain to show the server (mTLS)");
+  app.add_option("--tls-key", o.tls_key, "PEM private key of --tls-cert");
+  app.add_option("--tls-server-name", o.tls_server_name,
+                 "Name the server's certificate must have, if not the one in --server");
   app.add_option("--tenant", o.tenant, "Whom to account the call to");
   app.add_option("--deadline", o.deadline_seconds, "Give up after this many seconds; 0 = never");
   app.add_option("--model", o.model, "The model's name; needed only where several are served");

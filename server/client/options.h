@@ -15,6 +15,9 @@ struct ClientOptions {
   std::string server = "127.0.0.1:8431";
   std::string tenant;           // empty = none sent
   double deadline_seconds = 0;  // 0 = none
+  std::string api_key;          // sent as a bearer token; only ever from the environment or a file
+  std::string api_key_file, tls_ca, tls_cert, tls_key, tls_server_name;
+  bool tls = false;
   bool json = false;
 
   std::string model, request_id;

@@ -43,6 +43,20 @@ std::map<std::string, Setter> SettersOf(ServerConfig& c) {
           {"device", into(c.device)},
           {"status_page", into(c.status_page)},
           {"log_level", into(c.log_level)},
+          {"tls_cert", into(c.tls_cert)},
+          {"tls_key", into(c.tls_key)},
+          {"tls_client_ca", into(c.tls_client_ca)},
+          {"tls_client_auth", into(c.tls_client_auth)},
+          {"tls_reload_seconds", into(c.tls_reload_seconds)},
+          {"auth_keys", into(c.auth_keys)},
+          {"health_listen", into(c.health_listen)},
+          {"keepalive_seconds", into(c.keepalive_seconds)},
+          {"max_connection_age_seconds", into(c.max_connection_age_seconds)},
+          {"compression", into(c.compression)},
+          {"max_prompt_tokens", into(c.max_prompt_tokens)},
+          {"max_answer_tokens", into(c.max_answer_tokens)},
+          {"watchdog_seconds", into(c.watchdog_seconds)},
+          {"core_dumps", into(c.core_dumps)},
           {"ready_file", into(c.ready_file)}};
 }
 
@@ -79,6 +93,47 @@ void AddFlags(CLI::App& app, ServerConfig& c) {
                  "Write the gRPC and admin address here (a line each) once ready");
 }
 
+void AddSecurityFlags(CLI::App& app, ServerConfig& c) {
+  app.add_option("--tls-cert", c.tls_cert, "PEM certificate chain; with --tls-key turns TLS on");
+  app.add_option("--tls-key", c.tls_key, "PEM private key of --tls-cert");
+  app.add_option("--tls-client-ca", c.tls_client_ca,
+                 "PEM certificates that must have signed a client's certificate (mTLS)");
+  app.add_option("--tls-client-auth", c.tls_client_auth,
+                 "With --tls-client-ca: require or optional")
+      ->capture_default_str();
+  app.add_option("--tls-reload-seconds", c.tls_reload_seconds,
+                 "How often certificates and the keys file are looked at for changes")
+      ->capture_default_str();
+  app.add_option("--auth-keys", c.auth_keys,
+                 "Keys file made by lift-key; every call then needs a key or a known certificate");
+  app.add_option("--health-listen", c.health_listen,
+                 "HOST:PORT of a plaintext port that answers grpc.health.v1 and nothing else");
+  app.add_option("--keepalive-seconds", c.keepalive_seconds,
+                 "Time between pings of a silent connection")
+      ->capture_default_str();
+  app.add_option("--max-connection-age-seconds", c.max_connection_age_seconds,
+                 "Ask clients to reconnect after this time (calls finish first); 0 = never")
+      ->capture_default_str();
+  app.add_option("--compression", c.compression, "Of answers: none, gzip or deflate")
+      ->capture_default_str();
+  app.add_option("--max-prompt-tokens", c.max_prompt_tokens,
+                 "Longest prompt accepted; 0 = what the context holds")
+      ->capture_default_str();
+  app.add_option("--max-answer-tokens", c.max_answer_tokens,
+                 "Largest max_new_tokens accepted; 0 = what the context holds")
+      ->capture_default_str();
+  app.add_option("--watchdog-seconds", c.watchdog_seconds,
+                 "A step that takes longer is stuck: not ready, not healthy; 0 = off")
+      ->capture_default_str();
+  app.add_flag("--core-dumps", c.core_dumps, "Allow core dumps, which may hold keys and prompts");
+}
+
+absl::Status CheckSeconds(const char* flag, double value, double low) {
+  if (value >= low && value <= 86400) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag, " is ", value, "; it must be from ", low, " to 86400"));
+}
+
 absl::Status CheckRange(const char* flag, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -108,15 +163,46 @@ const char* ConfigPath(int argc, const char* const* argv) {
 
 }  // namespace
 
+namespace {
+
+absl::Status CheckAddress(const char* flag, const std::string& address) {
+  const size_t colon = address.rfind(':');
+  if (colon != std::string::npos && colon != 0 && colon + 1 != address.size()) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag, " is '", address, "'; it must be HOST:PORT"));
+}
+
+absl::Status ValidateSecurity(const ServerConfig& c) {
+  if (c.tls_cert.empty() != c.tls_key.empty()) {
+    return absl::InvalidArgumentError("--tls-cert and --tls-key belong together; give both");
+  }
+  if (!c.tls_client_ca.empty() && c.tls_cert.empty()) {
+    return absl::InvalidArgumentError("--tls-client-ca needs --tls-cert and --tls-key");
+  }
+  if (!c.health_listen.empty()) {
+    LIFT_RETURN_IF_ERROR(CheckAddress("--health-listen", c.health_listen));
+  }
+  LIFT_RETURN_IF_ERROR(
+      CheckChoice("--tls-client-auth", c.tls_client_auth, {"require", "optional"}));
+  LIFT_RETURN_IF_ERROR(CheckChoice("--compression", c.compression, {"none", "gzip", "deflate"}));
+  LIFT_RETURN_IF_ERROR(CheckSeconds("--tls-reload-seconds", c.tls_reload_seconds, 1));
+  LIFT_RETURN_IF_ERROR(CheckSeconds("--keepalive-seconds", c.keepalive_seconds, 1));
+  LIFT_RETURN_IF_ERROR(
+      CheckSeconds("--max-connection-age-seconds", c.max_connection_age_seconds, 0));
+  LIFT_RETURN_IF_ERROR(CheckSeconds("--watchdog-seconds", c.watchdog_seconds, 0));
+  LIFT_RETURN_IF_ERROR(CheckRange("--max-prompt-tokens", c.max_prompt_tokens, 0, INT32_MAX));
+  return CheckRange("--max-answer-tokens", c.max_answer_tokens, 0, INT32_MAX);
+}
+
+}  // namespace
+
 absl::Status ServerConfig::Validate() const {
   if (model.empty())
     return absl::InvalidArgumentError("--model is missing; name the file to serve");
   for (const auto& [flag, address] : {std::pair{"--listen", &listen}, {"--admin", &admin}}) {
-    const size_t colon = address->rfind(':');
-    if (colon == std::string::npos || colon == 0 || colon + 1 == address->size()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(flag, " is '", *address, "'; it must be HOST:PORT"));
-    }
+    LIFT_RETURN_IF_ERROR(CheckAddress(flag, *address));
   }
   LIFT_RETURN_IF_ERROR(CheckRange("--threads", threads, 0, 1024));
   LIFT_RETURN_IF_ERROR(CheckRange("--kv-tokens", kv_tokens, 0, int64_t{1} << 32));
@@ -133,6 +219,7 @@ absl::Status ServerConfig::Validate() const {
     return absl::InvalidArgumentError(
         absl::StrCat("--drain-seconds is ", drain_seconds, "; it must be from 0 to 86400"));
   }
+  LIFT_RETURN_IF_ERROR(ValidateSecurity(*this));
   LIFT_RETURN_IF_ERROR(CheckChoice("--device", device, {"auto", "cpu", "cuda"}));
   return CheckChoice("--log-level", log_level, {"error", "info"});
 }
@@ -176,6 +263,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv,
                  "JSON object with these flags' names ('-' as '_'); flags win");
   app.set_version_flag("--version", version_text, "Print version, build and device support");
   AddFlags(app, result.config);
+  AddSecurityFlags(app, result.config);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {

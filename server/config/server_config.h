@@ -26,6 +26,20 @@ struct ServerConfig {
   std::string device = "auto";        // auto | cpu | cuda
   bool status_page = true;            // the admin port's / shows it
   std::string log_level = "info";     // error | info
+  // Transport security; empty = plaintext.
+  std::string tls_cert, tls_key;  // PEM files, read again when they change
+  std::string tls_client_ca;      // PEM; clients must then show a certificate it signed ...
+  std::string tls_client_auth = "require";  // ... or may: require | optional
+  double tls_reload_seconds = 30;           // how often the files above and auth_keys are looked at
+  std::string auth_keys;                    // keys file of lift-key; empty = no authentication
+  std::string health_listen;                // plaintext grpc.health.v1 alone, for probes; "" = none
+  double keepalive_seconds = 60;            // between pings of a silent connection
+  double max_connection_age_seconds = 0;    // after which a connection is asked to leave; 0 = never
+  std::string compression = "none";         // of answers: none | gzip | deflate
+  int64_t max_prompt_tokens = 0;            // of one request; 0 = what the context holds
+  int64_t max_answer_tokens = 0;            // of one request; 0 = what the context holds
+  double watchdog_seconds = 60;             // a step longer than this is stuck; 0 = off
+  bool core_dumps = false;                  // they could hold keys and prompts
   std::string ready_file;  // written (listen and admin address, a line each) once ready; "" = none
 
   // INVALID_ARGUMENT naming the flag and its range.

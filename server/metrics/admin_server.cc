@@ -70,7 +70,9 @@ struct AdminServer::Impl {
       : metrics([f = std::move(callbacks.metrics)] {
           return Reply{200, "text/plain; version=0.0.4; charset=utf-8", f()};
         }),
-        healthz([] { return Reply{.body = "ok\n"}; }),
+        healthz([f = std::move(callbacks.alive)] {
+          return !f || f() ? Reply{.body = "ok\n"} : Reply{.code = 503, .body = "stuck\n"};
+        }),
         readyz([f = std::move(callbacks.ready)] {
           return f() ? Reply{.body = "ready\n"} : Reply{.code = 503, .body = "not ready\n"};
         }),

@@ -16,6 +16,8 @@ class AdminServer {
     // True only when a request sent now would get its first token.
     std::function<bool()> ready;
     bool status_page = false;  // whether / shows it; otherwise / is not found
+    // False when only a restart can help; absent = always true. /healthz then answers 503.
+    std::function<bool()> alive{};
   };
   // `address` is IP:PORT, [IPV6]:PORT or localhost:PORT; port 0 picks one. INVALID_ARGUMENT if it
   // is malformed, UNAVAILABLE if it cannot be bound.

@@ -50,15 +50,17 @@ grpc::ByteBuffer EncodeAnswer(Answer answer) {
 }  // namespace
 
 template <class Request>
-absl::StatusOr<EngineRequest> GenerationService::Admit(const Context& context, const Bytes& in,
-                                                       Request& request) {
+absl::StatusOr<Admitted> GenerationService::Admit(const Context& context, const Bytes& in,
+                                                  Request& request) {
   Caller caller;
-  auto admitted = [&]() -> absl::StatusOr<EngineRequest> {
-    LIFT_ASSIGN_OR_RETURN(caller, CallerOf(context));
+  auto admitted = [&]() -> absl::StatusOr<Admitted> {
+    LIFT_ASSIGN_OR_RETURN(caller, CallerOf(services_, context));
     LIFT_RETURN_IF_ERROR(ParseMessage(in, request));
     LIFT_RETURN_IF_ERROR(CheckModel(services_, request.model()));
     LIFT_ASSIGN_OR_RETURN(Prompt prompt, PromptOf(services_, request));
-    return ToEngineRequest(services_, PartsOf(request), std::move(prompt), caller);
+    LIFT_ASSIGN_OR_RETURN(EngineRequest translated,
+                          ToEngineRequest(services_, PartsOf(request), std::move(prompt), caller));
+    return AdmitToQuota(services_, std::move(translated));
   }();
   if (!admitted.ok() && services_.observer != nullptr) {
     EngineRequest refused;
@@ -106,7 +108,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::ChatStream(Contex
 grpc::ServerUnaryReactor* GenerationService::Tokenize(Context* context, const Bytes* in,
                                                       Bytes* out) {
   return AnswerNow<api::TokenizeRequest, api::TokenizeResponse>(
-      context, in, out, [&](const auto& request, auto& response) -> absl::Status {
+      services_, context, in, out, [&](const auto& request, auto& response) -> absl::Status {
         LIFT_RETURN_IF_ERROR(CheckModel(services_, request.model()));
         if (request.text().size() > services_.limits.prompt_bytes) {
           return WithReason(absl::InvalidArgumentError(
@@ -127,7 +129,7 @@ grpc::ServerUnaryReactor* GenerationService::Tokenize(Context* context, const By
 grpc::ServerUnaryReactor* GenerationService::Detokenize(Context* context, const Bytes* in,
                                                         Bytes* out) {
   return AnswerNow<api::DetokenizeRequest, api::DetokenizeResponse>(
-      context, in, out, [&](const auto& request, auto& response) -> absl::Status {
+      services_, context, in, out, [&](const auto& request, auto& response) -> absl::Status {
         LIFT_RETURN_IF_ERROR(CheckModel(services_, request.model()));
         const std::vector<int32_t> ids(request.token_ids().begin(), request.token_ids().end());
         auto text = services_.tokenizer->Decode(ids, request.skip_special_tokens());
@@ -140,19 +142,22 @@ grpc::ServerUnaryReactor* GenerationService::Detokenize(Context* context, const 
 grpc::ServerUnaryReactor* GenerationService::ExplainRoute(Context* context, const Bytes* in,
                                                           Bytes* out) {
   return AnswerNow<api::ExplainRouteRequest, api::ExplainRouteResponse>(
-      context, in, out,
+      services_, context, in, out,
       [&](const auto& request, auto& response) { return Explain(services_, request, response); });
 }
 
 grpc::ServerUnaryReactor* GenerationService::CancelGeneration(Context* context, const Bytes* in,
                                                               Bytes* out) {
   return AnswerNow<api::CancelGenerationRequest, api::CancelGenerationResponse>(
-      context, in, out, [&](const auto& request, auto& response) -> absl::Status {
+      services_, context, in, out,
+      [&](const auto& request, auto& response, const Caller& caller) -> absl::Status {
         if (request.request_id().empty()) {
           return WithReason(absl::InvalidArgumentError("request_id is empty; name a live request"),
                             "INVALID_FIELD", "request_id");
         }
-        response.set_cancelled(services_.engine.Cancel(request.request_id()));
+        const bool own =
+            caller.role == Role::kAdmin || services_.live.Owns(caller.tenant, request.request_id());
+        response.set_cancelled(own && services_.engine.Cancel(request.request_id()));
         return absl::OkStatus();
       });
 }

@@ -39,7 +39,7 @@ class GenerationService final : public RawGenerationService {
  private:
   // Parses and translates; tells the observer of a refusal.
   template <class Request>
-  absl::StatusOr<EngineRequest> Admit(const Context& context, const Bytes& in, Request& request);
+  absl::StatusOr<Admitted> Admit(const Context& context, const Bytes& in, Request& request);
 
   ServiceContext& services_;
 };

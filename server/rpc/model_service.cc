@@ -1,5 +1,11 @@
 #include "server/rpc/model_service.h"
 
+#include <algorithm>
+#include <span>
+
+#include "absl/strings/str_cat.h"
+#include "server/errors.h"
+#include "server/rpc/status_map.h"
 #include "server/rpc/unary_answer.h"
 
 namespace lift::rpc {
@@ -10,7 +16,10 @@ api::Model ToModel(const ServiceContext& services) {
   api::Model model;
   model.set_name(info.name);
   model.set_architecture(info.architecture);
-  for (const VariantInfo& variant : info.variants) {
+  const auto resident = static_cast<size_t>(services.engine.resident_variants());
+  uint64_t resident_bytes = 0;
+  for (const VariantInfo& variant : std::span(info.variants).first(resident)) {
+    resident_bytes += variant.incremental_bytes;
     auto& v = *model.add_variants();
     v.set_name(variant.name);
     v.set_lambda(variant.lambda);
@@ -25,7 +34,7 @@ api::Model ToModel(const ServiceContext& services) {
   model.set_vocab_size(info.vocab_size);
   model.set_weights_sha256(info.weights_sha256);
   model.set_source_sha256(info.source_sha256);
-  model.set_resident_bytes(info.resident_bytes);
+  model.set_resident_bytes(resident_bytes);
   model.set_has_chat_template(services.chat_template != nullptr);
   model.set_device(info.device);
   return model;
@@ -40,11 +49,84 @@ google::protobuf::Timestamp ToTimestamp(std::chrono::system_clock::time_point ti
   return timestamp;
 }
 
+// How many of the coarsest variants `name` and the coarser ones are.
+absl::StatusOr<int> CountUpTo(const ServiceContext& services, const std::string& model,
+                              const std::string& name) {
+  LIFT_RETURN_IF_ERROR(CheckModel(services, model));
+  const auto& variants = services.model.variants;
+  for (size_t i = 0; i < variants.size(); ++i) {
+    if (variants[i].name == name) return static_cast<int>(i) + 1;
+  }
+  return WithReason(absl::NotFoundError(absl::StrCat("model '", services.model.name,
+                                                     "' has no variant '", name, "'")),
+                    "NOT_FOUND", "variant");
+}
+
+// Answers when the engine has changed what is resident; `fill` completes the response.
+template <class Response, class F>
+grpc::ServerUnaryReactor* ChangeResidency(ServiceContext& services,
+                                          grpc::CallbackServerContext* context, int count,
+                                          grpc::ByteBuffer* out, F fill) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  services.engine.SetResidentVariants(
+      count, [&services, context, reactor, out, fill](absl::StatusOr<ResidencyChange> change) {
+        if (change.ok()) {
+          Response response;
+          for (int i = 0; i < change->after; ++i) {
+            response.add_resident_variants(services.model.variants[static_cast<size_t>(i)].name);
+          }
+          response.set_resident_bytes(change->resident_bytes);
+          fill(*change, response);
+          *out = SerializeMessage(response);
+          if (services.residency_changed) services.residency_changed();
+        }
+        reactor->Finish(FinishStatus(context, change.status()));
+      });
+  return reactor;
+}
+
 }  // namespace
+
+grpc::ServerUnaryReactor* ModelService::LoadVariant(Context* context, const Bytes* in, Bytes* out) {
+  const auto count = [&]() -> absl::StatusOr<int> {
+    LIFT_ASSIGN_OR_RETURN(const Caller caller, CallerOf(services_, *context));
+    LIFT_RETURN_IF_ERROR(RequireAdmin(caller));
+    api::LoadVariantRequest request;
+    LIFT_RETURN_IF_ERROR(ParseMessage(*in, request));
+    LIFT_ASSIGN_OR_RETURN(const int up_to,
+                          CountUpTo(services_, request.model(), request.variant()));
+    return std::max(up_to, services_.engine.resident_variants());
+  }();
+  if (!count.ok()) return UnaryCall::End(context, count.status());
+  return ChangeResidency<api::LoadVariantResponse>(services_, context, *count, out,
+                                                   [](const auto&, auto&) {});
+}
+
+grpc::ServerUnaryReactor* ModelService::UnloadVariant(Context* context, const Bytes* in,
+                                                      Bytes* out) {
+  const auto count = [&]() -> absl::StatusOr<int> {
+    LIFT_ASSIGN_OR_RETURN(const Caller caller, CallerOf(services_, *context));
+    LIFT_RETURN_IF_ERROR(RequireAdmin(caller));
+    api::UnloadVariantRequest request;
+    LIFT_RETURN_IF_ERROR(ParseMessage(*in, request));
+    LIFT_ASSIGN_OR_RETURN(const int up_to,
+                          CountUpTo(services_, request.model(), request.variant()));
+    if (up_to > 1) return std::min(up_to - 1, services_.engine.resident_variants());
+    return WithReason(absl::FailedPreconditionError(
+                          absl::StrCat("'", request.variant(),
+                                       "' is the coarsest variant, which "
+                                       "every other contains; stop the server instead")),
+                      "LAST_VARIANT");
+  }();
+  if (!count.ok()) return UnaryCall::End(context, count.status());
+  return ChangeResidency<api::UnloadVariantResponse>(
+      services_, context, *count, out,
+      [](const ResidencyChange& change, auto& out) { out.set_moved_streams(change.moved); });
+}
 
 grpc::ServerUnaryReactor* ModelService::ListModels(Context* context, const Bytes* in, Bytes* out) {
   return AnswerNow<api::ListModelsRequest, api::ListModelsResponse>(
-      context, in, out, [&](const auto&, auto& response) {
+      services_, context, in, out, [&](const auto&, auto& response) {
         *response.add_models() = ToModel(services_);
         return absl::OkStatus();
       });
@@ -52,7 +134,7 @@ grpc::ServerUnaryReactor* ModelService::ListModels(Context* context, const Bytes
 
 grpc::ServerUnaryReactor* ModelService::GetModel(Context* context, const Bytes* in, Bytes* out) {
   return AnswerNow<api::GetModelRequest, api::GetModelResponse>(
-      context, in, out, [&](const auto& request, auto& response) -> absl::Status {
+      services_, context, in, out, [&](const auto& request, auto& response) -> absl::Status {
         LIFT_RETURN_IF_ERROR(CheckModel(services_, request.name()));
         *response.mutable_model() = ToModel(services_);
         return absl::OkStatus();
@@ -62,7 +144,7 @@ grpc::ServerUnaryReactor* ModelService::GetModel(Context* context, const Bytes* 
 grpc::ServerUnaryReactor* ModelService::GetServerInfo(Context* context, const Bytes* in,
                                                       Bytes* out) {
   return AnswerNow<api::GetServerInfoRequest, api::GetServerInfoResponse>(
-      context, in, out, [&](const auto&, auto& response) {
+      services_, context, in, out, [&](const auto&, auto& response) {
         response.set_version(services_.build.version);
         response.set_build_type(services_.build.build_type);
         response.set_cuda_compiled(services_.build.cuda_compiled);
@@ -76,7 +158,7 @@ grpc::ServerUnaryReactor* ModelService::GetServerInfo(Context* context, const By
 
 grpc::ServerUnaryReactor* ModelService::GetLoad(Context* context, const Bytes* in, Bytes* out) {
   return AnswerNow<api::GetLoadRequest, api::GetLoadResponse>(
-      context, in, out, [&](const auto&, auto& response) {
+      services_, context, in, out, [&](const auto&, auto& response) {
         const EngineLoad load = services_.engine.load();
         response.set_running(load.running);
         response.set_waiting(load.waiting);
@@ -91,13 +173,15 @@ grpc::ServerUnaryReactor* UsageService::GetUsage(grpc::CallbackServerContext* co
                                                  const grpc::ByteBuffer* in,
                                                  grpc::ByteBuffer* out) {
   return AnswerNow<api::GetUsageRequest, api::GetUsageResponse>(
-      context, in, out, [&](const auto& request, auto& response) {
+      services_, context, in, out, [&](const auto& request, auto& response, const Caller& caller) {
         const auto& variants = services_.model.variants;
         unsigned __int128 total_byte_us = 0;
         for (const auto& [key, cell] : services_.usage.Snapshot()) {
           total_byte_us += cell.weight_byte_us + cell.kv_byte_us;
           const bool named = key.second >= 0 && static_cast<size_t>(key.second) < variants.size();
           const std::string variant = named ? variants[static_cast<size_t>(key.second)].name : "";
+          // With authentication a tenant sees its own entries, an administrator all of them.
+          if (caller.role != Role::kAdmin && caller.tenant != key.first) continue;
           if (!request.tenant().empty() && request.tenant() != key.first) continue;
           if (!request.variant().empty() && request.variant() != variant) continue;
           auto& entry = *response.add_entries();

@@ -1,4 +1,4 @@
-// ModelService and UsageService: read-only views of what is loaded and what was used.
+// ModelService: what is loaded, and what shall be. UsageService: what was used.
 #pragma once
 
 #include "liftserve/v1/model.grpc.pb.h"
@@ -11,7 +11,9 @@ using RawModelService = liftserve::v1::ModelService::WithRawCallbackMethod_ListM
     liftserve::v1::ModelService::WithRawCallbackMethod_GetModel<
         liftserve::v1::ModelService::WithRawCallbackMethod_GetServerInfo<
             liftserve::v1::ModelService::WithRawCallbackMethod_GetLoad<
-                liftserve::v1::ModelService::Service>>>>;
+                liftserve::v1::ModelService::WithRawCallbackMethod_LoadVariant<
+                    liftserve::v1::ModelService::WithRawCallbackMethod_UnloadVariant<
+                        liftserve::v1::ModelService::Service>>>>>>;
 
 class ModelService final : public RawModelService {
  public:
@@ -22,6 +24,8 @@ class ModelService final : public RawModelService {
   grpc::ServerUnaryReactor* GetModel(Context* context, const Bytes* in, Bytes* out) override;
   grpc::ServerUnaryReactor* GetServerInfo(Context* context, const Bytes* in, Bytes* out) override;
   grpc::ServerUnaryReactor* GetLoad(Context* context, const Bytes* in, Bytes* out) override;
+  grpc::ServerUnaryReactor* LoadVariant(Context* context, const Bytes* in, Bytes* out) override;
+  grpc::ServerUnaryReactor* UnloadVariant(Context* context, const Bytes* in, Bytes* out) override;
 
  private:
   ServiceContext& services_;

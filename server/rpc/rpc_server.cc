@@ -7,6 +7,8 @@
 #include <mutex>
 
 #include "absl/strings/str_cat.h"
+#include "server/rpc/compat/oip_service.h"
+#include "server/rpc/compat/vllm_service.h"
 #include "server/rpc/generation_service.h"
 #include "server/rpc/model_service.h"
 
@@ -27,57 +29,106 @@ void EnablePlugins() {
 
 }  // namespace
 
+namespace {
+
+void Configure(const RpcServer::Options& options, grpc::ServerBuilder& builder) {
+  builder.SetMaxReceiveMessageSize(options.max_message_bytes);
+  builder.SetDefaultCompressionAlgorithm(options.compression);
+  // Two servers must not share a port by accident; a client's pings every 10 s are fine.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, options.keepalive_ms);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
+  if (options.max_connection_age_ms > 0) {
+    // No grace is set: a call on an old connection may take the time it takes.
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, options.max_connection_age_ms);
+  }
+}
+
+// Starts `out` and returns its address with the port that was picked.
+absl::StatusOr<std::string> Listen(grpc::ServerBuilder& builder, const std::string& listen,
+                                   std::shared_ptr<grpc::ServerCredentials> credentials,
+                                   std::unique_ptr<grpc::Server>& out) {
+  int port = 0;
+  builder.AddListeningPort(listen, std::move(credentials), &port);
+  out = builder.BuildAndStart();
+  if (out == nullptr || port == 0) {
+    return absl::UnavailableError(absl::StrCat("cannot listen on ", listen,
+                                               "; is the port taken or the host not an address "
+                                               "of this machine?"));
+  }
+  return absl::StrCat(listen.substr(0, listen.rfind(':')), ":", port);
+}
+
+}  // namespace
+
 struct RpcServer::Impl {
   ServiceContext& services;
   GenerationService generation;
+  OipService oip;
+  VllmService vllm;
   ModelService models;
   UsageService usage;
   std::unique_ptr<grpc::Server> server;
-  std::string address;
+  std::unique_ptr<grpc::Server> health;  // the plaintext one, may be null
+  std::string address, health_address;
   bool stopped = false, drained = true;
 
-  explicit Impl(ServiceContext& s) : services(s), generation(s), models(s), usage(s) {}
+  explicit Impl(ServiceContext& s)
+      : services(s), generation(s), oip(s), vllm(s), models(s), usage(s) {}
 };
 
 RpcServer::RpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 RpcServer::~RpcServer() { Stop(std::chrono::milliseconds(0)); }
 const std::string& RpcServer::address() const { return impl_->address; }
+const std::string& RpcServer::health_address() const { return impl_->health_address; }
 
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(ServiceContext& services,
                                                             const Options& options) {
   EnablePlugins();
   auto impl = std::make_unique<Impl>(services);
   grpc::ServerBuilder builder;
-  int port = 0;
-  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port);
-  builder.SetMaxReceiveMessageSize(options.max_message_bytes);
-  // Two servers must not share a port by accident; a client's pings every 10 s are fine.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
+  Configure(options, builder);
   builder.RegisterService(&impl->generation);
+  builder.RegisterService(&impl->oip);
+  builder.RegisterService(&impl->vllm);
   builder.RegisterService(&impl->models);
   builder.RegisterService(&impl->usage);
-  impl->server = builder.BuildAndStart();
-  if (impl->server == nullptr || port == 0) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen,
-                                               "; is the port taken or the host not an address "
-                                               "of this machine?"));
+  LIFT_ASSIGN_OR_RETURN(
+      impl->address,
+      Listen(builder, options.listen,
+             options.credentials ? options.credentials : grpc::InsecureServerCredentials(),
+             impl->server));
+  if (!options.health_listen.empty()) {
+    grpc::ServerBuilder health;
+    health.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    health.SetMaxReceiveMessageSize(4096);
+    LIFT_ASSIGN_OR_RETURN(
+        impl->health_address,
+        Listen(health, options.health_listen, grpc::InsecureServerCredentials(), impl->health));
   }
-  impl->address = absl::StrCat(options.listen.substr(0, options.listen.rfind(':')), ":", port);
   std::unique_ptr<RpcServer> result(new RpcServer(std::move(impl)));
   result->SetServing(false);
+  services.residency_changed = [raw = result.get(), &services] {
+    raw->SetServing(services.serving);
+  };
   return result;
 }
 
 void RpcServer::SetServing(bool serving) {
-  auto* health = impl_->server->GetHealthCheckService();
-  health->SetServingStatus("", serving);
-  health->SetServingStatus(liftserve::v1::GenerationService::service_full_name(), serving);
-  for (const VariantInfo& variant : impl_->services.model.variants) {
-    health->SetServingStatus(absl::StrCat(impl_->services.model.name, "/", variant.name), serving);
+  impl_->services.serving = serving;
+  for (grpc::Server* server : {impl_->server.get(), impl_->health.get()}) {
+    if (server == nullptr) continue;
+    auto* health = server->GetHealthCheckService();
+    health->SetServingStatus("", serving);
+    health->SetServingStatus(liftserve::v1::GenerationService::service_full_name(), serving);
+    const auto& variants = impl_->services.model.variants;
+    const auto resident = static_cast<size_t>(impl_->services.engine.resident_variants());
+    for (size_t i = 0; i < variants.size(); ++i) {
+      health->SetServingStatus(absl::StrCat(impl_->services.model.name, "/", variants[i].name),
+                               serving && i < resident);
+    }
   }
 }
 
@@ -87,6 +138,7 @@ bool RpcServer::Stop(std::chrono::milliseconds grace) {
   // Watchers and load balancers hear it first; new calls still get a proper DRAINING answer while
   // live ones run.
   impl_->server->GetHealthCheckService()->Shutdown();
+  if (impl_->health) impl_->health->GetHealthCheckService()->Shutdown();
   Engine& engine = impl_->services.engine;
   impl_->drained = engine.Drain(grace);
   if (!impl_->drained) {
@@ -94,8 +146,13 @@ bool RpcServer::Stop(std::chrono::milliseconds grace) {
     engine.Drain(std::chrono::duration_cast<std::chrono::milliseconds>(kAbortGrace));
   }
   // What is left are answers on their way out and watchers.
+  impl_->services.residency_changed = nullptr;
   impl_->server->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(500));
   impl_->server->Wait();
+  if (impl_->health) {
+    impl_->health->Shutdown(std::chrono::system_clock::now());
+    impl_->health->Wait();
+  }
   return impl_->drained;
 }
 

@@ -1,8 +1,12 @@
 #include "server/rpc/service_context.h"
 
-#include <algorithm>
-#include <cctype>
+#include <grpc/grpc_security_constants.h>
+#include <grpcpp/security/auth_context.h>
 
+#include <algorithm>
+#include <string_view>
+
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/errors.h"
 
@@ -11,45 +15,103 @@ namespace {
 
 constexpr const char* kTenantKey = "x-liftserve-tenant";
 
-bool IsTenantName(std::string_view name) {
-  if (name.empty() || name.size() > 64 || name.starts_with("__")) return false;
-  return std::all_of(name.begin(), name.end(), [](unsigned char c) {
-    return c < 128 && (std::isalnum(c) || c == '_' || c == '.' || c == '-');
-  });
+std::optional<std::string_view> MetadataValue(const grpc::CallbackServerContext& context,
+                                              const char* key) {
+  const auto it = context.client_metadata().find(key);
+  if (it == context.client_metadata().end()) return std::nullopt;
+  return std::string_view(it->second.data(), it->second.size());
+}
+
+std::optional<std::string_view> ApiKey(const grpc::CallbackServerContext& context) {
+  constexpr absl::string_view kBearer = "bearer ";
+  if (const auto value = MetadataValue(context, "authorization")) {
+    if (absl::StartsWithIgnoreCase({value->data(), value->size()}, kBearer)) {
+      return value->substr(kBearer.size());
+    }
+    return std::string_view();  // another scheme: a credential we do not know
+  }
+  return MetadataValue(context, "x-api-key");
+}
+
+// Subject alternative names, then the common name, of a certificate that was verified.
+std::vector<std::string> CertificateNames(const grpc::CallbackServerContext& context) {
+  std::vector<std::string> names;
+  const auto auth = context.auth_context();
+  if (auth == nullptr || !auth->IsPeerAuthenticated()) return names;
+  for (const char* property : {GRPC_X509_SAN_PROPERTY_NAME, GRPC_X509_CN_PROPERTY_NAME}) {
+    for (const auto& value : auth->FindPropertyValues(property)) {
+      names.emplace_back(value.data(), value.size());
+    }
+  }
+  return names;
+}
+
+absl::StatusOr<Identity> Authenticate(const KeyRing& ring,
+                                      const grpc::CallbackServerContext& context) {
+  if (const auto key = ApiKey(context)) return ring.Authenticate(*key);
+  const std::vector<std::string> names = CertificateNames(context);
+  if (!names.empty()) return ring.FromCertificate(names);
+  return WithReason(absl::UnauthenticatedError("this server wants an API key; send it as metadata "
+                                               "\"authorization: Bearer KEY\""),
+                    "MISSING_CREDENTIALS");
+}
+
+absl::Status ApplyTenantHeader(const ServiceContext& services, std::string_view named,
+                               Caller& caller) {
+  if (!IsTenantName(named)) {
+    return WithReason(
+        absl::InvalidArgumentError("metadata x-liftserve-tenant must be 1 to 64 of [A-Za-z0-9_.-] "
+                                   "and must not start with \"__\""),
+        "INVALID_TENANT");
+  }
+  if (services.access != nullptr && named != caller.tenant) {
+    return WithReason(absl::PermissionDeniedError(
+                          "metadata x-liftserve-tenant names another tenant than the credentials; "
+                          "leave it out"),
+                      "TENANT_MISMATCH");
+  }
+  caller.tenant = named;
+  return absl::OkStatus();
 }
 
 }  // namespace
 
-uint64_t LiveCalls::Add(const std::string& request_id) {
+uint64_t LiveCalls::Add(const std::string& request_id, const std::string& tenant) {
   std::lock_guard lock(mutex_);
-  ids_.emplace(next_ticket_, request_id);
+  calls_.emplace(next_ticket_, Call{request_id, tenant});
   return next_ticket_++;
+}
+
+bool LiveCalls::Owns(const std::string& tenant, const std::string& request_id) const {
+  std::lock_guard lock(mutex_);
+  return std::any_of(calls_.begin(), calls_.end(), [&](const auto& call) {
+    return call.second.request_id == request_id && call.second.tenant == tenant;
+  });
 }
 
 void LiveCalls::Remove(uint64_t ticket) {
   std::lock_guard lock(mutex_);
-  ids_.erase(ticket);
+  calls_.erase(ticket);
 }
 
 std::vector<std::string> LiveCalls::BeginAbort() {
   std::lock_guard lock(mutex_);
   aborting_ = true;
   std::vector<std::string> ids;
-  for (const auto& [ticket, id] : ids_) ids.push_back(id);
+  for (const auto& [ticket, call] : calls_) ids.push_back(call.request_id);
   return ids;
 }
 
-absl::StatusOr<Caller> CallerOf(const grpc::CallbackServerContext& context) {
+absl::StatusOr<Caller> CallerOf(const ServiceContext& services,
+                                const grpc::CallbackServerContext& context) {
   Caller caller;
-  const auto& metadata = context.client_metadata();
-  if (const auto it = metadata.find(kTenantKey); it != metadata.end()) {
-    caller.tenant.assign(it->second.data(), it->second.size());
-    if (!IsTenantName(caller.tenant)) {
-      return WithReason(absl::InvalidArgumentError(
-                            "metadata x-liftserve-tenant must be 1 to 64 of [A-Za-z0-9_.-] "
-                            "and must not start with \"__\""),
-                        "INVALID_TENANT");
-    }
+  if (services.access != nullptr) {
+    LIFT_ASSIGN_OR_RETURN(Identity identity, Authenticate(*services.access->ring(), context));
+    caller.tenant = std::move(identity.tenant);
+    caller.role = identity.role;
+  }
+  if (const auto named = MetadataValue(context, kTenantKey)) {
+    LIFT_RETURN_IF_ERROR(ApplyTenantHeader(services, *named, caller));
   }
   const auto deadline = context.deadline();
   if (deadline != std::chrono::system_clock::time_point::max()) {
@@ -58,6 +120,34 @@ absl::StatusOr<Caller> CallerOf(const grpc::CallbackServerContext& context) {
                                                deadline - std::chrono::system_clock::now());
   }
   return caller;
+}
+
+absl::Status RequireAdmin(const Caller& caller) {
+  if (caller.role == Role::kAdmin) return absl::OkStatus();
+  return WithReason(
+      absl::PermissionDeniedError("this call needs a key or certificate whose role is "
+                                  "admin"),
+      "ADMIN_ONLY");
+}
+
+absl::StatusOr<Admitted> AdmitToQuota(ServiceContext& services, EngineRequest request) {
+  Admitted admitted;
+  if (services.access != nullptr) {
+    const auto ring = services.access->ring();
+    const int64_t tokens = static_cast<int64_t>(request.prompt.size()) +
+                           request.choices * request.stopping.max_new_tokens;
+    LIFT_ASSIGN_OR_RETURN(
+        admitted.lease, services.quotas.Admit(request.tenant, ring->QuotaOf(request.tenant), tokens,
+                                              QuotaClock::now()));
+  }
+  admitted.request = std::move(request);
+  return admitted;
+}
+
+void SettleLease(TenantQuotas::Lease& lease, const RequestUsage& usage) {
+  lease.Settle(usage.prompt_tokens + usage.generated_tokens,
+               ByteSeconds(usage.weight_byte_us) + ByteSeconds(usage.kv_byte_us),
+               QuotaClock::now());
 }
 
 absl::Status CheckModel(const ServiceContext& context, const std::string& name) {

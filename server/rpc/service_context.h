@@ -4,6 +4,7 @@
 #include <grpcpp/server_context.h>
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -15,6 +16,9 @@
 #include "server/engine/engine.h"
 #include "server/metrics/usage_totals.h"
 #include "server/model_info.h"
+#include "server/rpc/load_report.h"
+#include "server/security/access.h"
+#include "server/security/quota.h"
 #include "server/tokenizer/chat_template.h"
 #include "server/tokenizer/tokenizer.h"
 
@@ -31,14 +35,18 @@ struct Limits {
   int top_logprobs = 20;
   int choices = 16;
   int64_t default_max_new_tokens = 256;
-  int64_t priority = 100;  // absolute value
+  int64_t priority = 100;         // absolute value
+  int64_t max_prompt_tokens = 0;  // 0 = what the context holds
+  int64_t max_answer_tokens = 0;  // 0 = what the context holds
 };
 
-// Ids of the requests this layer has in the engine, so that a drain whose grace has run out can end
-// them. Thread-safe.
+// Ids of the requests this layer has in the engine and whose they are: a drain whose grace has run
+// out ends them, and nobody cancels another tenant's. Thread-safe.
 class LiveCalls {
  public:
-  uint64_t Add(const std::string& request_id);  // returns a ticket for Remove
+  // Returns a ticket for Remove.
+  uint64_t Add(const std::string& request_id, const std::string& tenant);
+  bool Owns(const std::string& tenant, const std::string& request_id) const;
   void Remove(uint64_t ticket);
   // From now on a cancelled request answers UNAVAILABLE/DRAINING: it was not its client that ended
   // it.
@@ -46,8 +54,11 @@ class LiveCalls {
   bool aborting() const { return aborting_.load(); }
 
  private:
-  std::mutex mutex_;
-  std::map<uint64_t, std::string> ids_;
+  struct Call {
+    std::string request_id, tenant;
+  };
+  mutable std::mutex mutex_;
+  std::map<uint64_t, Call> calls_;
   uint64_t next_ticket_ = 0;
   std::atomic<bool> aborting_{false};
 };
@@ -61,18 +72,42 @@ struct ServiceContext {
   const BuildInfo& build;
   const UsageTotals& usage;
   EngineObserver* observer = nullptr;  // told of refusals that never reach the engine; may be null
-  Limits limits;
-  LiveCalls live;
+  Limits limits{};
+  LiveCalls live{};
+  const Access* access = nullptr;  // null: no authentication, everybody may do everything
+  TenantQuotas quotas{};
+  LoadReporter load_reporter{};
+  std::atomic<bool> serving{false};           // what health says
+  std::function<void()> residency_changed{};  // set by RpcServer, which owns health
 };
 
 // Who asks and until when, from a call's metadata.
 struct Caller {
   std::string tenant = "default";
+  Role role = Role::kAdmin;  // of a server without authentication
   std::optional<EngineClock::time_point> deadline;
 };
 
-// INVALID_ARGUMENT for a tenant that is not 1 to 64 of [A-Za-z0-9_.-] or starts with "__".
-absl::StatusOr<Caller> CallerOf(const grpc::CallbackServerContext& context);
+// Without authentication the tenant is the metadata key x-liftserve-tenant ("default" if absent);
+// with it, the tenant of the API key ("authorization: Bearer KEY" or "x-api-key"), or else of the
+// verified client certificate, and the header may only repeat it. UNAUTHENTICATED
+// (MISSING_CREDENTIALS, INVALID_CREDENTIALS), PERMISSION_DENIED (TENANT_MISMATCH), INVALID_ARGUMENT
+// (INVALID_TENANT).
+absl::StatusOr<Caller> CallerOf(const ServiceContext& services,
+                                const grpc::CallbackServerContext& context);
+
+// PERMISSION_DENIED (ADMIN_ONLY) for others.
+absl::Status RequireAdmin(const Caller& caller);
+
+// A request the checks let through, and what its tenant's quota set aside for it.
+struct Admitted {
+  EngineRequest request;
+  TenantQuotas::Lease lease;
+};
+// RESOURCE_EXHAUSTED (TENANT_QUOTA).
+absl::StatusOr<Admitted> AdmitToQuota(ServiceContext& services, EngineRequest request);
+// What a finished request used, to its lease.
+void SettleLease(TenantQuotas::Lease& lease, const RequestUsage& usage);
 
 // NOT_FOUND unless `name` is the model's or empty.
 absl::Status CheckModel(const ServiceContext& context, const std::string& name);

@@ -1,5 +1,6 @@
 #include "server/rpc/status_map.h"
 
+#include "absl/strings/numbers.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "server/errors.h"
@@ -13,6 +14,10 @@ constexpr int kDrainingRetryMs = 1000;  // a load balancer has another replica b
 }  // namespace
 
 int RetryPushbackMs(const absl::Status& status) {
+  if (const auto given = status.GetPayload(kRetryPayload)) {
+    int milliseconds = 0;
+    if (absl::SimpleAtoi(std::string(*given), &milliseconds)) return milliseconds;
+  }
   if (status.code() != absl::StatusCode::kUnavailable) return -1;
   return ErrorReason(status) == "DRAINING" ? kDrainingRetryMs : kQueueFullRetryMs;
 }
@@ -37,6 +42,13 @@ grpc::Status ToGrpcStatus(const absl::Status& status,
     violation->set_field(field);
     violation->set_description(message);
     rich.add_details()->PackFrom(bad);
+  }
+  if (const auto subject = status.GetPayload(kQuotaSubjectPayload)) {
+    google::rpc::QuotaFailure quota;
+    auto* violation = quota.add_violations();
+    violation->set_subject(std::string(*subject));
+    violation->set_description(message);
+    rich.add_details()->PackFrom(quota);
   }
   if (const int retry_ms = RetryPushbackMs(status); retry_ms >= 0) {
     google::rpc::RetryInfo retry;

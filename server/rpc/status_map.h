@@ -14,7 +14,8 @@ namespace lift::rpc {
 inline constexpr const char* kErrorDomain = "liftserve.dev";
 
 // Same canonical code and message; details carry google.rpc.ErrorInfo{reason, domain, metadata},
-// BadRequest where a field is known to be wrong, RetryInfo where a retry makes sense.
+// BadRequest where a field is known to be wrong, QuotaFailure for a quota, RetryInfo where a retry
+// makes sense.
 grpc::Status ToGrpcStatus(const absl::Status& status,
                           const std::map<std::string, std::string>& metadata = {});
 

@@ -31,18 +31,20 @@ StreamCall::StreamCall(ServiceContext& services, grpc::CallbackServerContext* co
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* StreamCall::Start(ServiceContext& services,
                                                               grpc::CallbackServerContext* context,
-                                                              EngineRequest request,
+                                                              Admitted admitted,
                                                               const api::OutputOptions& output,
                                                               EventEncoder encode) {
-  std::shared_ptr<StreamCall> call(new StreamCall(services, context, request, output, encode));
+  std::shared_ptr<StreamCall> call(
+      new StreamCall(services, context, admitted.request, output, encode));
   // Before Submit: the answer may be complete before Submit returns.
   call->self_ = call;
-  call->ticket_ = services.live.Add(request.request_id);
-  const auto admitted = services.engine.Submit(std::move(request), call);
-  if (!admitted.ok()) {
+  call->ticket_ = services.live.Add(admitted.request.request_id, admitted.request.tenant);
+  call->lease_ = std::move(admitted.lease);
+  const auto submitted = services.engine.Submit(std::move(admitted.request), call);
+  if (!submitted.ok()) {
     services.live.Remove(call->ticket_);
     call->self_.reset();
-    return Refuse(context, admitted.status());
+    return Refuse(context, submitted.status());
   }
   return call.get();  // gRPC holds it until OnDone, which cannot come before this is returned
 }
@@ -84,6 +86,7 @@ void StreamCall::OnToken(const TokenEvent& event) {
 
 void StreamCall::OnFinished(const FinishedEvent& event) {
   services_.live.Remove(ticket_);
+  SettleLease(lease_, event.usage);
   {
     std::lock_guard lock(mutex_);
     for (size_t i = 0; i < event.choices.size(); ++i) {
@@ -119,24 +122,32 @@ std::optional<StreamEvent> StreamCall::TakeNext() {
 
 // The lock is dropped before gRPC is called: writing_ and done_ already keep everybody else out.
 void StreamCall::Pump() {
-  std::optional<StreamEvent> event;
-  std::optional<absl::Status> finish;
-  {
-    std::lock_guard lock(mutex_);
-    if (writing_ || done_) return;
-    event = TakeNext();
-    if (event) {
-      writing_ = true;
-    } else if (final_status_) {
-      done_ = true;
-      finish = final_status_;
+  for (;;) {
+    std::optional<StreamEvent> event;
+    std::optional<absl::Status> finish;
+    {
+      std::lock_guard lock(mutex_);
+      if (writing_ || done_) return;
+      event = TakeNext();
+      if (event) {
+        writing_ = true;
+      } else if (final_status_) {
+        done_ = true;
+        finish = final_status_;
+      }
     }
-  }
-  if (event) {
-    buffer_ = encode_(*std::move(event));
-    StartWrite(&buffer_);
-  } else if (finish) {
-    Finish(FinishStatus(context_, *finish, {{"request_id", request_id_}}));
+    if (event) {
+      if (auto encoded = encode_(*std::move(event))) {
+        buffer_ = *std::move(encoded);
+        return StartWrite(&buffer_);
+      }
+      std::lock_guard lock(mutex_);
+      writing_ = false;
+      continue;
+    }
+    if (!finish) return;
+    services_.load_reporter.AddTo(*context_, services_.engine.load());
+    return Finish(FinishStatus(context_, *finish, {{"request_id", request_id_}}));
   }
 }
 

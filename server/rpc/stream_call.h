@@ -5,6 +5,7 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -19,7 +20,8 @@ namespace lift::rpc {
 
 // Turns an event into the bytes of the RPC's own response type.
 using StreamEvent = std::variant<api::Started, api::Delta, api::Finished>;
-using EventEncoder = grpc::ByteBuffer (*)(StreamEvent);
+// Nothing for an event the RPC has no message for. Called in order, one event at a time.
+using EventEncoder = std::function<std::optional<grpc::ByteBuffer>(StreamEvent)>;
 
 template <class Response>
 grpc::ByteBuffer EncodeEvent(StreamEvent event) {
@@ -41,7 +43,7 @@ class StreamCall : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public Req
   // Submits; a refusal ends the call with its status. The reactor to hand to gRPC.
   static grpc::ServerWriteReactor<grpc::ByteBuffer>* Start(ServiceContext& services,
                                                            grpc::CallbackServerContext* context,
-                                                           EngineRequest request,
+                                                           Admitted admitted,
                                                            const api::OutputOptions& output,
                                                            EventEncoder encode);
   // A call that ends at once.
@@ -70,6 +72,7 @@ class StreamCall : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public Req
   const bool want_ids_, want_logprobs_;
   const EventEncoder encode_;
   uint64_t ticket_ = 0;
+  TenantQuotas::Lease lease_;
   std::shared_ptr<StreamCall> self_;  // until OnDone
 
   std::mutex mutex_;

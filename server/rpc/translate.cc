@@ -42,6 +42,10 @@ absl::Status CheckPromptBytes(const ServiceContext& context, absl::string_view f
 absl::Status CheckTokenCount(const ServiceContext& context, absl::string_view field,
                              size_t tokens) {
   if (tokens == 0) return BadField(field, "is empty; give at least one token");
+  const int64_t cap = context.limits.max_prompt_tokens;
+  if (cap > 0 && static_cast<int64_t>(tokens) > cap) {
+    return BadField(field, "has ", tokens, " tokens; this server accepts prompts of at most ", cap);
+  }
   if (static_cast<int64_t>(tokens) < context.model.max_context) return absl::OkStatus();
   return BadField(field, "has ", tokens, " tokens; the model's context of ",
                   context.model.max_context, " must also hold the answer");
@@ -125,6 +129,14 @@ absl::StatusOr<StoppingParams> ToStopping(const ServiceContext& context,
   params.max_new_tokens = options.has_max_new_tokens()
                               ? options.max_new_tokens()
                               : std::min(limits.default_max_new_tokens, room);
+  const int64_t cap = limits.max_answer_tokens;
+  if (cap > 0 && !options.has_max_new_tokens()) {
+    params.max_new_tokens = std::min(params.max_new_tokens, cap);
+  }
+  if (cap > 0 && params.max_new_tokens > cap) {
+    return BadField("stopping.max_new_tokens", "is ", params.max_new_tokens,
+                    "; this server generates at most ", cap);
+  }
   params.min_new_tokens = options.min_new_tokens();
   params.ignore_eos = options.ignore_eos();
   if (params.max_new_tokens < 1 || params.max_new_tokens > room) {

@@ -6,14 +6,24 @@
 
 namespace lift::rpc {
 
-// Parses, runs `answer(request, response) -> absl::Status` and finishes the call.
+// Authenticates, parses, runs `answer(request, response, caller) -> absl::Status` (the last may be
+// left out) and finishes the call.
 template <class Request, class Response, class F>
-grpc::ServerUnaryReactor* AnswerNow(grpc::CallbackServerContext* context,
+grpc::ServerUnaryReactor* AnswerNow(const ServiceContext& services,
+                                    grpc::CallbackServerContext* context,
                                     const grpc::ByteBuffer* in, grpc::ByteBuffer* out, F&& answer) {
   Request request;
   Response response;
-  absl::Status status = ParseMessage(*in, request);
-  if (status.ok()) status = answer(request, response);
+  const absl::StatusOr<Caller> caller = CallerOf(services, *context);
+  absl::Status status = caller.status();
+  if (status.ok()) status = ParseMessage(*in, request);
+  if (status.ok()) {
+    if constexpr (std::is_invocable_v<F, const Request&, Response&, const Caller&>) {
+      status = answer(request, response, *caller);
+    } else {
+      status = answer(request, response);
+    }
+  }
   if (status.ok()) *out = SerializeMessage(response);
   return UnaryCall::End(context, status);
 }

@@ -27,19 +27,20 @@ UnaryCall::UnaryCall(ServiceContext& services, grpc::CallbackServerContext* cont
 }
 
 grpc::ServerUnaryReactor* UnaryCall::Start(ServiceContext& services,
-                                           grpc::CallbackServerContext* context,
-                                           EngineRequest request, const api::OutputOptions& output,
-                                           AnswerEncoder encode, grpc::ByteBuffer* response) {
+                                           grpc::CallbackServerContext* context, Admitted admitted,
+                                           const api::OutputOptions& output, AnswerEncoder encode,
+                                           grpc::ByteBuffer* response) {
   std::shared_ptr<UnaryCall> call(
-      new UnaryCall(services, context, request, output, encode, response));
+      new UnaryCall(services, context, admitted.request, output, encode, response));
   // Before Submit: the answer may be complete before Submit returns.
   call->self_ = call;
-  call->ticket_ = services.live.Add(request.request_id);
-  const auto admitted = services.engine.Submit(std::move(request), call);
-  if (!admitted.ok()) {
+  call->ticket_ = services.live.Add(admitted.request.request_id, admitted.request.tenant);
+  call->lease_ = std::move(admitted.lease);
+  const auto submitted = services.engine.Submit(std::move(admitted.request), call);
+  if (!submitted.ok()) {
     services.live.Remove(call->ticket_);
     call->self_.reset();
-    return End(context, admitted.status());
+    return End(context, submitted.status());
   }
   return call.get();  // gRPC holds it until OnDone, which cannot come before this is returned
 }
@@ -69,6 +70,7 @@ void UnaryCall::OnToken(const TokenEvent& event) {
 
 void UnaryCall::OnFinished(const FinishedEvent& event) {
   services_.live.Remove(ticket_);
+  SettleLease(lease_, event.usage);
   answer_.text += event.tail_text;
   for (size_t i = 0; i < answer_.choices.size(); ++i) {
     api::Choice& choice = answer_.choices[i];
@@ -79,6 +81,7 @@ void UnaryCall::OnFinished(const FinishedEvent& event) {
   answer_.finished = ToFinished(services_.model, event);
   const absl::Status status = FinalStatus(event, services_.live.aborting());
   if (status.ok()) *response_ = encode_(std::move(answer_));
+  services_.load_reporter.AddTo(*context_, services_.engine.load());
   Finish(FinishStatus(context_, status, {{"request_id", request_id_}}));
 }
 

@@ -4,6 +4,7 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -22,7 +23,7 @@ struct Answer {
   api::Finished finished;
 };
 // Turns it into the bytes of the RPC's own response type.
-using AnswerEncoder = grpc::ByteBuffer (*)(Answer);
+using AnswerEncoder = std::function<grpc::ByteBuffer(Answer)>;
 
 // Owned jointly by gRPC (until OnDone) and the engine (until OnFinished). Only the engine's thread
 // touches the answer.
@@ -30,9 +31,9 @@ class UnaryCall : public grpc::ServerUnaryReactor, public RequestListener {
  public:
   // Submits; a refusal ends the call with its status. `response` is filled before Finish.
   static grpc::ServerUnaryReactor* Start(ServiceContext& services,
-                                         grpc::CallbackServerContext* context,
-                                         EngineRequest request, const api::OutputOptions& output,
-                                         AnswerEncoder encode, grpc::ByteBuffer* response);
+                                         grpc::CallbackServerContext* context, Admitted admitted,
+                                         const api::OutputOptions& output, AnswerEncoder encode,
+                                         grpc::ByteBuffer* response);
   // A call that ends at once.
   static grpc::ServerUnaryReactor* End(grpc::CallbackServerContext* context,
                                        const absl::Status& status);
@@ -58,6 +59,7 @@ class UnaryCall : public grpc::ServerUnaryReactor, public RequestListener {
   Answer answer_;
   const std::string request_id_;  // OnCancel reads this one, from any thread
   uint64_t ticket_ = 0;
+  TenantQuotas::Lease lease_;
   std::shared_ptr<UnaryCall> self_;  // until OnDone
 };
 

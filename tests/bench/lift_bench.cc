@@ -12,6 +12,7 @@
 #include "tests/bench/bench_kernels.h"
 #include "tests/bench/bench_model.h"
 #include "tests/bench/read_loop.h"
+#include "tests/bench/serve/serve.h"
 #include "tests/bench/synthetic.h"
 
 namespace lift::bench {
@@ -279,9 +280,15 @@ int Run(const Flags& flags) {
 }  // namespace lift::bench
 
 int main(int argc, char** argv) {
+#ifdef LIFTSERVE_HAVE_SERVER
+  if (argc > 1 && std::string_view(argv[1]) == "serve") {
+    return lift::bench::RunServe(argc - 1, argv + 1);
+  }
+#endif
   CLI::App app{
       "Measures decode and prefill speed of a model by variant, batch and context, beside the\n"
-      "memory bandwidth of a plain read loop.\n"
+      "memory bandwidth of a plain read loop. `lift-bench serve --help`: load on a running "
+      "server.\n"
       "Example: lift-bench --model model.lift --batch 1,8 --context 128,1024 --json"};
   lift::bench::Flags flags;
   lift::bench::DeclareFlags(app, flags);

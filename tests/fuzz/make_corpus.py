@@ -67,12 +67,53 @@ def gguf_model(path, arch, linear, bias):
     writer.close()
 
 
+def field(number, value):
+    """One protobuf field: an int as varint, bytes, text or a list of fields as length-delimited."""
+    def varint(n):
+        out = b""
+        while n > 127:
+            out, n = out + bytes([n & 127 | 128]), n >> 7
+        return out + bytes([n])
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    data = b"".join(value) if isinstance(value, list) else value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def rpc_messages(out):
+    """A byte for the call (see rpc_fuzz.cc), then its message."""
+    common = [field(6, [field(3, 5), field(8, 7)]), field(7, [field(1, 4), field(3, "stop")]),
+              field(8, [field(1, 1), field(2, 3)]), field(9, [field(1, 2), field(2, "middle")])]
+    seeds = {
+        "generate": (0, [field(1, "id"), field(3, "some text"), *common]),
+        "generate_ids": (0, [field(4, [field(1, bytes([1, 2, 3]))]), *common]),
+        "chat": (1, [field(3, [field(1, "user"), field(2, "hello <|im_end|>")]), *common]),
+        "infer": (2, [field(1, "fake"), field(2, "fine"), field(4, [field(1, "max_tokens"), field(2, [field(2, 3)])]),
+                      field(5, [field(1, "text_input"), field(2, "BYTES"), field(5, [field(8, "hi")])]),
+                      field(5, [field(1, "sampling_parameters"), field(2, "BYTES"),
+                                field(5, [field(8, '{"top_k": 3, "stop": ["a"]}')])])]),
+        "infer_raw": (2, [field(5, [field(1, "text_input"), field(2, "BYTES")]),
+                          field(5, [field(1, "stream"), field(2, "BOOL")]), field(6, [field(1, "token_ids")]),
+                          field(7, b"\x02\0\0\0hi"), field(7, b"\1")]),
+        "vllm": (3, [field(1, "r"), field(2, [field(2, bytes([1, 2]))]), field(5, 1),
+                     field(4, [field(3, 4), field(8, 2), field(10, "end"), field(22, 2)])]),
+        "explain": (4, [field(4, [field(1, [field(1, "user"), field(2, "why?")])])]),
+        "keys": (5, [json.dumps({
+            "keys": [{"id": "0a1b2c3d", "tenant": "a", "role": "admin", "salt": "00" * 16, "hash": "00" * 32}],
+            "certificates": [{"name": "x", "tenant": "b"}], "quotas": {"a": {"tokens_per_second": 2.5}}}).encode()]),
+    }
+    for name, (kind, parts) in seeds.items():
+        (out / name).write_bytes(bytes([kind]) + b"".join(parts))
+
+
 def main():
     shutil.rmtree(OUT, ignore_errors=True)
-    for name in ("gguf", "safetensors", "config", "text"):
+    for name in ("gguf", "safetensors", "config", "text", "rpc"):
         (OUT / name).mkdir(parents=True)
     gguf_model(OUT / "gguf" / "llama.gguf", "llama", linear=True, bias=False)
     gguf_model(OUT / "gguf" / "qwen2.gguf", "qwen2", linear=False, bias=True)
+
+    rpc_messages(OUT / "rpc")
 
     small = {"w": np.ones((3, 2), np.float32), "h": np.ones(5, np.float16), "i": np.ones((), np.int64)}
     save_file(small, OUT / "safetensors" / "three.safetensors", metadata={"format": "np"})

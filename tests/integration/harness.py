@@ -26,12 +26,14 @@ def generate_stubs(folder):
     from grpc_tools import protoc
 
     files = sorted(str(p) for p in (SOURCE / "proto/liftserve").rglob("*.proto"))
-    details = str(SOURCE / "proto/standard/google/rpc/error_details.proto")
-    status = str(SOURCE / "proto/standard/google/rpc/status.proto")
+    standard = SOURCE / "proto/standard"
+    files += [str(standard / name) for name in (
+        "google/rpc/error_details.proto", "google/rpc/status.proto", "inference/grpc_predict_v2.proto",
+        "vllm/grpc/vllm_engine.proto", "xds/data/orca/v3/orca_load_report.proto")]
     well_known = pathlib.Path(protoc.__file__).parent / "_proto"
     code = protoc.main(
         ["protoc", f"-I{SOURCE / 'proto/standard'}", f"-I{SOURCE / 'proto'}", f"-I{well_known}",
-         f"--python_out={folder}", f"--grpc_python_out={folder}", *files, details, status])
+         f"--python_out={folder}", f"--grpc_python_out={folder}", *files])
     if code != 0:
         raise RuntimeError(f"protoc failed with {code}")
     sys.path.insert(0, str(folder))
@@ -77,7 +79,8 @@ class Server:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"lift-server did not start: {self.log()}")
             time.sleep(0.02)
-        self.address, self.admin = ready.read_text().split()
+        self.address, self.admin, *health = ready.read_text().split()
+        self.health = health[0] if health else None
 
     def log(self):
         self.stderr.seek(0)

@@ -42,6 +42,8 @@ void RpcTest::StartServer(EngineOptions options, bool with_template) {
   engine_ = std::make_unique<Engine>(model_, tokenizer_, options);
   services_.reset(new rpc::ServiceContext{
       *engine_, tokenizer_, chat_template, info_, build_, usage_, probes_.get(), {}, {}});
+  services_->access = access_;
+  services_->limits = limits_;
   auto server = rpc::RpcServer::Start(*services_, {.listen = "127.0.0.1:0"});
   ASSERT_TRUE(server.ok()) << server.status();
   server_ = *std::move(server);
@@ -110,6 +112,7 @@ Details DetailsOf(const grpc::Status& status) {
   for (const auto& detail : rich.details()) {
     details.has_info |= detail.UnpackTo(&details.info);
     details.has_bad |= detail.UnpackTo(&details.bad);
+    details.has_quota |= detail.UnpackTo(&details.quota);
     details.has_retry |= detail.UnpackTo(&details.retry);
   }
   return details;

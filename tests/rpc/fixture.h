@@ -46,6 +46,8 @@ class RpcTest : public ::testing::Test {
   std::unique_ptr<Probes> probes_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<Engine> engine_;
+  const Access* access_ = nullptr;  // of the next StartServer
+  rpc::Limits limits_;              // likewise
   std::unique_ptr<rpc::ServiceContext> services_;
   std::unique_ptr<rpc::RpcServer> server_;
   std::shared_ptr<grpc::Channel> channel_;
@@ -61,6 +63,8 @@ struct Details {
   google::rpc::ErrorInfo info;
   google::rpc::BadRequest bad;
   google::rpc::RetryInfo retry;
+  google::rpc::QuotaFailure quota{};
+  bool has_quota = false;
   bool has_info = false, has_bad = false, has_retry = false;
   std::string field() const { return has_bad ? bad.field_violations(0).field() : ""; }
 };
