@@ -23,6 +23,7 @@ inline constexpr int kWindow = 64;  // uncommitted columns at most
 inline constexpr int kGroup = 4;
 inline constexpr int kMaxBeam = 256;
 inline constexpr int kMaxMarks = kWindow / kGroup;
+inline constexpr int kMergeBits = 11;  // slots to find equal paths by; a collision only misses one
 inline constexpr int64_t kPanel = 64;  // columns between far pushes
 inline constexpr int32_t kInvalidKey = 0x7F000000;
 inline constexpr float kMaxCost =
@@ -164,6 +165,25 @@ class Search {
     }
     // Raw error (without feedback) and the new history.
     Ops::Append(m_, code_, p_.target[t], base_, parity_, branch_, history_, recent_ + c * m_);
+    Merge();
+  }
+
+  // Of paths whose windows have become the same (so have their futures, feedback of old errors
+  // apart) only the cheapest is worth a lane: the others get a cost that the next selection drops.
+  void Merge() {
+    ++round_;
+    for (int i = 0; i < live_; ++i) {
+      const uint32_t hash = static_cast<uint32_t>(history_[i]) * 0x9E3779B1u >> (32 - kMergeBits);
+      Seen& seen = seen_[hash];
+      if (seen.round != round_) {
+        seen = {round_, i};
+        continue;
+      }
+      if (history_[seen.lane] != history_[i]) continue;
+      const int worse = cost_[i] < cost_[seen.lane] ? seen.lane : i;
+      if (worse == seen.lane) seen.lane = i;
+      cost_[worse] = kMaxCost;
+    }
   }
 
   // A key such that nearly `m_` (never more) candidates are below it. Bisection on the integer
@@ -281,6 +301,12 @@ class Search {
   int index_bits_ = 0, live_ = 0;
   int64_t lo_ = 0, group_ = 0, panel_end_ = 0, panel_lo_ = 0;
   int32_t threshold_ = 0;
+  struct Seen {
+    uint32_t round = 0;
+    int lane = 0;
+  };
+  uint32_t round_ = 0;
+  Seen seen_[1 << kMergeBits];
 };
 
 // Searches rows that share everything but their targets, panel by panel.

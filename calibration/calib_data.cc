@@ -100,6 +100,11 @@ absl::StatusOr<CalibrationData> LoadCalibrationData(const std::vector<std::strin
     train.insert(train.end(), tokens.begin(), tokens.end() - held);
     data.held_out.insert(data.held_out.end(), tokens.end() - held, tokens.end());
   }
+  for (int32_t id : train) {
+    if (static_cast<size_t>(id) >= data.token_counts.size())
+      data.token_counts.resize(static_cast<size_t>(id) + 1, 0);
+    ++data.token_counts[static_cast<size_t>(id)];
+  }
   const int64_t bos = tokenizer.spec().add_bos && tokenizer.spec().bos_id >= 0 ? 1 : 0;
   const int64_t length = options.context - bos, available = static_cast<int64_t>(train.size());
   if (available < 64) {

@@ -12,8 +12,9 @@ namespace lift {
 
 struct CalibrationData {
   std::vector<std::vector<int32_t>> samples;  // each at most `context` tokens
-  std::vector<int32_t> held_out;  // tokens of text that no sample contains, for measuring
-  std::string warning;            // said to the user when the sample is small
+  std::vector<int32_t> held_out;      // tokens of text that no sample contains, for measuring
+  std::vector<int64_t> token_counts;  // by id, over all text that is not held out
+  std::string warning;                // said to the user when the sample is small
 };
 
 struct CalibrationDataOptions {

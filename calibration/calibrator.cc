@@ -11,11 +11,12 @@
 #include "calibration/allocate.h"
 #include "calibration/batches.h"
 #include "calibration/codes.h"
-#include "calibration/hessian.h"
+#include "calibration/hessian_capture.h"
 #include "calibration/lift_tensor.h"
 #include "calibration/measure.h"
 #include "calibration/progress.h"
 #include "calibration/sensitivity.h"
+#include "calibration/strips.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "nlohmann/json.hpp"
 #include "server/model/model_layout.h"
@@ -42,26 +43,6 @@ QualityPreset PresetOf(CalibrationQuality quality) {
       return {256, 16, 48, 1024, true};
   }
 }
-
-// Sums X^T X of every site of the layer that is running.
-class HessianCapture : public ActivationObserver {
- public:
-  explicit HessianCapture(Backend& backend) : backend_(backend) {}
-  void OnInput(const std::string& site, const float* x, int64_t tokens, int64_t dim) override {
-    auto it = sites_.find(site);
-    if (it == sites_.end()) it = sites_.emplace(site, Hessian(dim)).first;
-    it->second.Accumulate(backend_, x, tokens);
-  }
-  const Hessian* Find(const std::string& site) const {
-    const auto it = sites_.find(site);
-    return it == sites_.end() ? nullptr : &it->second;
-  }
-  void Clear() { sites_.clear(); }
-
- private:
-  Backend& backend_;
-  std::map<std::string, Hessian> sites_;
-};
 
 class Calibrator {
  public:
@@ -179,17 +160,15 @@ class Calibrator {
       if (bits.empty()) bits = {4.0};
       chain = ChainForBits(bits);
     }
-    for (size_t j = 0; j < chain.size(); ++j) {
-      StageSpec stage;
-      stage.code = DefaultCode(chain[j]);
-      stage.damping = j == 0 ? 0.3 : 0.1;
-      // A table a little wide leaves the next stage no tail; a next stage of one bit gains nothing
-      // from it (measured on real layers).
-      stage.scale = j + 1 < chain.size() && chain[j + 1] > 1 ? 1.07 : 1.0;
-      chain_.push_back(std::move(stage));
-    }
     result_.chain = chain;
     return absl::OkStatus();
+  }
+
+  // Stages of the given sizes; the same chain is the same object.
+  const std::vector<StageSpec>& ChainOf(const std::vector<int>& sizes) {
+    std::vector<StageSpec>& chain = chains_[sizes];
+    if (chain.empty()) chain = MakeStages(sizes);
+    return chain;
   }
 
   absl::Status MakeModel() {
@@ -224,24 +203,47 @@ class Calibrator {
   }
 
   // Lifts the tensors that read one input. hessian null: no data (an embedding look-up), every
-  // direction counts alike.
+  // direction counts alike. strips: rows that are lifted apart, each with a chain of its own.
   void LiftSiteTensors(const std::vector<std::string>& names, const Hessian* hessian, int64_t layer,
-                       int kind) {
+                       int kind, std::span<const Strip> strips = {}) {
     const int64_t cols = checkpoint_->Find(names[0])->cols, padded = PaddedColumns(cols);
     const RotationSpec spec{true, options_.seed * 0x9E3779B97F4A7C15u + rotations_.size()};
     rotations_.push_back(std::make_unique<Rotation>(spec, cols));
     const Rotation& rotation = *rotations_.back();
     const Hessian flat(cols);
     const SiteMetric metric((hessian != nullptr ? *hessian : flat).Rotated(rotation, padded, pool_),
-                            padded, cols, chain_, encoder_.seam, pool_);
+                            padded, cols, ChainOf(result_.chain), encoder_.seam, pool_);
     for (const std::string& name : names) {
       const std::vector<float> w = ReadMatrix(name);
       const int64_t rows = static_cast<int64_t>(w.size()) / cols;
-      tensors_.push_back(LiftTensor(name, w.data(), rows, cols, rotation, spec, metric, chain_,
-                                    encoder_, *backend_, pool_));
-      tensor_rotation_.push_back(&rotation);
-      probed_.push_back({name, layer, kind++, rows, cols, tensors_.back().error[1]});
+      const Strip whole{0, rows, 1.0};
+      const std::span<const Strip> parts = strips.empty() ? std::span(&whole, 1) : strips;
+      ProbedMatrix matrix{{name, layer, kind++, rows, cols, 0}, tensors_.size(), {}};
+      double left = 0, energy = 0;
+      for (const Strip& strip : parts) {
+        const auto& chain = ChainOf(StripChain(result_.chain, strip.weight));
+        const std::string part =
+            parts.size() == 1 ? name : StripName(name, static_cast<int>(&strip - parts.data()));
+        tensors_.push_back(
+            {LiftTensor(part, &w[static_cast<size_t>(strip.begin * cols)], strip.rows, cols,
+                        rotation, spec, metric, chain, encoder_, *backend_, pool_),
+             &rotation, &chain, checkpoint_->Find(name)});
+        const LiftedTensorBits& bits = tensors_.back().bits;
+        SliceRows(*tensors_.back().source, strip);
+        // What the strip adds to the error of the matrix's use.
+        matrix.shares.push_back(strip.weight * bits.energy * bits.error[1]);
+        left += matrix.shares.back();
+        energy += strip.weight * bits.energy;
+      }
+      for (double& share : matrix.shares) share /= std::max(left, 1e-30);
+      matrix.probed.error = energy > 0 ? left / energy : 0.0;
+      probed_.push_back(std::move(matrix));
     }
+  }
+
+  static void SliceRows(DenseMatrixView& view, const Strip& strip) {
+    view.data = view.row(strip.begin);
+    view.rows = strip.rows;
   }
 
   absl::Status LiftLayers() {
@@ -284,8 +286,10 @@ class Calibrator {
     hidden_.clear();
     // A tied matrix is also looked up row by row, where every direction counts alike.
     if (config.tie_embeddings) head.AddIdentity(1.0);
-    LiftSiteTensors({layout::HeadName(config)}, &head, -1, 0);
-    if (!config.tie_embeddings) LiftSiteTensors({layout::kEmbedding}, nullptr, -1, 1);
+    data_.token_counts.resize(static_cast<size_t>(config.vocab_size), 0);
+    const std::vector<Strip> strips = VocabularyStrips(data_.token_counts);
+    LiftSiteTensors({layout::HeadName(config)}, &head, -1, 0, strips);
+    if (!config.tie_embeddings) LiftSiteTensors({layout::kEmbedding}, nullptr, -1, 1, strips);
     EndPhase("lift embedding and head");
     return absl::OkStatus();
   }
@@ -304,20 +308,32 @@ class Calibrator {
       tokens += static_cast<int64_t>(probes.back().size());
     }
     const TensorWriter reconstruct = [&](size_t i, float* out) {
-      ReconstructTensor(tensors_[i], chain_, 1, *tensor_rotation_[i], pool_, out);
+      const ProbedMatrix& matrix = probed_[i];
+      for (size_t k = 0; k < matrix.shares.size(); ++k) {
+        const LiftedPart& part = tensors_[matrix.first + k];
+        ReconstructTensor(part.bits, *part.chain, 1, *part.rotation, pool_, out);
+        out += part.bits.rows * part.bits.cols;
+      }
     };
     const TensorWriter original = [&](size_t i, float* out) {
-      const std::vector<float> w = ReadMatrix(tensors_[i].name);
+      const std::vector<float> w = ReadMatrix(probed_[i].probed.name);
       std::copy(w.begin(), w.end(), out);
     };
+    std::vector<ProbedTensor> probed;
+    for (const ProbedMatrix& matrix : probed_) probed.push_back(matrix.probed);
     const std::vector<double> sensitivity = MeasureSensitivities(
-        *model_, *weights_, pool_, probes, probed_, reconstruct, original, {preset_.per_tensor},
+        *model_, *weights_, pool_, probes, probed, reconstruct, original, {preset_.per_tensor},
         [&](int64_t done, int64_t total) { progress.Update(done, total); });
-    for (size_t i = 0; i < tensors_.size(); ++i) {
-      TensorCost cost{tensors_[i].name, {}, tensors_[i].error, sensitivity[i]};
-      for (const LiftedStageBits& stage : tensors_[i].stages)
-        cost.stage_bytes.push_back(stage.planes.size());
-      costs_.push_back(std::move(cost));
+    for (size_t i = 0; i < probed_.size(); ++i) {
+      const double kl = sensitivity[i] * probed_[i].probed.error;
+      for (size_t k = 0; k < probed_[i].shares.size(); ++k) {
+        const LiftedTensorBits& bits = tensors_[probed_[i].first + k].bits;
+        TensorCost cost{
+            bits.name, {}, bits.error, kl * probed_[i].shares[k] / std::max(bits.error[1], 1e-9)};
+        for (const LiftedStageBits& stage : bits.stages)
+          cost.stage_bytes.push_back(stage.planes.size());
+        costs_.push_back(std::move(cost));
+      }
     }
     order_ = GlobalPlaneOrder(costs_);
     EndPhase("allocate");
@@ -349,21 +365,23 @@ class Calibrator {
       writer_->AddVector(v.name, {values.begin(), values.end()});
     }
     std::map<std::string, int> code_index;
-    for (const StageSpec& stage : chain_) {
-      if (!code_index.count(stage.code.name))
-        code_index[stage.code.name] = writer_->AddCode(stage.code);
+    for (const auto& [sizes, chain] : chains_) {
+      for (const StageSpec& stage : chain) {
+        if (!code_index.count(stage.code.name))
+          code_index[stage.code.name] = writer_->AddCode(stage.code);
+      }
     }
     const bool keep_source =
         std::any_of(wanted_.begin(), wanted_.end(), [](const LiftedVariant& v) { return v.full; });
-    for (LiftedTensorBits& tensor : tensors_) {
+    for (LiftedPart& part : tensors_) {
+      LiftedTensorBits& tensor = part.bits;
       std::vector<LiftedFileWriter::StageData> stages;
       for (size_t j = 0; j < tensor.stages.size(); ++j) {
-        stages.push_back({code_index[chain_[j].code.name], tensor.stages[j].gain,
+        stages.push_back({code_index[(*part.chain)[j].code.name], tensor.stages[j].gain,
                           std::move(tensor.stages[j].planes)});
       }
       writer_->AddTensor(tensor.name, tensor.rows, tensor.cols, tensor.rotation, tensor.row_scale,
-                         std::move(stages),
-                         keep_source ? checkpoint_->Find(tensor.name) : std::nullopt);
+                         std::move(stages), keep_source ? part.source : std::nullopt);
     }
     writer_->SetPlaneOrder(order_);
     LIFT_RETURN_IF_ERROR(NameVariants());
@@ -447,14 +465,24 @@ class Calibrator {
   CalibrationData data_;
   std::vector<LiftedVariant> wanted_;
   std::vector<double> wanted_bits_;
-  std::vector<StageSpec> chain_;
+  std::map<std::vector<int>, std::vector<StageSpec>> chains_;
   std::unique_ptr<Transformer> model_;
   std::vector<std::unique_ptr<SampleBatch>> batches_;
   std::vector<std::vector<float>> hidden_;
   std::vector<std::unique_ptr<Rotation>> rotations_;
-  std::vector<LiftedTensorBits> tensors_;
-  std::vector<const Rotation*> tensor_rotation_;
-  std::vector<ProbedTensor> probed_;
+  struct LiftedPart {  // a whole matrix or a strip of its rows
+    LiftedTensorBits bits;
+    const Rotation* rotation;
+    const std::vector<StageSpec>* chain;
+    std::optional<DenseMatrixView> source;
+  };
+  struct ProbedMatrix {
+    ProbedTensor probed;
+    size_t first;                // of its parts in tensors_
+    std::vector<double> shares;  // of each part in the matrix's error, 1 in all
+  };
+  std::vector<LiftedPart> tensors_;
+  std::vector<ProbedMatrix> probed_;
   std::vector<std::string> unseen_;  // sites that no calibration token reached
   std::vector<TensorCost> costs_;
   std::vector<PlaneUnit> order_;

@@ -108,6 +108,20 @@ double WeightedEnergy(const std::vector<float>& e, const std::vector<uint16_t>& 
 
 }  // namespace
 
+std::vector<StageSpec> MakeStages(const std::vector<int>& sizes) {
+  std::vector<StageSpec> chain;
+  for (size_t j = 0; j < sizes.size(); ++j) {
+    StageSpec stage;
+    stage.code = StageCode(sizes[j], j);
+    stage.damping = j == 0 ? 0.3 : 0.1;
+    // A table a little wide leaves the next stage no tail; a next stage of one bit gains nothing
+    // from it (measured on real layers).
+    stage.scale = j + 1 < sizes.size() && sizes[j + 1] > 1 ? 1.07 : 1.0;
+    chain.push_back(std::move(stage));
+  }
+  return chain;
+}
+
 SiteMetric::SiteMetric(std::vector<float> hessian, int64_t padded, int64_t live,
                        const std::vector<StageSpec>& chain, int64_t seam, ThreadPool& pool)
     : hessian_(std::move(hessian)), padded_(padded), live_(live) {
@@ -132,12 +146,13 @@ LiftedTensorBits LiftTensor(const std::string& name, const float* w, int64_t row
                             Backend& backend, ThreadPool& pool) {
   const int64_t padded = metric.padded(), live = cols;
   LIFT_CHECK(padded == PaddedColumns(cols) && metric.live() == live && !chain.empty());
-  LiftedTensorBits out{name, rows, cols, padded, spec, {}, {}, {1.0}};
+  LiftedTensorBits out{name, rows, cols, padded, spec, {}, {}, 0, {1.0}};
   const std::vector<float> rotated = RotateRows(w, rows, cols, padded, rotation, pool);
   out.row_scale = UnitScales(rotated, rows, padded, live);
   std::vector<float> sum(rotated.size(), 0.0f), target, v(rotated.size());
   Residual(rotated, out.row_scale, sum, rows, padded, live, target);
   const double energy = WeightedEnergy(target, out.row_scale, rows, metric, backend);
+  out.energy = energy;
   double deviation = 1.0;
   for (size_t j = 0; j < chain.size(); ++j) {
     const StageSpec& stage = chain[j];

@@ -19,6 +19,10 @@ struct StageSpec {
                        // stage would inherit
 };
 
+// Stages of the given sizes in bits, first to last, with the codes, dampings and scales that real
+// layers were found to want.
+std::vector<StageSpec> MakeStages(const std::vector<int>& sizes);
+
 // The metrics of one layer input at every damping its stages use; shared by the tensors that read
 // the input.
 class SiteMetric {
@@ -48,6 +52,7 @@ struct LiftedTensorBits {
   RotationSpec rotation;
   std::vector<uint16_t> row_scale;  // binary16
   std::vector<LiftedStageBits> stages;
+  double energy = 0;          // Hessian-weighted, of the whole tensor
   std::vector<double> error;  // [stages + 1]: Hessian-weighted error over the tensor's energy after
                               // j stages; error[0] = 1
 };

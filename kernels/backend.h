@@ -36,6 +36,8 @@ class Buffer {
 // A lifted tensor as the kernels read it. Borrowed; built once per model.
 struct LiftedMatrix {
   int64_t rows = 0, cols = 0;
+  int64_t pitch = 0;  // floats between two tokens' outputs of LiftedMatmul: the rows of the whole
+                      // matrix of which this one is a strip of rows; 0 = rows
   const uint16_t* row_scale = nullptr;  // [rows] binary16
   struct Stage {
     const LiftCode* code = nullptr;

@@ -107,7 +107,7 @@ class CpuBackend final : public Backend {
   void SignRows(const LiftedMatrix& w, const std::vector<StagePlan>& plans, int64_t padded,
                 int64_t tokens, int64_t row, int64_t row_end, float* y, int thread);
   void SignSegment(const LiftedMatrix::Stage& stage, const ParityTables& parity,
-                   const Segment& segment, int64_t padded, int64_t rows, int64_t row,
+                   const Segment& segment, int64_t padded, int64_t pitch, int64_t row,
                    int64_t row_end, float* y, int thread);
 
   ThreadPool& pool_;

@@ -133,6 +133,12 @@ void CpuBackend::Lift(const LiftSite& site, const float* x, int64_t tokens,
   });
 }
 
+namespace {
+
+int64_t Pitch(const LiftedMatrix& w) { return w.pitch > 0 ? w.pitch : w.rows; }
+
+}  // namespace
+
 void CpuBackend::PlanStage(const LiftedMatrix& w, size_t stage, const CpuLiftedActivations& u,
                            std::span<const uint8_t> variants, StagePlan& plan) {
   const LiftedMatrix::Stage& s = w.stages[stage];
@@ -169,7 +175,7 @@ void CpuBackend::PlanStage(const LiftedMatrix& w, size_t stage, const CpuLiftedA
 
 // Rows [row, row_end) of one or two row tiles; all of them belong to `segment`.
 void CpuBackend::SignSegment(const LiftedMatrix::Stage& s, const ParityTables& parity,
-                             const Segment& segment, int64_t padded, int64_t rows, int64_t row,
+                             const Segment& segment, int64_t padded, int64_t pitch, int64_t row,
                              int64_t row_end, float* y, int thread) {
   const int64_t blocks = padded / kTileColumns;
   const int derived = s.code->derived;
@@ -211,7 +217,7 @@ void CpuBackend::SignSegment(const LiftedMatrix::Stage& s, const ParityTables& p
     for (; first < last; ++first) {
       const Reader& reader = segment.readers[first];
       k_.combine({sums, reader.wide ? sums + kTilePair : nullptr, reader.sums[0], reader.sums[1],
-                  reader.coefficient, row_end - row, y + reader.token * rows + row});
+                  reader.coefficient, row_end - row, y + reader.token * pitch + row});
       sums += reader.wide ? 2 * kTilePair : kTilePair;
     }
     column += count;
@@ -222,7 +228,7 @@ void CpuBackend::SignRows(const LiftedMatrix& w, const std::vector<StagePlan>& p
                           int64_t padded, int64_t tokens, int64_t row, int64_t row_end, float* y,
                           int thread) {
   for (int64_t t = 0; t < tokens; ++t) {
-    std::fill(y + t * w.rows + row, y + t * w.rows + row_end, 0.0f);
+    std::fill(y + t * Pitch(w) + row, y + t * Pitch(w) + row_end, 0.0f);
   }
   for (size_t j = 0; j < w.stages.size(); ++j) {
     const std::vector<Segment>& segments = plans[j].segments;
@@ -230,13 +236,13 @@ void CpuBackend::SignRows(const LiftedMatrix& w, const std::vector<StagePlan>& p
     for (const Segment& segment : segments) {
       if (segment.row_end <= from) continue;
       const int64_t to = std::min(row_end, segment.row_end);
-      SignSegment(w.stages[j], plans[j].parity, segment, padded, w.rows, from, to, y, thread);
+      SignSegment(w.stages[j], plans[j].parity, segment, padded, Pitch(w), from, to, y, thread);
       from = to;
       if (from == row_end) break;
     }
   }
   for (int64_t t = 0; t < tokens; ++t) {
-    k_.scale_rows(w.row_scale + row, row_end - row, y + t * w.rows + row);
+    k_.scale_rows(w.row_scale + row, row_end - row, y + t * Pitch(w) + row);
   }
 }
 

@@ -160,6 +160,10 @@ class LiftedFile {
   std::unique_ptr<Impl> impl_;
 };
 
+// Name of the k-th strip of rows of a tensor that is stored in several (an embedding, whose
+// frequent rows deserve more planes than its rare ones).
+std::string StripName(std::string_view tensor, int k);
+
 // True if these first bytes of a file are a lifted file's magic.
 bool LooksLikeLiftedFile(std::span<const std::byte> beginning);
 

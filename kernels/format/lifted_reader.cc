@@ -251,6 +251,10 @@ absl::StatusOr<std::shared_ptr<const LiftedFile>> LiftedFile::FromBytes(ByteSpan
   return Load(std::move(impl), options);
 }
 
+std::string StripName(std::string_view tensor, int k) {
+  return absl::StrCat(std::string(tensor), "#", k);
+}
+
 bool LooksLikeLiftedFile(ByteSpan beginning) {
   return beginning.size() >= format::kMagic.size() &&
          std::memcmp(beginning.data(), format::kMagic.data(), format::kMagic.size()) == 0;

@@ -66,11 +66,15 @@ void ApplySite(const LinearSite& site, const float* x, const RowVariants& rows, 
       const Linear& linear = site.linears[i];
       const float* input = x + run.begin * linear.weight->cols;
       float* output = outputs[i] + run.begin * linear.weight->rows;
-      if (run.full || !linear.weight->lifted) {
+      if (run.full || linear.weight->lifted.empty()) {
         LIFT_CHECK(linear.weight->dense.has_value());
         backend.DenseMatmul(*linear.weight->dense, input, tokens, output);
       } else {
-        products.push_back({linear.weight->lifted, output});
+        int64_t row = 0;
+        for (const LiftedMatrix& strip : linear.weight->lifted) {
+          products.push_back({&strip, output + row});
+          row += strip.rows;
+        }
         lifted_input = input;
       }
     }

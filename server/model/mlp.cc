@@ -121,13 +121,15 @@ void ApplyMlps(const MlpBlock& block, const float* x, int64_t tokens, MlpStep& s
 }
 
 uint64_t MatrixBytes(const Matrix& matrix, int variant, bool full) {
-  if (full || matrix.lifted == nullptr) return matrix.dense->bytes();
+  if (full || matrix.lifted.empty()) return matrix.dense->bytes();
   uint64_t bytes = 2 * static_cast<uint64_t>(matrix.rows);  // binary16 row scales
-  const std::span<const int64_t> rows = matrix.lifted->rows_of(variant);
-  for (size_t j = 0; j < rows.size(); ++j) {
-    bytes += static_cast<uint64_t>(PaddedRows(rows[j]) / kTileRows *
-                                   (PaddedColumns(matrix.cols) / kTileColumns) *
-                                   matrix.lifted->stages[j].code->stored * kTileBytes);
+  for (const LiftedMatrix& strip : matrix.lifted) {
+    const std::span<const int64_t> rows = strip.rows_of(variant);
+    for (size_t j = 0; j < rows.size(); ++j) {
+      bytes += static_cast<uint64_t>(PaddedRows(rows[j]) / kTileRows *
+                                     (PaddedColumns(matrix.cols) / kTileColumns) *
+                                     strip.stages[j].code->stored * kTileBytes);
+    }
   }
   return bytes;
 }

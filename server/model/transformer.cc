@@ -221,12 +221,13 @@ void Transformer::Impl::EmbedRows(std::span<const SequenceChunk> chunks, std::ve
   float* row = out.data();
   for (const SequenceChunk& chunk : chunks) {
     const bool dense =
-        !embedding->lifted || weights->variants()[static_cast<size_t>(chunk.variant)].full;
+        embedding->lifted.empty() || weights->variants()[static_cast<size_t>(chunk.variant)].full;
     for (int32_t token : chunk.tokens) {
       if (dense) {
         backend.DenseRow(*embedding->dense, token, row);
       } else {
-        backend.LiftedRow(*embedding->lifted, token, chunk.variant, row);
+        const auto [strip, strip_row] = embedding->StripOf(token);
+        backend.LiftedRow(*strip, strip_row, chunk.variant, row);
       }
       row += dim;
     }

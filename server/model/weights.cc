@@ -35,11 +35,12 @@ struct Weights::Impl {
   std::map<std::string, Matrix>
       overridden;  // stored forms of the matrices that OverrideDense replaced
   std::map<std::string, std::vector<float>> vectors;
-  std::map<std::string, LiftedMatrix> lifted;
+  std::map<std::string, std::vector<LiftedMatrix>> lifted;
   std::map<std::pair<uint64_t, int64_t>, std::unique_ptr<Rotation>> rotations;
   std::map<std::string, LiftSite> sites;
 
   const Rotation* FindRotation(RotationSpec spec, int64_t dimension);
+  LiftedMatrix Strip(const LiftedTensor& tensor, int64_t pitch);
   absl::Status BindLifted(const layout::MatrixSpec& spec);
   absl::Status BindSite(const layout::SiteSpec& spec);
   LiftedVariant DenseVariant() const;
@@ -55,41 +56,73 @@ const Rotation* Weights::Impl::FindRotation(RotationSpec spec, int64_t dimension
   return slot.get();
 }
 
-absl::Status Weights::Impl::BindLifted(const layout::MatrixSpec& spec) {
-  const LiftedTensor* tensor = file->FindTensor(spec.name);
-  if (!tensor) return Missing(spec.name);
-  if (tensor->rows != spec.rows || tensor->cols != spec.cols) {
-    return WrongShape(spec.name, tensor->rows, tensor->cols, spec.rows, spec.cols);
-  }
-  LiftedMatrix& matrix = lifted[spec.name];
-  matrix.rows = tensor->rows, matrix.cols = tensor->cols;
-  matrix.row_scale = tensor->row_scale.data();
-  matrix.rotation = FindRotation(tensor->rotation, tensor->cols);
-  for (const LiftStage& stage : tensor->stages) {
+LiftedMatrix Weights::Impl::Strip(const LiftedTensor& tensor, int64_t pitch) {
+  LiftedMatrix matrix;
+  matrix.rows = tensor.rows, matrix.cols = tensor.cols, matrix.pitch = pitch;
+  matrix.row_scale = tensor.row_scale.data();
+  matrix.rotation = FindRotation(tensor.rotation, tensor.cols);
+  for (const LiftStage& stage : tensor.stages) {
     matrix.stages.push_back({&file->codes()[static_cast<size_t>(stage.code)], 0, stage.gain,
                              file->planes().data() + stage.offset});
   }
-  const int index = static_cast<int>(tensor - file->tensors().data());
+  const int index = static_cast<int>(&tensor - file->tensors().data());
   for (const LiftedVariant& variant : variants) {
     for (int64_t rows : file->StageRows(index, variant.full ? 0 : variant.plane_bytes)) {
       matrix.stage_rows.push_back(rows);
     }
   }
-  matrices[spec.name] = {spec.name, spec.rows, spec.cols, tensor->source, &matrix};
+  return matrix;
+}
+
+// A matrix is one tensor of its name, or strips of rows named StripName(name, 0), 1, ...
+absl::Status Weights::Impl::BindLifted(const layout::MatrixSpec& spec) {
+  std::vector<const LiftedTensor*> parts;
+  if (const LiftedTensor* whole = file->FindTensor(spec.name)) parts.push_back(whole);
+  int64_t rows = 0;
+  for (int k = 0; parts.empty() || rows < spec.rows; ++k) {
+    if (k == 0 && !parts.empty()) {
+      rows = parts[0]->rows;
+      break;
+    }
+    const LiftedTensor* part = file->FindTensor(StripName(spec.name, k));
+    if (part == nullptr) return Missing(k == 0 ? spec.name : StripName(spec.name, k));
+    parts.push_back(part);
+    rows += part->rows;
+  }
+  Matrix& matrix = matrices[spec.name];
+  matrix = {spec.name, spec.rows, spec.cols, parts[0]->source, {}};
+  std::vector<LiftedMatrix>& strips = lifted[spec.name];
+  for (const LiftedTensor* part : parts) {
+    if (rows != spec.rows || part->cols != spec.cols)
+      return WrongShape(part->name, rows, part->cols, spec.rows, spec.cols);
+    strips.push_back(Strip(*part, spec.rows));
+    if (!part->source || part == parts[0]) continue;
+    // The strips' sources must lie end to end: they are read as one matrix.
+    DenseMatrixView& dense = *matrix.dense;
+    if (part->source->type != dense.type || part->source->data != dense.data + dense.bytes()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the source of '", part->name, "' does not continue the strip before it"));
+    }
+    dense.rows += part->rows;
+  }
+  matrix.lifted = strips;
   return absl::OkStatus();
 }
 
 absl::Status Weights::Impl::BindSite(const layout::SiteSpec& spec) {
   LiftSite& site = sites[spec.name];
+  std::vector<LiftedMatrix*> readers;
   for (const std::string& name : spec.matrices) {
-    LiftedMatrix& matrix = lifted.at(name);
-    if (site.rotation && site.rotation != matrix.rotation) {
+    for (LiftedMatrix& matrix : lifted.at(name)) readers.push_back(&matrix);
+  }
+  for (LiftedMatrix* matrix : readers) {
+    if (site.rotation && site.rotation != matrix->rotation) {
       return absl::InvalidArgumentError(
           absl::StrCat("the tensors that read '", spec.name, "' are rotated differently"));
     }
-    site.rotation = matrix.rotation;
-    site.cols = matrix.cols;
-    for (LiftedMatrix::Stage& stage : matrix.stages) {
+    site.rotation = matrix->rotation;
+    site.cols = matrix->cols;
+    for (LiftedMatrix::Stage& stage : matrix->stages) {
       const auto at = std::find(site.codes.begin(), site.codes.end(), stage.code);
       stage.slot = static_cast<int>(at - site.codes.begin());
       if (at == site.codes.end()) site.codes.push_back(stage.code);
@@ -99,11 +132,10 @@ absl::Status Weights::Impl::BindSite(const layout::SiteSpec& spec) {
   site.wide.assign(variants.size() * slots, 0);
   site.used.assign(variants.size() * slots, 0);
   for (size_t v = 0; v < variants.size(); ++v) {
-    for (const std::string& name : spec.matrices) {
-      const LiftedMatrix& matrix = lifted.at(name);
-      for (size_t j = 0; j < matrix.stages.size(); ++j) {
-        if (matrix.rows_of(static_cast<int>(v))[j] == 0) continue;
-        const size_t at = v * slots + static_cast<size_t>(matrix.stages[j].slot);
+    for (const LiftedMatrix* matrix : readers) {
+      for (size_t j = 0; j < matrix->stages.size(); ++j) {
+        if (matrix->rows_of(static_cast<int>(v))[j] == 0) continue;
+        const size_t at = v * slots + static_cast<size_t>(matrix->stages[j].slot);
         site.used[at] = 1;
         site.wide[at] |= static_cast<int>(j) < variants[v].wide_stages;
       }
@@ -162,7 +194,7 @@ absl::StatusOr<std::shared_ptr<Weights>> Weights::FromCheckpoint(
     if (view->rows != spec.rows || view->cols != spec.cols) {
       return WrongShape(spec.name, view->rows, view->cols, spec.rows, spec.cols);
     }
-    impl->matrices[spec.name] = {spec.name, spec.rows, spec.cols, view, nullptr};
+    impl->matrices[spec.name] = {spec.name, spec.rows, spec.cols, view, {}};
   }
   for (const auto& spec : layout::Vectors(impl->config)) {
     const auto view = checkpoint->Find(spec.name);
@@ -232,7 +264,7 @@ void Weights::OverrideDense(const std::string& name, const float* values) {
     impl_->overridden.erase(name);
     return;
   }
-  matrix.lifted = nullptr;
+  matrix.lifted = {};
   matrix.dense = DenseMatrixView{DType::kF32, matrix.rows, matrix.cols,
                                  reinterpret_cast<const std::byte*>(values)};
 }

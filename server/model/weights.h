@@ -22,7 +22,14 @@ struct Matrix {
   std::string name;
   int64_t rows = 0, cols = 0;
   std::optional<DenseMatrixView> dense;
-  const LiftedMatrix* lifted = nullptr;
+  // The lifted form: strips of rows, top to bottom (most matrices are one strip); empty = none.
+  std::span<const LiftedMatrix> lifted;
+  // The strip that holds `row`, and the row's number in it.
+  std::pair<const LiftedMatrix*, int64_t> StripOf(int64_t row) const {
+    size_t i = 0;
+    for (; row >= lifted[i].rows; ++i) row -= lifted[i].rows;
+    return {&lifted[i], row};
+  }
 };
 
 // Immutable after loading except for OverrideDense; thread-safe for readers.

@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "server/model/weights.h"
+#include "tests/bench/bench_codes.h"
 #include "tests/bench/bench_kernels.h"
 #include "tests/bench/bench_model.h"
 #include "tests/bench/read_loop.h"
@@ -292,10 +293,12 @@ int main(int argc, char** argv) {
       "Example: lift-bench --model model.lift --batch 1,8 --context 128,1024 --json"};
   lift::bench::Flags flags;
   lift::bench::DeclareFlags(app, flags);
+  const lift::bench::CodesCommand codes(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : lift::bench::kWrongInput;
   }
+  if (codes.selected()) return codes.Run();
   return lift::bench::Run(flags);
 }

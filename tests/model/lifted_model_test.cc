@@ -83,6 +83,7 @@ class LiftedModel : public ::testing::TestWithParam<std::string> {};
 // quantization of activations.
 TEST_P(LiftedModel, EqualsDenseWeightsDecodedFromItsBits) {
   RandomModelOptions options = OptionsOf(GetParam());
+  options.strips = GetParam() == "tied";
   options.wide_stages = 3;
   const auto weights = RandomModel::Load(options);
   ASSERT_NE(weights, nullptr);
@@ -94,9 +95,10 @@ TEST_P(LiftedModel, EqualsDenseWeightsDecodedFromItsBits) {
     std::vector<std::vector<float>> dense;
     for (const auto& spec : layout::Matrices(weights->config())) {
       std::vector<float>& values = dense.emplace_back();
-      const LiftedMatrix& matrix = *(*weights->GetMatrix(spec.name))->lifted;
+      const Matrix& matrix = **weights->GetMatrix(spec.name);
       for (int64_t r = 0; r < spec.rows; ++r) {
-        const std::vector<float> row = DecodeRow(matrix, r, variant);
+        const auto [strip, strip_row] = matrix.StripOf(r);
+        const std::vector<float> row = DecodeRow(*strip, strip_row, variant);
         values.insert(values.end(), row.begin(), row.end());
       }
       weights->OverrideDense(spec.name, values.data());
@@ -119,7 +121,9 @@ TEST_P(LiftedModel, EqualsDenseWeightsDecodedFromItsBits) {
 }
 
 TEST(LiftedModelFull, EqualsTheSourceTensors) {
-  const auto weights = RandomModel::Load();
+  RandomModelOptions options;
+  options.strips = true;  // their sources, end to end, are one matrix
+  const auto weights = RandomModel::Load(options);
   ASSERT_NE(weights, nullptr);
   TestModel model(weights);
   const std::vector<int32_t> tokens = RandomTokens(12, 2);

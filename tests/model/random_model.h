@@ -56,6 +56,8 @@ inline ModelConfig FamilyConfig(const std::string& family) {
 }
 
 // What a test may bend before the file is written.
+inline constexpr int64_t kFirstStrip = 32;
+
 struct RandomModelOptions {
   ModelConfig config = TinyConfig();
   bool full = true;
@@ -63,6 +65,7 @@ struct RandomModelOptions {
   std::string leave_out;       // tensor or vector not written
   std::string wrong_shape;     // tensor written with 16 rows more
   std::string wrong_rotation;  // tensor rotated by a seed of its own
+  bool strips = false;  // vocabulary matrices in two strips of rows, the first of kFirstStrip
 };
 
 class RandomModel {
@@ -123,11 +126,6 @@ class RandomModel {
   void AddMatrix(const layout::MatrixSpec& spec) {
     if (spec.name == options_.leave_out) return;
     const int64_t rows = spec.rows + (spec.name == options_.wrong_shape ? 16 : 0);
-    std::vector<std::pair<int, int>> codes = {{two_, 2}, {one_, 1}};
-    if (stages_.size() % 2 == 0) codes.push_back({two_, 2});
-    first_stage_bytes_ += Bytes(rows, spec.cols, 2);
-    second_stage_bytes_ += Bytes(rows, spec.cols, 1);
-    stages_.push_back(static_cast<int>(codes.size()));
     std::vector<uint16_t>& source = sources_[spec.name];
     for (int64_t i = 0; i < rows * spec.cols; ++i) {
       source.push_back(FloatToHalf(0.2f * (static_cast<float>(random_() % 1000) / 1000 - 0.5f)));
@@ -136,7 +134,21 @@ class RandomModel {
                                reinterpret_cast<const std::byte*>(source.data())};
     const uint64_t seed =
         spec.name == options_.wrong_rotation ? 99 : static_cast<uint64_t>(spec.cols);
-    AddRandomTensor(writer_, spec.name, rows, spec.cols, {true, seed}, codes, random_, 0.08f,
+    const int64_t first =
+        options_.strips && spec.rows == options_.config.vocab_size ? kFirstStrip : rows;
+    AddStrip(first == rows ? spec.name : StripName(spec.name, 0), seed, view, 0, first);
+    if (first < rows) AddStrip(StripName(spec.name, 1), seed, view, first, rows - first);
+  }
+  void AddStrip(const std::string& name, uint64_t seed, DenseMatrixView view, int64_t begin,
+                int64_t rows) {
+    std::vector<std::pair<int, int>> codes = {{two_, 2}, {one_, 1}};
+    if (stages_.size() % 2 == 0) codes.push_back({two_, 2});
+    first_stage_bytes_ += Bytes(rows, view.cols, 2);
+    second_stage_bytes_ += Bytes(rows, view.cols, 1);
+    stages_.push_back(static_cast<int>(codes.size()));
+    view.data = view.row(begin);
+    view.rows = rows;
+    AddRandomTensor(writer_, name, rows, view.cols, {true, seed}, codes, random_, 0.08f,
                     options_.full ? std::optional(view) : std::nullopt);
   }
   static uint64_t Bytes(int64_t rows, int64_t cols, int stored) {

@@ -76,7 +76,7 @@ TEST(Weights, SitesShareSlotsAndKnowWhatVariantsRead) {
   ASSERT_EQ(site->codes.size(), 2u);  // three tensors, two distinct codes
   const auto matrix = weights->GetMatrix("model.layers.0.self_attn.q_proj.weight");
   ASSERT_TRUE(matrix.ok());
-  const LiftedMatrix& lifted = *(*matrix)->lifted;
+  const LiftedMatrix& lifted = (*matrix)->lifted[0];
   EXPECT_EQ(lifted.rotation, site->rotation);
   for (const LiftedMatrix::Stage& stage : lifted.stages) {
     EXPECT_EQ(site->codes[static_cast<size_t>(stage.slot)], stage.code);
@@ -98,21 +98,42 @@ TEST(Weights, SitesShareSlotsAndKnowWhatVariantsRead) {
   EXPECT_EQ(weights->FindSite("no.such.site"), nullptr);
 }
 
+TEST(Weights, StripsMustCoverTheMatrix) {
+  RandomModelOptions options;
+  options.strips = true;
+  const auto weights = RandomModel::Load(options);
+  ASSERT_NE(weights, nullptr);
+  const Matrix& matrix = **weights->GetMatrix("model.embed_tokens.weight");
+  ASSERT_EQ(matrix.lifted.size(), 2u);
+  EXPECT_EQ(matrix.lifted[0].rows + matrix.lifted[1].rows, matrix.rows);
+  EXPECT_EQ(matrix.lifted[1].pitch, matrix.rows);
+  EXPECT_EQ(matrix.StripOf(testing::kFirstStrip - 1).first, &matrix.lifted[0]);
+  EXPECT_EQ(matrix.StripOf(testing::kFirstStrip),
+            (std::pair<const LiftedMatrix*, int64_t>(&matrix.lifted[1], 0)));
+  ASSERT_TRUE(matrix.dense.has_value());
+  EXPECT_EQ(matrix.dense->rows, matrix.rows);
+  options.wrong_shape = "model.embed_tokens.weight";  // 16 rows more than the configuration says
+  const auto file = RandomModel(options).Write();
+  ASSERT_TRUE(file.ok());
+  const auto refused = Weights::FromLiftedFile(*file);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST(Weights, OverrideReplacesAndRestores) {
   const auto weights = RandomModel::Load();
   ASSERT_NE(weights, nullptr);
   const Matrix* matrix = *weights->GetMatrix(kGate);
-  const LiftedMatrix* lifted = matrix->lifted;
+  const LiftedMatrix* lifted = matrix->lifted.data();
   const std::vector<float> values(80 * 48, 1.f), other(80 * 48, 2.f);
   weights->OverrideDense(kGate, values.data());
-  EXPECT_EQ(matrix->lifted, nullptr);
+  EXPECT_TRUE(matrix->lifted.empty());
   EXPECT_EQ(matrix->dense->data, reinterpret_cast<const std::byte*>(values.data()));
   weights->OverrideDense(kGate, other.data());
   weights->OverrideDense(kGate, nullptr);
-  EXPECT_EQ(matrix->lifted, lifted);
+  EXPECT_EQ(matrix->lifted.data(), lifted);
   EXPECT_EQ(matrix->dense->type, DType::kF16);
   weights->OverrideDense(kGate, nullptr);  // restoring twice is harmless
-  EXPECT_EQ(matrix->lifted, lifted);
+  EXPECT_EQ(matrix->lifted.data(), lifted);
 }
 
 TEST(Weights, OpenTellsKindsApart) {
