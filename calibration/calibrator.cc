@@ -228,8 +228,10 @@ class Calibrator {
             {LiftTensor(part, &w[static_cast<size_t>(strip.begin * cols)], strip.rows, cols,
                         rotation, spec, metric, chain, encoder_, *backend_, pool_),
              &rotation, &chain, checkpoint_->Find(name)});
+        DenseMatrixView& source = *tensors_.back().source;
+        source.data = source.row(strip.begin);
+        source.rows = strip.rows;
         const LiftedTensorBits& bits = tensors_.back().bits;
-        SliceRows(*tensors_.back().source, strip);
         // What the strip adds to the error of the matrix's use.
         matrix.shares.push_back(strip.weight * bits.energy * bits.error[1]);
         left += matrix.shares.back();
@@ -239,11 +241,6 @@ class Calibrator {
       matrix.probed.error = energy > 0 ? left / energy : 0.0;
       probed_.push_back(std::move(matrix));
     }
-  }
-
-  static void SliceRows(DenseMatrixView& view, const Strip& strip) {
-    view.data = view.row(strip.begin);
-    view.rows = strip.rows;
   }
 
   absl::Status LiftLayers() {
