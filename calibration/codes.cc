@@ -86,8 +86,6 @@ LiftCode DefaultCode(int bits) {
   return *FindCode(kNames[bits - 1]);
 }
 
-LiftCode StageCode(int bits, size_t) { return DefaultCode(bits); }
-
 void ReconstructRow(const LiftCode& code, const uint8_t* bits, int64_t n, float* out) {
   const int streams = code.streams();
   // signs[t * streams + r] in {0, 1}

@@ -19,10 +19,6 @@ std::vector<std::string> CodeNames();
 // The default code for a stage of `bits` stored bits (1 to 4).
 LiftCode DefaultCode(int bits);
 
-// The code of stage `index` of a chain: a first stage meets a Gaussian source, later ones what is
-// left of it.
-LiftCode StageCode(int bits, size_t index);
-
 // Unit-variance reconstruction of one circular row: bits [n] (stored bits of a column in the low
 // `stored` bits) -> out [n].
 void ReconstructRow(const LiftCode& code, const uint8_t* bits, int64_t n, float* out);

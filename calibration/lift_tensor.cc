@@ -112,7 +112,7 @@ std::vector<StageSpec> MakeStages(const std::vector<int>& sizes) {
   std::vector<StageSpec> chain;
   for (size_t j = 0; j < sizes.size(); ++j) {
     StageSpec stage;
-    stage.code = StageCode(sizes[j], j);
+    stage.code = DefaultCode(sizes[j]);
     stage.damping = j == 0 ? 0.3 : 0.1;
     // A table a little wide leaves the next stage no tail; a next stage of one bit gains nothing
     // from it (measured on real layers).

@@ -78,12 +78,8 @@ LiftedMatrix Weights::Impl::Strip(const LiftedTensor& tensor, int64_t pitch) {
 absl::Status Weights::Impl::BindLifted(const layout::MatrixSpec& spec) {
   std::vector<const LiftedTensor*> parts;
   if (const LiftedTensor* whole = file->FindTensor(spec.name)) parts.push_back(whole);
-  int64_t rows = 0;
-  for (int k = 0; parts.empty() || rows < spec.rows; ++k) {
-    if (k == 0 && !parts.empty()) {
-      rows = parts[0]->rows;
-      break;
-    }
+  int64_t rows = parts.empty() ? 0 : parts[0]->rows;
+  for (int k = 0; parts.size() == static_cast<size_t>(k) && rows < spec.rows; ++k) {
     const LiftedTensor* part = file->FindTensor(StripName(spec.name, k));
     if (part == nullptr) return Missing(k == 0 ? spec.name : StripName(spec.name, k));
     parts.push_back(part);
@@ -96,8 +92,12 @@ absl::Status Weights::Impl::BindLifted(const layout::MatrixSpec& spec) {
     if (rows != spec.rows || part->cols != spec.cols)
       return WrongShape(part->name, rows, part->cols, spec.rows, spec.cols);
     strips.push_back(Strip(*part, spec.rows));
-    if (!part->source || part == parts[0]) continue;
+    if (part == parts[0] || (!part->source && !matrix.dense)) continue;
     // The strips' sources must lie end to end: they are read as one matrix.
+    if (!part->source || !matrix.dense) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("some strips of '", spec.name, "' have their source and some have not"));
+    }
     DenseMatrixView& dense = *matrix.dense;
     if (part->source->type != dense.type || part->source->data != dense.data + dense.bytes()) {
       return absl::InvalidArgumentError(

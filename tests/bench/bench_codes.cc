@@ -58,7 +58,7 @@ ChainResult Measure(const std::string& name, const std::vector<int>& chain, int6
   power /= static_cast<double>(x.size());
   const auto begin = std::chrono::steady_clock::now();
   for (size_t j = 0; j < chain.size(); ++j) {
-    const LiftCode code = StageCode(chain[j], j);
+    const LiftCode code = DefaultCode(chain[j]);
     out.bits += chain[j];
     out.codes.push_back(code.name);
     const double table_scale = j + 1 < chain.size() ? scale : 1.0;
