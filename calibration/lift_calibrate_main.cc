@@ -4,9 +4,11 @@
 #include <cmath>
 #include <cstdio>
 #include <iostream>
+#include <string_view>
 
 #include "CLI/CLI.hpp"
 #include "calibration/calibrator.h"
+#include "calibration/export/export_command.h"
 #include "nlohmann/json.hpp"
 
 namespace {
@@ -29,6 +31,7 @@ void Describe(CLI::App& app, Arguments& a) {
   app.footer(
       "Example:\n  lift-calibrate --model model.gguf --calib text.txt --bits 2,3,4,6 --out "
       "model.lift\n"
+      "lift-calibrate export --help: one variant as safetensors or ONNX.\n"
       "Exit codes: 0 done, 1 the work failed, 2 the command line or an input is wrong.");
   app.add_option("--model", a.options.model_path, "Hugging Face folder or GGUF file")->required();
   app.add_option("--calib", a.options.calib_paths,
@@ -168,6 +171,8 @@ void PrintTable(const lift::CalibrationResult& result) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc > 1 && std::string_view(argv[1]) == "export")
+    return lift::ExportMain(argc - 1, argv + 1);
   CLI::App app;
   Arguments arguments;
   Describe(app, arguments);

@@ -91,7 +91,10 @@ void ApplySite(const LinearSite& site, const float* x, const RowVariants& rows, 
   }
 }
 
-RopeTable::RopeTable(const RopeConfig& config) {
+namespace {
+
+std::vector<double> Frequencies(const RopeConfig& config) {
+  std::vector<double> frequencies;
   for (int64_t i = 0; i < config.dimension / 2; ++i) {
     double frequency = std::pow(
         config.theta, -2.0 * static_cast<double>(i) / static_cast<double>(config.dimension));
@@ -108,9 +111,19 @@ RopeTable::RopeTable(const RopeConfig& config) {
     }
     if (!config.frequency_factors.empty())
       frequency /= config.frequency_factors[static_cast<size_t>(i)];
-    frequencies_.push_back(frequency);
+    frequencies.push_back(frequency);
   }
+  return frequencies;
 }
+
+}  // namespace
+
+std::vector<float> RopeFrequencies(const RopeConfig& config) {
+  const std::vector<double> frequencies = Frequencies(config);
+  return {frequencies.begin(), frequencies.end()};
+}
+
+RopeTable::RopeTable(const RopeConfig& config) : frequencies_(Frequencies(config)) {}
 
 void RopeTable::CopyRows(int64_t position, int64_t count, float* out) {
   const int64_t half = static_cast<int64_t>(frequencies_.size()), row = 2 * half;

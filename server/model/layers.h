@@ -58,6 +58,9 @@ absl::StatusOr<LinearSite> BindSite(const Weights& weights, const layout::SiteSp
 void ApplySite(const LinearSite& site, const float* x, const RowVariants& rows, Backend& backend,
                LiftedActivations& scratch, std::span<float* const> outputs);
 
+// Angle per position of each rotated pair, scaling applied: [dimension / 2].
+std::vector<float> RopeFrequencies(const RopeConfig& config);
+
 // Cosines and sines of rotary positions, computed in double and kept for every position seen.
 class RopeTable {
  public:

@@ -45,6 +45,19 @@ std::string Fill(std::string_view pattern, const std::vector<std::string>& numbe
   return out;
 }
 
+// By the first rule whose side `from` fits all but the last component.
+std::string Rename(std::span<const NameRule> rules, std::string_view name,
+                   std::string_view NameRule::*from, std::string_view NameRule::*to) {
+  const size_t dot = name.rfind('.');
+  if (dot == std::string_view::npos) return std::string(name);
+  std::vector<std::string> numbers;
+  for (const NameRule& rule : rules) {
+    if (Match(rule.*from, name.substr(0, dot), numbers))
+      return Fill(rule.*to, numbers) + std::string(name.substr(dot));
+  }
+  return std::string(name);
+}
+
 absl::Status DoesNotSplit(const std::string& name, const StoredTensor& tensor,
                           const std::string& wanted) {
   return absl::InvalidArgumentError(absl::StrCat("tensor ", Quoted(name), " has shape [",
@@ -107,14 +120,11 @@ std::string SupportedNames(bool gguf) {
 }
 
 std::string CanonicalName(std::span<const NameRule> rules, std::string_view name) {
-  const size_t dot = name.rfind('.');
-  if (dot == std::string_view::npos) return std::string(name);
-  std::vector<std::string> numbers;
-  for (const NameRule& rule : rules) {
-    if (Match(rule.stored, name.substr(0, dot), numbers))
-      return Fill(rule.canonical, numbers) + std::string(name.substr(dot));
-  }
-  return std::string(name);
+  return Rename(rules, name, &NameRule::stored, &NameRule::canonical);
+}
+
+std::string StoredName(std::span<const NameRule> rules, std::string_view canonical) {
+  return Rename(rules, canonical, &NameRule::canonical, &NameRule::stored);
 }
 
 absl::Status SplitRows(StoredTensors& tensors, const std::string& name,

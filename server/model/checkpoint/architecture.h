@@ -32,6 +32,14 @@ struct NameRule {
   std::string_view stored, canonical;
 };
 
+// A tensor that Hugging Face folders hold as one and the graph as several (canonical names): the
+// parts' rows lie as [heads][parts][rows of a part / heads].
+struct FusedTensor {
+  std::string name;
+  std::vector<std::string> parts;
+  int64_t heads = 1;
+};
+
 struct Architecture {
   std::string_view name;      // Hugging Face's model_type
   std::string_view hf_class;  // what config.json's "architectures" names
@@ -44,9 +52,13 @@ struct Architecture {
   // nothing. Called after the common fields.
   absl::Status (*read_hf)(const JsonFields& fields, ModelConfig& config) = nullptr;
   absl::Status (*read_gguf)(const GgufFile& file, ModelConfig& config) = nullptr;
+  // The inverse of read_hf: adds the fields of config.json beyond the common ones; null: none.
+  void (*write_hf)(const ModelConfig& config, nlohmann::json& fields) = nullptr;
   // Splits fused tensors (already under canonical names) into those that the graph binds; null:
   // none are fused. `gguf` tells how rows are ordered.
   absl::Status (*split)(const ModelConfig& config, bool gguf, StoredTensors& tensors) = nullptr;
+  // What Hugging Face folders store fused, for writing them; null: nothing.
+  std::vector<FusedTensor> (*fused)(const ModelConfig& config) = nullptr;
 };
 
 std::span<const Architecture> Architectures();
@@ -58,6 +70,8 @@ std::string SupportedNames(bool gguf);
 
 // The canonical name by the first rule that fits, or `name` itself.
 std::string CanonicalName(std::span<const NameRule> rules, std::string_view name);
+// Its inverse: what a folder calls the tensor.
+std::string StoredName(std::span<const NameRule> rules, std::string_view canonical);
 
 // Replaces `name` [n * rows, ...] by views of equal kind: the parts' names with their rows, in
 // order. Nothing if `name` is absent. INVALID_ARGUMENT if the rows do not add up.

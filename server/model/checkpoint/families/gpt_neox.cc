@@ -49,6 +49,15 @@ absl::Status ReadHf(const JsonFields& fields, ModelConfig& config) {
   return absl::OkStatus();
 }
 
+void WriteHf(const ModelConfig& config, nlohmann::json& fields) {
+  fields["layer_norm_eps"] = config.rms_norm_eps;
+  fields["use_parallel_residual"] = config.parallel_residual;
+  fields["attention_bias"] = config.attention_bias;
+  fields["rotary_emb_base"] = config.rope.theta;
+  fields["rotary_pct"] =
+      static_cast<double>(config.rope.dimension) / static_cast<double>(config.head_dim);
+}
+
 absl::Status ReadGguf(const GgufFile& file, ModelConfig& config) {
   SetShape(config);
   LIFT_ASSIGN_OR_RETURN(const double eps,
@@ -62,19 +71,29 @@ absl::Status ReadGguf(const GgufFile& file, ModelConfig& config) {
   return absl::OkStatus();
 }
 
-// Hugging Face stores q, k, v head by head; the GGUF converter one after the other.
-absl::Status Split(const ModelConfig& config, bool gguf, StoredTensors& tensors) {
-  const int64_t rows = config.num_heads * config.head_dim;
+std::vector<FusedTensor> Fused(const ModelConfig& config) {
+  std::vector<FusedTensor> fused;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     const std::string attention = absl::StrCat("model.layers.", layer, ".self_attn.");
     for (const char* kind : {".weight", ".bias"}) {
-      const std::string fused = absl::StrCat(attention, "qkv", kind),
-                        q = absl::StrCat(attention, "q_proj", kind),
-                        k = absl::StrCat(attention, "k_proj", kind),
-                        v = absl::StrCat(attention, "v_proj", kind);
-      LIFT_RETURN_IF_ERROR(gguf ? SplitRows(tensors, fused, {{q, rows}, {k, rows}, {v, rows}})
-                                : SplitHeads(tensors, fused, {q, k, v}, config.num_heads));
+      if (kind[1] == 'b' && !config.attention_bias) continue;
+      FusedTensor tensor{absl::StrCat(attention, "qkv", kind), {}, config.num_heads};
+      for (const char* part : {"q_proj", "k_proj", "v_proj"})
+        tensor.parts.push_back(absl::StrCat(attention, part, kind));
+      fused.push_back(std::move(tensor));
     }
+  }
+  return fused;
+}
+
+// Hugging Face stores q, k, v head by head; the GGUF converter one after the other.
+absl::Status Split(const ModelConfig& config, bool gguf, StoredTensors& tensors) {
+  const int64_t rows = config.num_heads * config.head_dim;
+  for (const FusedTensor& fused : Fused(config)) {
+    std::vector<RowPart> parts;
+    for (const std::string& part : fused.parts) parts.push_back({part, rows});
+    LIFT_RETURN_IF_ERROR(gguf ? SplitRows(tensors, fused.name, parts)
+                              : SplitHeads(tensors, fused.name, fused.parts, fused.heads));
   }
   return absl::OkStatus();
 }
@@ -88,6 +107,8 @@ Architecture GptNeoX() {
   a.read_hf = ReadHf;
   a.read_gguf = ReadGguf;
   a.split = Split;
+  a.write_hf = WriteHf;
+  a.fused = Fused;
   return a;
 }
 

@@ -10,6 +10,11 @@ absl::Status ReadHf(const JsonFields& fields, ModelConfig& config) {
   return absl::OkStatus();
 }
 
+void WriteHf(const ModelConfig& config, nlohmann::json& fields) {
+  fields["attention_bias"] = config.attention_bias;
+  fields["mlp_bias"] = config.mlp_bias;
+}
+
 }  // namespace
 
 std::span<const NameRule> LlamaGgufNames() {
@@ -42,6 +47,7 @@ absl::Status BiasesFromGguf(const GgufFile& file, ModelConfig& config) {
 Architecture Llama() {
   Architecture a{"llama", "LlamaForCausalLM", "llama", {}, LlamaGgufNames()};
   a.read_hf = ReadHf;
+  a.write_hf = WriteHf;
   a.read_gguf = BiasesFromGguf;
   return a;
 }

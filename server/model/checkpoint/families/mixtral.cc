@@ -45,6 +45,11 @@ absl::Status ReadGguf(const GgufFile& file, ModelConfig& config) {
   return BiasesFromGguf(file, config);
 }
 
+void WriteHf(const ModelConfig& config, nlohmann::json& fields) {
+  fields["num_local_experts"] = config.num_experts;
+  fields["num_experts_per_tok"] = config.experts_per_token;
+}
+
 absl::Status Split(const ModelConfig& config, bool, StoredTensors& tensors) {
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     const std::string mlp = absl::StrCat("model.layers.", layer, ".mlp.");
@@ -63,6 +68,7 @@ Architecture Mixtral() {
   Architecture a{"mixtral", "MixtralForCausalLM", "llama", kHfNames, GgufNames()};
   a.sliding_window = true;
   a.read_hf = ReadHf;
+  a.write_hf = WriteHf;
   a.read_gguf = ReadGguf;
   a.split = Split;
   return a;

@@ -15,6 +15,10 @@ absl::Status ReadQwen3(const JsonFields& fields, ModelConfig& config) {
   return absl::OkStatus();
 }
 
+void WriteQwen3(const ModelConfig& config, nlohmann::json& fields) {
+  fields["attention_bias"] = config.attention_bias;
+}
+
 absl::Status ReadQwen3Gguf(const GgufFile& file, ModelConfig& config) {
   config.qk_norm = true;
   return BiasesFromGguf(file, config);
@@ -32,6 +36,7 @@ Architecture Qwen2() {
 Architecture Qwen3() {
   Architecture a{"qwen3", "Qwen3ForCausalLM", "qwen3", {}, LlamaGgufNames()};
   a.read_hf = ReadQwen3;
+  a.write_hf = WriteQwen3;
   a.read_gguf = ReadQwen3Gguf;
   return a;
 }
