@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "kernels/base/dtype.h"
+#include "kernels/base/kv_format.h"
 #include "kernels/base/status.h"
 #include "kernels/format/lifted_file.h"
 #include "kernels/format/rotation.h"
@@ -90,6 +91,11 @@ struct AttentionShape {
   int64_t block_tokens = 0;
   float scale = 0;     // usually 1 / sqrt(head_dim)
   int64_t window = 0;  // keys a query sees, its own included; 0 = all
+  KvFormat format = KvFormat::kF32;
+  // Bytes of one block of one layer's cache.
+  int64_t block_bytes() const {
+    return 2 * kv_heads * block_tokens * KvHeadBytes(format, head_dim);
+  }
 };
 
 class Backend {
@@ -126,14 +132,18 @@ class Backend {
   virtual void Rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim, int64_t rotary_dim,
                     const float* cos_sin, bool interleaved) = 0;
   // Stores k, v [tokens, kv_heads, head_dim] of the sequences into one layer's paged cache.
-  // cache: [blocks][2 (k, v)][kv_heads][block_tokens][head_dim] f32.
-  virtual void WriteKv(float* cache, const AttentionShape& shape,
+  // cache: [blocks] of block_bytes(): a head's keys [head_dim][block_tokens] for every key/value
+  // head, then a head's values [block_tokens][head_dim] for each, then (kInt8) the scales of the
+  // keys and of the values, f32 [2][kv_heads][block_tokens]. kF16 keeps what leaves its range as
+  // its largest number.
+  virtual void WriteKv(std::byte* cache, const AttentionShape& shape,
                        std::span<const AttentionSequence> sequences, const float* k,
                        const float* v) = 0;
   // Causal grouped-query attention over the last `window` keys. q, out: [tokens, heads, head_dim].
   // Each output row depends only on its own sequence and is computed in the same order whatever
-  // else is in the batch.
-  virtual void Attention(const float* cache, const AttentionShape& shape,
+  // else is in the batch: the same bits for every chunking, batch, thread count, instruction set
+  // and block size.
+  virtual void Attention(const std::byte* cache, const AttentionShape& shape,
                          std::span<const AttentionSequence> sequences, const float* q,
                          float* out) = 0;
 

@@ -34,8 +34,8 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const Weights& we
 
 // State blocks for the configured memory.
 absl::StatusOr<int64_t> StateBlocks(const ServerConfig& config, const ModelConfig& model) {
-  const int64_t block_bytes = 2 * model.num_layers * model.num_kv_heads * model.head_dim *
-                              kBlockTokens * static_cast<int64_t>(sizeof(float));
+  const int64_t block_bytes = 2 * model.num_layers * model.num_kv_heads * kBlockTokens *
+                              KvHeadBytes(*ParseKvFormat(config.kv_cache), model.head_dim);
   const int64_t context_blocks = (model.max_context + kBlockTokens - 1) / kBlockTokens;
   int64_t blocks =
       std::max<int64_t>(std::min(4 * context_blocks, kDefaultStateBytes / block_bytes), 1);
@@ -172,11 +172,14 @@ absl::StatusOr<std::unique_ptr<ServingModel>> LoadServingModel(const ServerConfi
   Transformer::Options options;
   options.block_tokens = kBlockTokens;
   options.num_blocks = blocks;
+  options.kv_format = *ParseKvFormat(config.kv_cache);
   options.reserve_tokens = config.prefill_chunk + config.max_batch;
   LIFT_ASSIGN_OR_RETURN(out->transformer,
                         Transformer::Create(out->weights, *out->backend, options));
   out->model = std::make_unique<VariantSubset>(*out->transformer, std::move(kept));
   FillInfo(*out->weights, config.model, *out);
+  out->info.kv_format = config.kv_cache;
+  out->info.state_bytes_per_token = out->transformer->bytes_per_block() / kBlockTokens;
   // Opening checked every byte; what is not served need not stay.
   std::vector<int> served(out->model->variants().size());
   std::iota(served.begin(), served.end(), 0);

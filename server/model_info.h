@@ -28,6 +28,7 @@ struct ModelInfo {
   std::vector<VariantInfo> variants;  // ascending precision, as the engine's
   uint64_t resident_bytes = 0;        // weights, all variants together
   uint64_t state_bytes = 0, workspace_bytes = 0;
+  int64_t state_bytes_per_token = 0;
   std::string device = "cpu", device_description, kv_format = "f32";
 };
 

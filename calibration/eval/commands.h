@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/base/kv_format.h"
 #include "kernels/base/status.h"
 #include "server/engine/sampler.h"
 
@@ -15,6 +16,8 @@ struct CommonOptions {
   std::string text_path;  // commands that read a text
   int threads = 0;        // 0 = all cores
   bool json = false;
+  std::string kv_cache = std::string(KvFormatName(kDefaultKvFormat));  // checked by the parser
+  KvFormat kv_format() const { return *ParseKvFormat(kv_cache); }
 };
 
 struct PerplexityOptions {

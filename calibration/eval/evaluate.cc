@@ -18,8 +18,10 @@ constexpr int64_t kSliceRows = 128;  // positions whose logits are in memory at 
 class WindowRunner {
  public:
   static absl::StatusOr<WindowRunner> Create(std::shared_ptr<const Weights> weights,
-                                             Backend& backend, int64_t context) {
+                                             Backend& backend, int64_t context,
+                                             KvFormat kv_format) {
     Transformer::Options options;
+    options.kv_format = kv_format;
     options.num_blocks = (context + options.block_tokens - 1) / options.block_tokens;
     LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(std::move(weights), backend, options));
     return WindowRunner(std::move(model));
@@ -208,11 +210,13 @@ absl::StatusOr<Evaluation> EvaluateVariants(std::shared_ptr<const Weights> weigh
   if (windows.empty())
     return absl::InvalidArgumentError("the text is too short: it has no token to score");
 
-  LIFT_ASSIGN_OR_RETURN(WindowRunner model, WindowRunner::Create(weights, backend, context));
+  LIFT_ASSIGN_OR_RETURN(WindowRunner model,
+                        WindowRunner::Create(weights, backend, context, options.kv_format));
   std::optional<WindowRunner> reference_runner;
   const int reference_variant = reference ? static_cast<int>(reference->variants().size()) - 1 : 0;
   if (reference) {
-    LIFT_ASSIGN_OR_RETURN(reference_runner, WindowRunner::Create(reference, backend, context));
+    LIFT_ASSIGN_OR_RETURN(reference_runner,
+                          WindowRunner::Create(reference, backend, context, KvFormat::kF32));
   }
   Evaluator evaluator(std::move(model), std::move(reference_runner), reference_variant,
                       config.vocab_size, variants, pool);

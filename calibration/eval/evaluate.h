@@ -15,9 +15,10 @@
 namespace lift {
 
 struct EvaluateOptions {
-  int64_t context = 1024;     // tokens of a window, BOS included; capped by the model
-  int64_t max_tokens = 0;     // of the text; 0 = all
-  std::vector<int> variants;  // indices to evaluate; empty = all
+  int64_t context = 1024;               // tokens of a window, BOS included; capped by the model
+  int64_t max_tokens = 0;               // of the text; 0 = all
+  KvFormat kv_format = KvFormat::kF32;  // of the model; the reference keeps f32
+  std::vector<int> variants;            // indices to evaluate; empty = all
   std::function<void(int64_t done, int64_t windows)> progress;
 };
 

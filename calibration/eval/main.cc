@@ -30,6 +30,13 @@ void AddModelOptions(CLI::App& app, CommonOptions& common, bool required) {
   app.add_flag("--json", common.json, "One JSON object on stdout");
 }
 
+void AddStateOption(CLI::App& app, CommonOptions& common) {
+  app.add_option("--kv-cache", common.kv_cache,
+                 "How attention state is kept; the server's default, so that both give the same")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}))
+      ->capture_default_str();
+}
+
 void AddSamplingOptions(CLI::App& app, SamplingParams& sampling) {
   app.add_option("--seed", sampling.seed, "Seed of the random numbers")->capture_default_str();
   app.add_option("--temperature", sampling.temperature, "0 = always the most likely token")
@@ -71,6 +78,7 @@ int Main(int argc, char** argv) {
   app.require_subcommand(0, 1);
 
   AddModelOptions(app, common, false);
+  AddStateOption(app, common);
   app.add_option("--text", common.text_path, "UTF-8 text to score");
   app.add_option("--variant", perplexity.variant, "Variant to score, or all")
       ->capture_default_str();
@@ -88,6 +96,7 @@ int Main(int argc, char** argv) {
                          "Continue a prompt. As in the server the prompt is read at the finest "
                          "variant, then --variant decodes.");
   AddModelOptions(*generate_app, common, true);
+  AddStateOption(*generate_app, common);
   generate_app->add_option("--prompt", generate.prompt, "The text to continue")->required();
   generate_app->add_option("--variant", generate.variant,
                            "Variant to decode with; default the finest");
@@ -107,6 +116,7 @@ int Main(int argc, char** argv) {
   CLI::App* logits_app = app.add_subcommand(
       "logits", "Write the logits after each token as float32 .npy [tokens, vocab].");
   AddModelOptions(*logits_app, common, true);
+  AddStateOption(*logits_app, common);
   logits_app->add_option("--token-ids", logits.token_ids, "Comma-separated ids")
       ->required()
       ->delimiter(',');

@@ -70,6 +70,7 @@ absl::Status RunGenerate(const CommonOptions& common, const GenerateCommandOptio
   Transformer::Options model_options;
   const int64_t wanted =
       static_cast<int64_t>(prompt.size()) + std::max<int64_t>(options.max_new_tokens, 0);
+  model_options.kv_format = common.kv_format();
   model_options.num_blocks =
       BlocksFor(std::min(wanted, weights->config().max_context), model_options.block_tokens);
   LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(weights, *device.backend, model_options));
@@ -102,6 +103,7 @@ absl::Status RunLogits(const CommonOptions& common, const LogitsOptions& options
   }
   Device device(common.threads);
   Transformer::Options model_options;
+  model_options.kv_format = common.kv_format();
   model_options.num_blocks = BlocksFor(tokens, model_options.block_tokens);
   LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(weights, *device.backend, model_options));
   LIFT_ASSIGN_OR_RETURN(NpyWriter out, NpyWriter::Create(options.out, tokens, config.vocab_size));

@@ -53,6 +53,7 @@ absl::Status RunPerplexity(const CommonOptions& common, const PerplexityOptions&
   EvaluateOptions evaluate;
   evaluate.context = options.context;
   evaluate.max_tokens = options.max_tokens;
+  evaluate.kv_format = common.kv_format();
   if (options.variant != "all") {
     LIFT_ASSIGN_OR_RETURN(evaluate.variants.emplace_back(), FindVariant(*weights, options.variant));
   }

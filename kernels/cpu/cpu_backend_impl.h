@@ -56,10 +56,10 @@ class CpuBackend final : public Backend {
                        const float* y, int64_t dim) override;
   void Rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim, int64_t rotary_dim,
             const float* cos_sin, bool interleaved) override;
-  void WriteKv(float* cache, const AttentionShape& shape,
+  void WriteKv(std::byte* cache, const AttentionShape& shape,
                std::span<const AttentionSequence> sequences, const float* k,
                const float* v) override;
-  void Attention(const float* cache, const AttentionShape& shape,
+  void Attention(const std::byte* cache, const AttentionShape& shape,
                  std::span<const AttentionSequence> sequences, const float* q, float* out) override;
   void DenseMatmul(const DenseMatrixView& w, const float* x, int64_t tokens, float* y) override;
   void DenseRow(const DenseMatrixView& w, int64_t row, float* out) override;
@@ -102,6 +102,10 @@ class CpuBackend final : public Backend {
 
   void DensePanelGroup(const DenseMatrixView& w, const float* x, int64_t first_token,
                        int64_t tokens, int64_t row, float* y, int thread);
+  void PlanAttention(const std::byte* cache, const AttentionShape& shape,
+                     std::span<const AttentionSequence> sequences, const float* q, float* out,
+                     int64_t block_rows);
+  void SplitSpans(const AttentionShape& shape);
   void PlanStage(const LiftedMatrix& w, size_t stage, const CpuLiftedActivations& u,
                  std::span<const uint8_t> variants, StagePlan& plan);
   void SignRows(const LiftedMatrix& w, const std::vector<StagePlan>& plans, int64_t padded,
@@ -114,7 +118,8 @@ class CpuBackend final : public Backend {
   const Kernels& k_;
   std::vector<AlignedArray<std::byte>> scratch_;  // one a thread
   std::vector<std::vector<StagePlan>> plans_;     // of the matrices at hand, capacity kept
-  std::vector<AttendItem> attend_items_;
+  std::vector<AttendItem> attend_items_, attend_spans_;
+  AlignedArray<float> attend_partials_;
 };
 
 // Backend on one given table, for tests that compare them.

@@ -1,11 +1,9 @@
 // The register-blocked product that dense layers and attention share.
 
-enum class Rounding { kOnce, kNative };
-
 // y[t][v * 16 + lane] = chain over c of panel[c][v * 16 + lane] * x[t][c], kVectors x kTokens
 // accumulators in registers.
-template <int kVectors, int kTokens, Rounding kRounding>
-inline void GemmTile(const float* panel, int64_t panel_stride, const float* x, int64_t x_stride,
+template <int kVectors, int kTokens, typename Cell>
+inline void GemmTile(const Cell* panel, int64_t panel_stride, const float* x, int64_t x_stride,
                      int64_t cols, float* y, int64_t y_stride, bool first) {
   V acc[kTokens][kVectors];
 #pragma GCC unroll 8
@@ -18,14 +16,13 @@ inline void GemmTile(const float* panel, int64_t panel_stride, const float* x, i
   for (int64_t c = 0; c < cols; ++c) {
     V w[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) w[v] = Load(panel + c * panel_stride + v * kLanes);
+    for (int v = 0; v < kVectors; ++v) w[v] = LoadCells(panel + c * panel_stride + v * kLanes);
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens; ++t) {
       const V b = Splat(x[t * x_stride + c]);
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        acc[t][v] =
-            kRounding == Rounding::kOnce ? Fma(w[v], b, acc[t][v]) : MulAdd(w[v], b, acc[t][v]);
+        acc[t][v] = Fma(w[v], b, acc[t][v]);
       }
     }
   }
@@ -37,33 +34,33 @@ inline void GemmTile(const float* panel, int64_t panel_stride, const float* x, i
 }
 
 // kTokens tokens against `vectors` vectors of rows.
-template <int kTokens, Rounding kRounding>
-void GemmTokens(const float* panel, int64_t panel_stride, int64_t vectors, const float* x,
+template <int kTokens, typename Cell>
+void GemmTokens(const Cell* panel, int64_t panel_stride, int64_t vectors, const float* x,
                 int64_t x_stride, int64_t cols, float* y, int64_t y_stride, bool first) {
   constexpr int kVectors = VectorsFor(kTokens);
   int64_t v = 0;
   for (; v + kVectors <= vectors; v += kVectors) {
-    GemmTile<kVectors, kTokens, kRounding>(panel + v * kLanes, panel_stride, x, x_stride, cols,
-                                           y + v * kLanes, y_stride, first);
+    GemmTile<kVectors, kTokens>(panel + v * kLanes, panel_stride, x, x_stride, cols, y + v * kLanes,
+                                y_stride, first);
   }
   for (; v < vectors; ++v) {
-    GemmTile<1, kTokens, kRounding>(panel + v * kLanes, panel_stride, x, x_stride, cols,
-                                    y + v * kLanes, y_stride, first);
+    GemmTile<1, kTokens>(panel + v * kLanes, panel_stride, x, x_stride, cols, y + v * kLanes,
+                         y_stride, first);
   }
 }
 
 constexpr int kGemmTokens = 6;
 
 // tokens <= kGemmTokens.
-template <Rounding kRounding>
-inline void GemmUpTo6(int64_t tokens, const float* panel, int64_t panel_stride, int64_t vectors,
+template <typename Cell>
+inline void GemmUpTo6(int64_t tokens, const Cell* panel, int64_t panel_stride, int64_t vectors,
                       const float* x, int64_t x_stride, int64_t cols, float* y, int64_t y_stride,
                       bool first) {
-  using Tile = void (*)(const float*, int64_t, int64_t, const float*, int64_t, int64_t, float*,
+  using Tile = void (*)(const Cell*, int64_t, int64_t, const float*, int64_t, int64_t, float*,
                         int64_t, bool);
-  static constexpr Tile kTiles[kGemmTokens] = {GemmTokens<1, kRounding>, GemmTokens<2, kRounding>,
-                                               GemmTokens<3, kRounding>, GemmTokens<4, kRounding>,
-                                               GemmTokens<5, kRounding>, GemmTokens<6, kRounding>};
+  static constexpr Tile kTiles[kGemmTokens] = {GemmTokens<1, Cell>, GemmTokens<2, Cell>,
+                                               GemmTokens<3, Cell>, GemmTokens<4, Cell>,
+                                               GemmTokens<5, Cell>, GemmTokens<6, Cell>};
   kTiles[tokens - 1](panel, panel_stride, vectors, x, x_stride, cols, y, y_stride, first);
 }
 
@@ -98,16 +95,14 @@ void PanelMatmulKernel(const PanelMatmul& a) {
     float* y = a.y + t * a.y_stride;
     const float* x = a.x + t * a.x_stride;
     if (a.rows % kLanes == 0) {
-      GemmUpTo6<Rounding::kOnce>(n, a.panel, kPanelRows, vectors, x, a.x_stride, a.cols, y,
-                                 a.y_stride, a.first);
+      GemmUpTo6(n, a.panel, kPanelRows, vectors, x, a.x_stride, a.cols, y, a.y_stride, a.first);
       continue;
     }
     for (int64_t i = 0; i < n && !a.first; ++i) {
       for (int64_t r = 0; r < a.rows; ++r) edge[i * kPanelRows + r] = y[i * a.y_stride + r];
       for (int64_t r = a.rows; r < kPanelRows; ++r) edge[i * kPanelRows + r] = 0.0f;
     }
-    GemmUpTo6<Rounding::kOnce>(n, a.panel, kPanelRows, vectors, x, a.x_stride, a.cols, edge,
-                               kPanelRows, a.first);
+    GemmUpTo6(n, a.panel, kPanelRows, vectors, x, a.x_stride, a.cols, edge, kPanelRows, a.first);
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t r = 0; r < a.rows; ++r) y[i * a.y_stride + r] = edge[i * kPanelRows + r];
     }

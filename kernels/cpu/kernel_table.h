@@ -1,6 +1,6 @@
 // The inner loops of the CPU backend, one table for each instruction set. The callers (*_ops.cc)
 // split work over threads and own all memory; a kernel sees plain pointers and allocates nothing.
-// All tables give the same bits, except that attention on the portable table rounds each product.
+// All tables give the same bits.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,7 @@ inline constexpr int kLanes = 16;          // logical vector width of every inst
 inline constexpr int kPanelRows = 64;      // rows of a dense weight panel
 inline constexpr int kPanelColumns = 256;  // columns of one, so that it fits the second-level cache
 inline constexpr int kKeyChunk = 64;  // keys of one step of the online softmax, from position 0
+inline constexpr int kKeySpan = 512;  // keys whose sums are made alone and then folded in order
 inline constexpr int kTilePair = 32;  // rows of two plane tiles
 inline constexpr int kMaxShift = 7;   // columns a parity may look back
 
@@ -27,17 +28,47 @@ struct PanelMatmul {
   bool first = true;
 };
 
+// Cells of a 16-bit cache.
+struct Half {
+  uint16_t bits;
+};
+struct Brain {
+  uint16_t bits;
+};
+
+// One head's key or value of one position -> cells, `stride` cells apart.
+struct StoreKv {
+  const float* x = nullptr;  // [dim]
+  int64_t dim = 0;
+  KvFormat format = KvFormat::kF32;
+  void* cells = nullptr;
+  int64_t stride = 1;
+  float* scale = nullptr;    // kInt8 only
+  float* scratch = nullptr;  // [dim rounded up to kLanes]
+};
+
 // Query rows [row_begin, row_end) of one sequence against one key/value head.
 struct AttendItem {
-  const float* cache = nullptr;
+  const std::byte* cache = nullptr;
   const AttentionShape* shape = nullptr;
   const AttentionSequence* sequence = nullptr;
   int64_t kv_head = 0, row_begin = 0, row_end = 0;
   const float* q = nullptr;
   float* out = nullptr;
   float* scratch = nullptr;  // AttendScratchFloats(shape, row_end - row_begin), 64-byte aligned
+  // Sums of the spans first_span() to end_span() - 1, AttendPartialFloats(shape, rows) each; null:
+  // an item's spans are run and folded at once.
+  float* partials = nullptr;
+  int64_t span = 0;  // the one to run
+
+  int64_t first_span() const {
+    const int64_t low = sequence->position + row_begin;
+    return shape->window == 0 || low < shape->window ? 0 : (low + 1 - shape->window) / kKeySpan;
+  }
+  int64_t end_span() const { return (sequence->position + row_end + kKeySpan - 1) / kKeySpan; }
 };
 int64_t AttendScratchFloats(const AttentionShape& shape, int64_t rows);
+int64_t AttendPartialFloats(const AttentionShape& shape, int64_t rows);
 
 // x' = R x with zeros up to `padded`, then its first `tail` values again (circular windows).
 struct RotateToken {
@@ -135,7 +166,11 @@ struct Kernels {
   // panel[c][r] = src[r * stride + c] for r < rows, zero for the others up to kPanelRows.
   void (*pack_panel)(const float* src, int64_t stride, int64_t rows, int64_t cols, float* panel);
   void (*panel_matmul)(const PanelMatmul& a);
+  void (*store_kv)(const StoreKv& a);
+  // Without partials the whole item; with them the sums of a.span only.
   void (*attend)(const AttendItem& a);
+  // Folds the sums of all spans and writes the rows.
+  void (*attend_merge)(const AttendItem& a);
   void (*rotate)(const RotateToken& a);
   void (*lift_slot)(const LiftSlot& a);
   void (*derive)(const DeriveTile& a);

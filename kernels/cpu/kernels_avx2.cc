@@ -20,10 +20,10 @@ namespace {
 
 const Kernels& Avx2Kernels() {
   static constexpr Kernels kTable = {
-      CpuIsa::kAvx2, "avx2",    RmsNormRow,     LayerNormRow,   AddInPlace,
-      SwiGluRange,   GeluRange, RopeToken,      PackPanel,      PanelMatmulKernel,
-      Attend,        Rotate,    LiftSlotKernel, DeriveByShifts, SignDotAvx2,
-      nullptr,       Combine,   ScaleRows,      DecodeRow};
+      CpuIsa::kAvx2, "avx2",    RmsNormRow,     LayerNormRow,      AddInPlace,  SwiGluRange,
+      GeluRange,     RopeToken, PackPanel,      PanelMatmulKernel, StoreKvRow,  Attend,
+      AttendMerge,   Rotate,    LiftSlotKernel, DeriveByShifts,    SignDotAvx2, nullptr,
+      Combine,       ScaleRows, DecodeRow};
   return kTable;
 }
 

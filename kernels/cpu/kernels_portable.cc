@@ -48,11 +48,11 @@ void SignDotPortable(const SignDot& a) {
 
 const Kernels& PortableKernels() {
   static constexpr Kernels kTable = {
-      CpuIsa::kPortable, "portable",        RmsNormRow,      LayerNormRow,
-      AddInPlace,        SwiGluRange,       GeluRange,       RopeToken,
-      PackPanel,         PanelMatmulKernel, Attend,          Rotate,
-      LiftSlotKernel,    DeriveByShifts,    SignDotPortable, nullptr,
-      Combine,           ScaleRows,         DecodeRow};
+      CpuIsa::kPortable, "portable",      RmsNormRow,  LayerNormRow, AddInPlace,
+      SwiGluRange,       GeluRange,       RopeToken,   PackPanel,    PanelMatmulKernel,
+      StoreKvRow,        Attend,          AttendMerge, Rotate,       LiftSlotKernel,
+      DeriveByShifts,    SignDotPortable, nullptr,     Combine,      ScaleRows,
+      DecodeRow};
   return kTable;
 }
 

@@ -3,7 +3,8 @@
 // clang-format off
 #include "kernels/cpu/vector_ops.inl.h"
 #include "kernels/cpu/gemm.inl.h"
-#include "kernels/cpu/attention.inl.h"
 #include "kernels/cpu/lift.inl.h"
+#include "kernels/cpu/kv_cells.inl.h"
+#include "kernels/cpu/attention.inl.h"
 #include "kernels/cpu/signs.inl.h"
 // clang-format on

@@ -12,13 +12,28 @@ inline V Load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline V LoadN(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(FirstLanes(n), p)}; }
 inline void Store(float* p, V a) { _mm512_storeu_ps(p, a.v); }
 inline void StoreN(float* p, V a, int64_t n) { _mm512_mask_storeu_ps(p, FirstLanes(n), a.v); }
+inline V LoadCells(const float* p) { return Load(p); }
+inline V LoadCells(const Half* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+inline V LoadCells(const Brain* p) {
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
+}
+inline V LoadCells(const int8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
+}
+inline void StoreHalves(uint16_t* p, V a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 inline V Add(V a, V b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline V Sub(V a, V b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline V Mul(V a, V b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline V Div(V a, V b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline V Max(V a, V b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline V Fma(V a, V b, V c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-inline V MulAdd(V a, V b, V c) { return Fma(a, b, c); }
 inline V SelectLess(V a, V b, V yes, V no) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), no.v, yes.v)};
 }

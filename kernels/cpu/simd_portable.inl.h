@@ -20,6 +20,15 @@ inline void Store(float* p, V a) {
 inline void StoreN(float* p, V a, int64_t n) {
   for (int i = 0; i < kLanes && i < n; ++i) p[i] = a.v[i];
 }
+// Sixteen cells of a cache as floats.
+inline V LoadCells(const float* p) { return Load(p); }
+inline V LoadCells(const Half* p) { LIFT_LANES(HalfToFloat(p[i].bits)); }
+inline V LoadCells(const Brain* p) { LIFT_LANES(BFloat16ToFloat(p[i].bits)); }
+inline V LoadCells(const int8_t* p) { LIFT_LANES(static_cast<float>(p[i])); }
+// Rounds to the nearest even binary16.
+inline void StoreHalves(uint16_t* p, V a) {
+  for (int i = 0; i < kLanes; ++i) p[i] = FloatToHalf(a.v[i]);
+}
 inline V Add(V a, V b) { LIFT_LANES(a.v[i] + b.v[i]); }
 inline V Sub(V a, V b) { LIFT_LANES(a.v[i] - b.v[i]); }
 inline V Mul(V a, V b) { LIFT_LANES(a.v[i] * b.v[i]); }
@@ -27,8 +36,6 @@ inline V Div(V a, V b) { LIFT_LANES(a.v[i] / b.v[i]); }
 inline V Max(V a, V b) { LIFT_LANES(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 // One rounding.
 inline V Fma(V a, V b, V c) { LIFT_LANES(__builtin_fmaf(a.v[i], b.v[i], c.v[i])); }
-// The fast multiply-add of the instruction set; here that is two roundings.
-inline V MulAdd(V a, V b, V c) { return Add(Mul(a, b), c); }
 inline V SelectLess(V a, V b, V yes, V no) { LIFT_LANES(a.v[i] < b.v[i] ? yes.v[i] : no.v[i]); }
 // p * 2^n for an integer n held in the low bits of t = n + 1.5 * 2^23.
 inline V ScaleByMagic(V p, V t) {

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/base/kv_format.h"
 #include "kernels/base/status.h"
 
 namespace lift {
@@ -16,8 +17,9 @@ struct ServerConfig {
   int threads = 0;        // of the compute pool; 0 = every core this process may use
   int64_t kv_tokens = 0;  // attention state for this many tokens; 0 = from kv_memory_mb
   int64_t kv_memory_mb =
-      0;                   // MiB of attention state; 0 = room for 4 full contexts, at most 1024 MiB
-  int64_t max_batch = 32;  // sequences in a step
+      0;  // MiB of attention state; 0 = room for 4 full contexts, at most 1024 MiB
+  std::string kv_cache = std::string(KvFormatName(kDefaultKvFormat));  // see KvFormat
+  int64_t max_batch = 32;                                              // sequences in a step
   int64_t max_queue = 256;            // requests waiting; beyond this QUEUE_FULL
   int64_t prefill_chunk = 256;        // prompt tokens per step
   int64_t max_message_mb = 4;         // largest request message, MiB

@@ -68,6 +68,12 @@ void ScrapeGauges::CollectMemory(std::vector<MetricFamily>& out) const {
       MakeGauge("liftserve_memory_unattributed_bytes",
                 "Resident set of the process minus what is accounted for on the CPU; negative "
                 "while parts of the weights file or the state pool have not been touched");
+  MetricFamily per_token = MakeGauge("liftserve_kv_cache_bytes_per_token",
+                                     "Bytes of attention state a token holds in this format");
+  AddSample(per_token, {{"model", model.name}, {"format", model.kv_format}},
+            static_cast<double>(model.state_bytes_per_token));
+  out.push_back(std::move(per_token));
+
   const bool on_cpu = model.device == "cpu";
   const uint64_t accounted =
       on_cpu ? model.resident_bytes + model.state_bytes + model.workspace_bytes : 0;

@@ -97,7 +97,7 @@ struct Transformer::Impl {
   void Observe(const LinearSite& site, const float* x, int64_t tokens, int64_t dim) const {
     if (options.observer) options.observer->OnInput(site.name, x, tokens, dim);
   }
-  void Attend(const Layer& layer, float* cache, std::span<const SequenceChunk> chunks, float* x,
+  void Attend(const Layer& layer, std::byte* cache, std::span<const SequenceChunk> chunks, float* x,
               int64_t tokens);
   void FeedForward(const Layer& layer, const float* normed, float* x, int64_t tokens);
   void EmbedRows(std::span<const SequenceChunk> chunks, std::vector<float>& out);
@@ -125,7 +125,8 @@ absl::Status Transformer::Impl::Bind() {
                config.head_dim,
                options.block_tokens,
                static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim))),
-               config.sliding_window};
+               config.sliding_window,
+               options.kv_format};
   lifted = backend.MakeLiftedActivations();
   return absl::OkStatus();
 }
@@ -140,10 +141,8 @@ absl::Status Transformer::Impl::AllocateCache() {
     const int64_t tokens = std::min(config.max_context, kDefaultContextTokens);
     options.num_blocks = (tokens + options.block_tokens - 1) / options.block_tokens;
   }
-  const int64_t block_bytes = 2 * config.num_kv_heads * options.block_tokens * config.head_dim *
-                              static_cast<int64_t>(sizeof(float));
   int64_t bytes = 0;
-  if (__builtin_mul_overflow(block_bytes, options.num_blocks, &bytes)) {
+  if (__builtin_mul_overflow(attention.block_bytes(), options.num_blocks, &bytes)) {
     return absl::ResourceExhaustedError(
         "the state pool is larger than memory; ask for fewer blocks");
   }
@@ -235,7 +234,7 @@ void Transformer::Impl::EmbedRows(std::span<const SequenceChunk> chunks, std::ve
 }
 
 // x += o_proj(attention(rope(q), rope(k), v)) with q, k, v from the normed x.
-void Transformer::Impl::Attend(const Layer& layer, float* cache,
+void Transformer::Impl::Attend(const Layer& layer, std::byte* cache,
                                std::span<const SequenceChunk> chunks, float* x, int64_t tokens) {
   const int64_t dim = config.hidden_size, q_dim = config.num_heads * config.head_dim,
                 kv_dim = config.num_kv_heads * config.head_dim;
@@ -286,7 +285,7 @@ void Transformer::Impl::RunLayer(int64_t index, std::span<const SequenceChunk> c
   float* normed = workspace.Get(Workspace::kNormedMlp, tokens * config.hidden_size);
   // In parallel form the MLP reads what the attention reads: before its sum.
   if (config.parallel_residual) layer.post_norm.Apply(backend, x, tokens, normed);
-  Attend(layer, caches[static_cast<size_t>(index)]->as<float>(), chunks, x, tokens);
+  Attend(layer, caches[static_cast<size_t>(index)]->as<std::byte>(), chunks, x, tokens);
   if (!config.parallel_residual) layer.post_norm.Apply(backend, x, tokens, normed);
   FeedForward(layer, normed, x, tokens);
 }

@@ -23,7 +23,7 @@ class ActivationObserver {
   virtual void OnInput(const std::string& site, const float* x, int64_t tokens, int64_t dim) = 0;
 };
 
-// Runs the graph over a paged f32 cache it owns. Not thread-safe: one step at a time.
+// Runs the graph over a paged key/value cache it owns. Not thread-safe: one step at a time.
 class Transformer : public StepModel {
  public:
   struct Options {
@@ -31,6 +31,7 @@ class Transformer : public StepModel {
     int64_t num_blocks = 0;  // 0 = enough for one sequence of max_context (capped at 8192 tokens)
     int64_t reserve_tokens =
         0;  // workspace for steps of this many tokens is allocated at once; larger steps grow it
+    KvFormat kv_format = KvFormat::kF32;
     ActivationObserver* observer = nullptr;
   };
   // Checks every weight's presence and shape against the config. `weights` and `backend` must

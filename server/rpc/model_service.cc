@@ -37,6 +37,8 @@ api::Model ToModel(const ServiceContext& services) {
   model.set_resident_bytes(resident_bytes);
   model.set_has_chat_template(services.chat_template != nullptr);
   model.set_device(info.device);
+  model.set_kv_format(info.kv_format);
+  model.set_state_bytes_per_token(info.state_bytes_per_token);
   return model;
 }
 

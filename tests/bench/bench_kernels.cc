@@ -120,12 +120,13 @@ AttentionPoint BenchAttention(Backend& backend, int64_t tokens, int64_t context,
   const int64_t blocks = (context + tokens + 15) / 16;
   std::vector<int32_t> table(static_cast<size_t>(blocks));
   std::iota(table.begin(), table.end(), 0);
-  const std::vector<float> cache = RandomFloats(blocks * 2 * 4 * 16 * 64);
+  std::vector<float> cache = RandomFloats(blocks * shape.block_bytes() / 4);
+  auto* bytes = reinterpret_cast<std::byte*>(cache.data());
   const std::vector<float> q = RandomFloats(tokens * 16 * 64);
   std::vector<float> out(q.size());
   const AttentionSequence sequences[1] = {{0, tokens, context, table}};
   return {tokens, context, MeanSeconds(seconds, [&] {
-            backend.Attention(cache.data(), shape, sequences, q.data(), out.data());
+            backend.Attention(bytes, shape, sequences, q.data(), out.data());
           })};
 }
 

@@ -87,6 +87,7 @@ absl::StatusOr<ModelReport> BenchModel(std::shared_ptr<const Weights> weights, B
   }
   Transformer::Options options;
   options.block_tokens = kBlockTokens;
+  options.kv_format = plan.kv_format;
   options.num_blocks = blocks;
   LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(weights, backend, options));
   ModelReport report;
@@ -116,6 +117,7 @@ absl::StatusOr<std::vector<Phase>> ProfileDecode(std::shared_ptr<const Weights> 
   const int64_t context = std::min(plan.contexts.front(), weights->config().max_context - 1);
   Transformer::Options options;
   options.block_tokens = kBlockTokens;
+  options.kv_format = plan.kv_format;
   options.num_blocks = batch * BlocksFor(context + 1);
   const auto profiler = MakeProfilingBackend(backend);
   LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(weights, *profiler, options));

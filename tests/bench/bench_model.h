@@ -28,6 +28,7 @@ struct ModelPlan {
   std::vector<int> variants;  // indices; the last of the model's reads prompts
   std::vector<int64_t> batches, contexts, prefills;
   double seconds = 1;  // spent on each point
+  KvFormat kv_format = kDefaultKvFormat;
 };
 
 struct ModelReport {

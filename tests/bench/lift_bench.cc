@@ -23,6 +23,7 @@ constexpr int kWorkFailed = 1, kWrongInput = 2;
 
 struct Flags {
   std::string model, synthetic, save, isa = "auto";
+  std::string kv_cache = std::string(KvFormatName(kDefaultKvFormat));
   std::vector<std::string> variants;
   std::vector<int64_t> batches = {1, 2, 4, 8}, contexts = {128}, prefills = {128, 512};
   std::vector<int64_t> tokens = {1, 2, 4, 8, 512};
@@ -49,6 +50,9 @@ void DeclareFlags(CLI::App& app, Flags& flags) {
   app.add_option("--context", flags.contexts, "tokens each sequence already holds")
       ->delimiter(',')
       ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--kv-cache", flags.kv_cache, "how attention state is kept")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}))
       ->capture_default_str();
   app.add_option("--prefill", flags.prefills, "prompt lengths, read with the finest variant")
       ->delimiter(',')
@@ -206,6 +210,7 @@ absl::StatusOr<ModelPlan> PlanFor(const Flags& flags, const Weights& weights) {
   plan.contexts = flags.contexts;
   plan.prefills = flags.prefills;
   plan.seconds = flags.seconds;
+  plan.kv_format = *ParseKvFormat(flags.kv_cache);
   for (const std::string& name : flags.variants) {
     if (name == "all") continue;
     const int index = weights.FindVariant(name);

@@ -24,7 +24,8 @@ double StateBytes(const AttentionShape& shape, std::span<const AttentionSequence
   for (const AttentionSequence& s : sequences) {
     tokens += static_cast<double>(s.position + s.tokens);
   }
-  return tokens * static_cast<double>(2 * shape.kv_heads * shape.head_dim) * sizeof(float);
+  return tokens *
+         static_cast<double>(2 * shape.kv_heads * KvHeadBytes(shape.format, shape.head_dim));
 }
 
 class Profiler final : public ProfilingBackend {
@@ -70,12 +71,12 @@ class Profiler final : public ProfilingBackend {
             const float* cos_sin, bool interleaved) override {
     Time("rope", 0, [&] { b_.Rope(x, tokens, heads, head_dim, rotary_dim, cos_sin, interleaved); });
   }
-  void WriteKv(float* cache, const AttentionShape& shape,
+  void WriteKv(std::byte* cache, const AttentionShape& shape,
                std::span<const AttentionSequence> sequences, const float* k,
                const float* v) override {
     Time("write kv", 0, [&] { b_.WriteKv(cache, shape, sequences, k, v); });
   }
-  void Attention(const float* cache, const AttentionShape& shape,
+  void Attention(const std::byte* cache, const AttentionShape& shape,
                  std::span<const AttentionSequence> sequences, const float* q,
                  float* out) override {
     Time("attention", StateBytes(shape, sequences),

@@ -49,10 +49,10 @@ def answer_tokens(ids):
     return ids[:-1] if ids and ids[-1] in END_OF_TEXT else ids
 
 
-def offline_tokens(variant, prompt, tokens):
+def offline_tokens(variant, prompt, tokens, *flags):
     return harness.run_json(
         harness.program("lift-eval"), "generate", "--model", str(MODEL), "--prompt", prompt, "--variant",
-        variant, "--max-new-tokens", str(tokens), "--seed", "1", "--temperature", "0", "--json")
+        variant, "--max-new-tokens", str(tokens), "--seed", "1", "--temperature", "0", "--json", *flags)
 
 
 class ServedModel(unittest.TestCase):
@@ -289,6 +289,35 @@ class OwnServer(unittest.TestCase):
         with harness.Server(harness.TINY) as server:
             answer = server.client_json("generate", "--prompt", PROMPT, "--max-new-tokens", "4")
             self.assertEqual(answer["served_by"]["variant"], "full")
+
+    def test_every_kv_format_serves_what_offline_computes(self):
+        """In a pool so small that sequences are preempted, and again from the prefix cache."""
+        names = [v["name"] for v in self.all_variants()]
+        prompts = [f"{PROMPT} number {i} " * 4 for i in range(6)]
+        bytes_per_token = {}
+        for kv in ("f32", "f16", "bf16", "int8"):
+            offline = [answer_tokens(offline_tokens(names[i % len(names)], p, 24, "--kv-cache", kv)["token_ids"])
+                       for i, p in enumerate(prompts)]
+            with self.subTest(kv), harness.Server(MODEL, "--kv-cache", kv, "--kv-tokens", "256") as server:
+                model = server.client_json("models")["models"][0]
+                self.assertEqual(model["kvFormat"], kv)
+                bytes_per_token[kv] = int(model["stateBytesPerToken"])
+                self.assertIn(f'format="{kv}"', server.get("/metrics")[1])
+                for _ in range(2):
+                    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+                        served = list(pool.map(
+                            lambda pair: server.client_json("generate", "--prompt", pair[1], "--variant",
+                                                            names[pair[0] % len(names)], "--max-new-tokens", "24",
+                                                            "--temperature", "0", "--seed", "1"),
+                            enumerate(prompts)))
+                    self.assertEqual([answer_tokens(s["token_ids"]) for s in served], offline)
+                    self.assertEqual({s["served_by"]["kv_format"] for s in served}, {kv})
+                state = sum(float(line.split()[-1]) for line in server.get("/metrics")[1].splitlines()
+                            if line.startswith("liftserve_memory_resident_bytes") and 'kind="state"' in line)
+                self.assertEqual(state, 256 * bytes_per_token[kv])
+        self.assertEqual(bytes_per_token["f16"] * 2, bytes_per_token["f32"])
+        self.assertEqual(bytes_per_token["bf16"], bytes_per_token["f16"])
+        self.assertLess(bytes_per_token["int8"], bytes_per_token["f16"])
 
     def all_variants(self):
         with harness.Server(MODEL) as server:

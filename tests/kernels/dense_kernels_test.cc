@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <cstring>
-#include <numeric>
 
 #include "kernels/reference/reference.h"
 #include "tests/kernels/kernel_tables.h"
@@ -170,100 +169,6 @@ TEST_P(DenseKernels, RowIsDecoded) {
   std::vector<float> out(64);
   backend_->DenseRow(w.view, 2, out.data());
   EXPECT_EQ(out, std::vector<float>(w.decoded.begin() + 128, w.decoded.end()));
-}
-
-// Several sequences over one paged cache with shuffled blocks.
-struct PagedCase {
-  PagedCase(AttentionShape s, const std::vector<std::pair<int64_t, int64_t>>& lengths) : shape(s) {
-    shape.scale = 1 / std::sqrt(static_cast<float>(shape.head_dim));
-    int64_t blocks = 0;
-    for (const auto& [position, tokens] : lengths) {
-      blocks += (position + tokens + shape.block_tokens - 1) / shape.block_tokens;
-    }
-    std::vector<int32_t> order(static_cast<size_t>(blocks));
-    std::iota(order.begin(), order.end(), 0);
-    std::shuffle(order.begin(), order.end(), std::mt19937_64(3));
-    for (const auto& [position, tokens] : lengths) {
-      const int64_t width = shape.kv_heads * shape.head_dim, count = position + tokens;
-      histories.push_back({RandomFloats(count * width, 31 + histories.size()),
-                           RandomFloats(count * width, 77 + histories.size())});
-      const auto used = (count + shape.block_tokens - 1) / shape.block_tokens;
-      tables.emplace_back(order.end() - used, order.end());
-      order.resize(order.size() - static_cast<size_t>(used));
-      sequences.push_back({rows, tokens, position, {}});
-      rows += tokens;
-    }
-    for (size_t i = 0; i < tables.size(); ++i) sequences[i].blocks = tables[i];
-    cache.resize(
-        static_cast<size_t>(2 * blocks * shape.kv_heads * shape.block_tokens * shape.head_dim));
-    q = RandomFloats(rows * shape.heads * shape.head_dim, 55);
-  }
-
-  void Fill(Backend& backend) {
-    for (size_t i = 0; i < sequences.size(); ++i) {
-      const AttentionSequence whole[1] = {
-          {0, sequences[i].position + sequences[i].tokens, 0, tables[i]}};
-      backend.WriteKv(cache.data(), shape, whole, histories[i].k.data(), histories[i].v.data());
-    }
-  }
-
-  AttentionShape shape;
-  int64_t rows = 0;
-  std::vector<reference::History> histories;
-  std::vector<std::vector<int32_t>> tables;
-  std::vector<AttentionSequence> sequences;
-  std::vector<float> cache, q;
-};
-
-const AttentionShape kShapes[] = {
-    {9, 3, 64, 16, 0}, {4, 4, 24, 5, 0}, {8, 2, 128, 16, 0}, {2, 1, 16, 64, 0}};
-
-TEST_P(DenseKernels, AttentionMatchesOracle) {
-  for (const AttentionShape& shape : kShapes) {
-    PagedCase c(shape, {{0, 1}, {0, 37}, {130, 1}, {63, 2}, {64, 70}});
-    c.Fill(*backend_);
-    std::vector<float> out(c.q.size());
-    backend_->Attention(c.cache.data(), c.shape, c.sequences, c.q.data(), out.data());
-    const auto want = reference::Attention(c.histories, c.shape, c.sequences, c.q);
-    EXPECT_EQ(Mismatch(out, want), "") << shape.head_dim;
-  }
-}
-
-TEST_P(DenseKernels, WindowedAttentionMatchesOracle) {
-  for (AttentionShape shape : kShapes) {
-    for (const int64_t window : {1, 37, 64, 100}) {
-      shape.window = window;
-      PagedCase c(shape, {{0, 1}, {0, 37}, {130, 1}, {63, 2}, {64, 70}, {0, 150}});
-      c.Fill(*backend_);
-      std::vector<float> out(c.q.size());
-      backend_->Attention(c.cache.data(), c.shape, c.sequences, c.q.data(), out.data());
-      const auto want = reference::Attention(c.histories, c.shape, c.sequences, c.q);
-      EXPECT_EQ(Mismatch(out, want), "") << shape.head_dim << " window " << window;
-    }
-  }
-}
-
-TEST_P(DenseKernels, AttentionRowsDoNotDependOnChunkingBatchOrThreads) {
-  std::vector<AttentionShape> shapes(std::begin(kShapes), std::end(kShapes));
-  for (const AttentionShape& shape : kShapes) {
-    shapes.push_back(shape);
-    shapes.back().window = 23;
-  }
-  for (const AttentionShape& shape : shapes) {
-    PagedCase c(shape, {{0, 90}, {70, 3}});
-    c.Fill(*backend_);
-    std::vector<float> all(c.q.size()), piece(c.q.size());
-    backend_->Attention(c.cache.data(), c.shape, c.sequences, c.q.data(), all.data());
-    ThreadPool one(1);
-    const auto serial = cpu::MakeCpuBackendOn(one, *GetParam());
-    for (int64_t step = 0; step < 90; step += 7) {  // the first sequence again, in small chunks
-      const AttentionSequence chunk[1] = {
-          {step, std::min<int64_t>(7, 90 - step), step, c.tables[0]}};
-      serial->Attention(c.cache.data(), c.shape, chunk, c.q.data(), piece.data());
-    }
-    const size_t bytes = static_cast<size_t>(90 * shape.heads * shape.head_dim) * sizeof(float);
-    EXPECT_EQ(std::memcmp(all.data(), piece.data(), bytes), 0) << shape.head_dim;
-  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Tables, DenseKernels, testing::ValuesIn(AllTables()),
