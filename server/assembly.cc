@@ -154,9 +154,14 @@ uint64_t FillResidentBytes(std::span<const LiftedVariant> variants,
 absl::StatusOr<std::unique_ptr<ServingModel>> LoadServingModel(const ServerConfig& config) {
   LIFT_RETURN_IF_ERROR(CheckDevice(config));
   auto out = std::make_unique<ServingModel>();
-  LIFT_ASSIGN_OR_RETURN(out->weights, Weights::Open(config.model));
+  LIFT_ASSIGN_OR_RETURN(out->weights, Weights::Open(config.model, {.verify_planes = false}));
   LIFT_ASSIGN_OR_RETURN(std::vector<int> kept,
                         SelectVariants(out->weights->variants(), config.variants));
+  out->pool = std::make_unique<ThreadPool>(config.threads > 0 ? config.threads : AvailableCores());
+  // Planes that are not served are neither read nor checked.
+  if (config.verify == "start") {
+    LIFT_RETURN_IF_ERROR(out->weights->Verify(kept, out->pool.get(), nullptr));
+  }
   LIFT_ASSIGN_OR_RETURN(out->tokenizer, LoadTokenizer(*out->weights));
   if (const std::string& source = out->tokenizer->spec().chat_template; !source.empty()) {
     auto compiled = ChatTemplate::Compile(source);
@@ -167,7 +172,6 @@ absl::StatusOr<std::unique_ptr<ServingModel>> LoadServingModel(const ServerConfi
     }
   }
   LIFT_ASSIGN_OR_RETURN(const int64_t blocks, StateBlocks(config, out->weights->config()));
-  out->pool = std::make_unique<ThreadPool>(config.threads > 0 ? config.threads : AvailableCores());
   out->backend = MakeCpuBackend(*out->pool);
   Transformer::Options options;
   options.block_tokens = kBlockTokens;
@@ -176,11 +180,12 @@ absl::StatusOr<std::unique_ptr<ServingModel>> LoadServingModel(const ServerConfi
   options.reserve_tokens = config.prefill_chunk + config.max_batch;
   LIFT_ASSIGN_OR_RETURN(out->transformer,
                         Transformer::Create(out->weights, *out->backend, options));
+  out->kept = kept;
   out->model = std::make_unique<VariantSubset>(*out->transformer, std::move(kept));
   FillInfo(*out->weights, config.model, *out);
   out->info.kv_format = config.kv_cache;
   out->info.state_bytes_per_token = out->transformer->bytes_per_block() / kBlockTokens;
-  // Opening checked every byte; what is not served need not stay.
+  // What is not served need not stay, what is served is read in.
   std::vector<int> served(out->model->variants().size());
   std::iota(served.begin(), served.end(), 0);
   out->model->Retain(served);

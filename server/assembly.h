@@ -56,6 +56,7 @@ struct ServingModel {
   std::shared_ptr<const ChatTemplate>
       chat_template;  // null: the model has none, or one beyond our subset
   std::unique_ptr<Transformer> transformer;
+  std::vector<int> kept;                 // served variants, as `weights` counts them
   std::unique_ptr<VariantSubset> model;  // what the engine runs
   ModelInfo info;
   std::string warning;  // one sentence for the log, e.g. why there is no chat template

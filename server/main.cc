@@ -23,6 +23,7 @@
 #include "server/rpc/rpc_server.h"
 #include "server/rpc/tls.h"
 #include "server/security/access.h"
+#include "server/verification.h"
 #include "server/watchdog.h"
 
 namespace lift {
@@ -146,6 +147,16 @@ absl::StatusOr<std::unique_ptr<Access>> OpenAccess(const ServerConfig& config) {
       [](const std::string& line) { std::fprintf(stderr, "lift-server: %s\n", line.c_str()); });
 }
 
+// Null unless --verify background. Nothing computed from damaged weights may go on being sent, so
+// the process ends at once; the ledger is written so that it loses nothing by that.
+std::unique_ptr<BackgroundVerification> StartVerification(const ServerConfig& config,
+                                                          const ServingModel& serving) {
+  if (config.verify != "background") return nullptr;
+  return std::make_unique<BackgroundVerification>(
+      serving.weights, serving.kept,
+      [](const absl::Status& damage) { std::_Exit(Fail(kExitFailed, damage)); });
+}
+
 int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_signals) {
   const bool info = config.log_level == "info";
   auto loaded = LoadServingModel(config);
@@ -181,6 +192,7 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
   auto server = StartRpc(config, services);
   if (!server.ok()) return Fail(kExitWrongInput, server.status());
 
+  const auto verification = StartVerification(config, serving);
   if (absl::Status status = WarmUp(engine); !status.ok()) return Fail(kExitFailed, status);
   const std::string admin_address =
       absl::StrCat(config.admin.substr(0, config.admin.rfind(':')), ":", (*admin)->port());

@@ -58,6 +58,7 @@ absl::StatusOr<std::shared_ptr<const MappedFile>> MappedFile::Open(const std::st
   const size_t size = static_cast<size_t>(info.st_size);
   void* data = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.get(), 0);
   if (data == MAP_FAILED) return FromErrno(path, "map", errno);
+  ::madvise(data, size, MADV_HUGEPAGE);  // helps where the kernel keeps files in huge pages
   return std::shared_ptr<const MappedFile>(
       new MappedFile(path, file.Take(), static_cast<const std::byte*>(data), size));
 }
@@ -84,6 +85,11 @@ void MappedFile::Prefetch(std::span<const std::byte> part) const {
   const auto offset = static_cast<size_t>(part.data() - data_);
   const size_t begin = offset / page * page, end = offset + part.size();
   ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_WILLNEED);
+#if defined(MADV_POPULATE_READ)
+  // Maps many pages in one call and waits for them.
+  if (::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_POPULATE_READ) == 0)
+    return;
+#endif
   // WILLNEED only starts the reading; touching each page waits for it.
   volatile std::byte sink{};
   for (size_t at = begin; at < end; at += page) sink = data_[at];

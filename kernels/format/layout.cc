@@ -1,7 +1,5 @@
 #include "kernels/format/layout.h"
 
-#include <zlib.h>
-
 #include <algorithm>
 #include <cmath>
 #include <set>
@@ -179,11 +177,6 @@ const char* SectionName(SectionKind kind) {
 
 uint64_t SectionAlignment(SectionKind kind) {
   return kind == SectionKind::kPlanes || kind == SectionKind::kSource ? kPageBytes : kAlignment;
-}
-
-uint32_t Crc32(std::span<const std::byte> bytes) {
-  return static_cast<uint32_t>(
-      crc32_z(0, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size()));
 }
 
 absl::Status LayOut(Contents& contents, Layout& layout) {

@@ -2,6 +2,7 @@
 // planes. The byte diagram is in README.md beside this file.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -12,6 +13,7 @@
 #include "kernels/base/dtype.h"
 #include "kernels/base/mapped_file.h"
 #include "kernels/base/status.h"
+#include "kernels/base/thread_pool.h"
 
 namespace lift {
 
@@ -150,7 +152,14 @@ class LiftedFile {
   std::span<const std::byte> source() const;  // the mapped SOURCE section; empty if there is none
   // Checks the checksums of the units that begin inside the prefix: for files opened without
   // verify_planes.
-  absl::Status VerifyPlanes(uint64_t prefix_bytes) const;
+  absl::Status VerifyPlanes(uint64_t prefix_bytes) const {
+    return VerifyPlanes(prefix_bytes, nullptr, nullptr);
+  }
+  // The same on the threads of `pool`, if it is given; CANCELLED once `stop` turns true.
+  absl::Status VerifyPlanes(uint64_t prefix_bytes, ThreadPool* pool,
+                            const std::atomic<bool>* stop) const;
+  // The checksum of the SOURCE section.
+  absl::Status VerifySource(ThreadPool* pool, const std::atomic<bool>* stop) const;
 
  private:
   struct Impl;

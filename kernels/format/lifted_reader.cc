@@ -120,8 +120,11 @@ struct LiftedFile::Impl {
     return bytes.subspan(sections[index].offset, sections[index].bytes);
   }
   absl::Status Load(const OpenOptions& options);
+  absl::Status Named(const absl::Status& status) const;
   absl::Status CheckSection(SectionKind kind) const;
-  absl::Status CheckUnits(uint64_t prefix_bytes) const;
+  absl::Status CheckUnits(uint64_t prefix_bytes, ThreadPool* pool,
+                          const std::atomic<bool>* stop) const;
+  absl::Status CheckSource(ThreadPool* pool, const std::atomic<bool>* stop) const;
   absl::Status CheckExtents() const;
   absl::Status CheckUnitSums() const;
   absl::Status Bind();
@@ -136,17 +139,63 @@ absl::Status LiftedFile::Impl::CheckSection(SectionKind kind) const {
   return absl::OkStatus();
 }
 
-absl::Status LiftedFile::Impl::CheckUnits(uint64_t prefix_bytes) const {
-  const ByteSpan planes = section(SectionKind::kPlanes);
-  for (size_t i = 0; i < contents.order.size(); ++i) {
-    const LiftedTensor& tensor = contents.tensors[static_cast<size_t>(contents.order[i].tensor)];
-    const LiftStage& stage = tensor.stages[static_cast<size_t>(contents.order[i].stage)];
-    if (stage.offset >= prefix_bytes) break;
-    if (format::Crc32(planes.subspan(stage.offset, stage.bytes)) != contents.unit_crcs[i]) {
-      return Invalid(absl::StrCat("stage ", contents.order[i].stage, " of '", tensor.name,
-                                  "' is damaged (checksum)"));
-    }
+// Pieces of at most this many bytes are checked at once, so that threads share large ones and a
+// stop is soon seen.
+constexpr size_t kPieceBytes = 4 << 20;
+
+// Crc32 of each of `parts`, by pieces on the pool's threads. CANCELLED once `stop` turns true.
+absl::StatusOr<std::vector<uint32_t>> Checksums(std::span<const ByteSpan> parts, ThreadPool* pool,
+                                                const std::atomic<bool>* stop) {
+  std::vector<ByteSpan> pieces;
+  for (const ByteSpan part : parts) {
+    for (size_t at = 0; at < part.size(); at += kPieceBytes)
+      pieces.push_back(part.subspan(at, std::min(kPieceBytes, part.size() - at)));
   }
+  std::vector<uint32_t> sums(pieces.size());
+  const auto body = [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end && !(stop != nullptr && *stop); ++i)
+      sums[static_cast<size_t>(i)] = format::Crc32(pieces[static_cast<size_t>(i)]);
+  };
+  const auto count = static_cast<int64_t>(pieces.size());
+  pool != nullptr ? pool->ParallelFor(count, 1, body) : body(0, count, 0);
+  if (stop != nullptr && *stop) return absl::CancelledError("checking was stopped");
+  std::vector<uint32_t> out;
+  size_t piece = 0;
+  for (const ByteSpan part : parts) {
+    uLong crc = 0;
+    for (size_t at = 0; at < part.size(); at += kPieceBytes, ++piece)
+      crc = crc32_combine(crc, sums[piece], static_cast<z_off_t>(pieces[piece].size()));
+    out.push_back(static_cast<uint32_t>(crc));
+  }
+  return out;
+}
+
+absl::Status LiftedFile::Impl::CheckUnits(uint64_t prefix_bytes, ThreadPool* pool,
+                                          const std::atomic<bool>* stop) const {
+  const ByteSpan planes = section(SectionKind::kPlanes);
+  std::vector<ByteSpan> units;
+  for (const PlaneUnit& unit : contents.order) {
+    const LiftStage& stage =
+        contents.tensors[static_cast<size_t>(unit.tensor)].stages[static_cast<size_t>(unit.stage)];
+    if (stage.offset >= prefix_bytes) break;
+    units.push_back(planes.subspan(stage.offset, stage.bytes));
+  }
+  LIFT_ASSIGN_OR_RETURN(const std::vector<uint32_t> sums, Checksums(units, pool, stop));
+  for (size_t i = 0; i < sums.size(); ++i) {
+    if (sums[i] == contents.unit_crcs[i]) continue;
+    const LiftedTensor& tensor = contents.tensors[static_cast<size_t>(contents.order[i].tensor)];
+    return Invalid(absl::StrCat("stage ", contents.order[i].stage, " of '", tensor.name,
+                                "' is damaged (checksum)"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LiftedFile::Impl::CheckSource(ThreadPool* pool, const std::atomic<bool>* stop) const {
+  const ByteSpan whole[1] = {section(SectionKind::kSource)};
+  const size_t index = static_cast<size_t>(SectionKind::kSource) - 1;
+  if (index >= sections.size()) return absl::OkStatus();
+  LIFT_ASSIGN_OR_RETURN(const std::vector<uint32_t> sums, Checksums(whole, pool, stop));
+  if (sums[0] != sections[index].crc) return Invalid("its section SOURCE is damaged (checksum)");
   return absl::OkStatus();
 }
 
@@ -216,8 +265,10 @@ absl::Status LiftedFile::Impl::Load(const OpenOptions& options) {
   LIFT_RETURN_IF_ERROR(CheckExtents());
   LIFT_RETURN_IF_ERROR(CheckUnitSums());
   if (options.verify_planes) {
-    LIFT_RETURN_IF_ERROR(CheckUnits(layout.planes_bytes));
-    LIFT_RETURN_IF_ERROR(CheckSection(SectionKind::kSource));
+    constexpr uint64_t kWorthThreads = 32 << 20;
+    ThreadPool pool(bytes.size() < kWorthThreads ? 1 : AvailableCores());
+    LIFT_RETURN_IF_ERROR(CheckUnits(layout.planes_bytes, &pool, nullptr));
+    LIFT_RETURN_IF_ERROR(CheckSource(&pool, nullptr));
   }
   return Bind();
 }
@@ -307,12 +358,19 @@ std::vector<int64_t> LiftedFile::StageRows(int tensor, uint64_t plane_bytes) con
   return format::RowsInPrefix(impl_->contents.tensors[static_cast<size_t>(tensor)], plane_bytes);
 }
 
-absl::Status LiftedFile::VerifyPlanes(uint64_t prefix_bytes) const {
-  if (absl::Status status = impl_->CheckUnits(prefix_bytes); !status.ok()) {
-    return absl::Status(status.code(),
-                        absl::StrCat("the lifted file '", impl_->path, "': ", status.message()));
-  }
-  return absl::OkStatus();
+absl::Status LiftedFile::Impl::Named(const absl::Status& status) const {
+  if (status.ok()) return status;
+  return absl::Status(status.code(),
+                      absl::StrCat("the lifted file '", path, "': ", status.message()));
+}
+
+absl::Status LiftedFile::VerifyPlanes(uint64_t prefix_bytes, ThreadPool* pool,
+                                      const std::atomic<bool>* stop) const {
+  return impl_->Named(impl_->CheckUnits(prefix_bytes, pool, stop));
+}
+
+absl::Status LiftedFile::VerifySource(ThreadPool* pool, const std::atomic<bool>* stop) const {
+  return impl_->Named(impl_->CheckSource(pool, stop));
 }
 
 uint64_t LiftedFile::CutPlanes(uint64_t plane_bytes) const {

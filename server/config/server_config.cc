@@ -35,6 +35,7 @@ std::map<std::string, Setter> SettersOf(ServerConfig& c) {
           {"kv_tokens", into(c.kv_tokens)},
           {"kv_memory_mb", into(c.kv_memory_mb)},
           {"kv_cache", into(c.kv_cache)},
+          {"verify", into(c.verify)},
           {"max_batch", into(c.max_batch)},
           {"max_queue", into(c.max_queue)},
           {"prefill_chunk", into(c.prefill_chunk)},
@@ -75,6 +76,10 @@ void AddFlags(CLI::App& app, ServerConfig& c) {
                  "Attention state in MiB; 0 = four full contexts, at most 1024 MiB");
   app.add_option("--kv-cache", c.kv_cache,
                  "How attention state is kept: f32, f16, bf16 or int8 (f32: 4 bytes a number)")
+      ->capture_default_str();
+  app.add_option("--verify", c.verify,
+                 "When the checksums of the served planes are checked: start (before the first "
+                 "answer) or background (answers at once; ends the process if one is wrong)")
       ->capture_default_str();
   app.add_option("--max-batch", c.max_batch, "Requests computed together")->capture_default_str();
   app.add_option("--max-queue", c.max_queue, "Requests that may wait; more are refused")
@@ -212,6 +217,7 @@ absl::Status ServerConfig::Validate() const {
   LIFT_RETURN_IF_ERROR(CheckRange("--kv-tokens", kv_tokens, 0, int64_t{1} << 32));
   LIFT_RETURN_IF_ERROR(CheckRange("--kv-memory-mb", kv_memory_mb, 0, int64_t{1} << 24));
   LIFT_RETURN_IF_ERROR(CheckChoice("--kv-cache", kv_cache, {"f32", "f16", "bf16", "int8"}));
+  LIFT_RETURN_IF_ERROR(CheckChoice("--verify", verify, {"start", "background"}));
   LIFT_RETURN_IF_ERROR(CheckRange("--max-batch", max_batch, 1, 4096));
   LIFT_RETURN_IF_ERROR(CheckRange("--max-queue", max_queue, 0, 1000000));
   LIFT_RETURN_IF_ERROR(CheckRange("--prefill-chunk", prefill_chunk, 1, 65536));

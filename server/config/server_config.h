@@ -19,7 +19,8 @@ struct ServerConfig {
   int64_t kv_memory_mb =
       0;  // MiB of attention state; 0 = room for 4 full contexts, at most 1024 MiB
   std::string kv_cache = std::string(KvFormatName(kDefaultKvFormat));  // see KvFormat
-  int64_t max_batch = 32;                                              // sequences in a step
+  std::string verify = "start";       // checksums of what is served: start | background
+  int64_t max_batch = 32;             // sequences in a step
   int64_t max_queue = 256;            // requests waiting; beyond this QUEUE_FULL
   int64_t prefill_chunk = 256;        // prompt tokens per step
   int64_t max_message_mb = 4;         // largest request message, MiB

@@ -424,6 +424,10 @@ uint64_t Transformer::state_bytes() const {
   for (const auto& cache : impl_->caches) bytes += cache->size();
   return bytes;
 }
+std::span<std::byte> Transformer::state(int64_t layer) {
+  Buffer& cache = *impl_->caches.at(static_cast<size_t>(layer));
+  return {cache.as<std::byte>(), cache.size()};
+}
 uint64_t Transformer::workspace_bytes() const {
   return impl_->workspace.bytes() +
          sizeof(float) * (impl_->hidden.capacity() + impl_->head_input.capacity() +

@@ -44,6 +44,7 @@ struct Weights::Impl {
   absl::Status BindLifted(const layout::MatrixSpec& spec);
   absl::Status BindSite(const layout::SiteSpec& spec);
   LiftedVariant DenseVariant() const;
+  std::pair<uint64_t, bool> ReadBy(std::span<const int> read) const;
 };
 
 // --- from a lifted file ---
@@ -209,12 +210,13 @@ absl::StatusOr<std::shared_ptr<Weights>> Weights::FromCheckpoint(
   return std::shared_ptr<Weights>(new Weights(std::move(impl)));
 }
 
-absl::StatusOr<std::shared_ptr<Weights>> Weights::Open(const std::string& path) {
+absl::StatusOr<std::shared_ptr<Weights>> Weights::Open(const std::string& path,
+                                                       LiftedFile::OpenOptions options) {
   char magic[8] = {};
   if (std::filesystem::is_regular_file(path))
     std::ifstream(path, std::ios::binary).read(magic, sizeof(magic));
   if (LooksLikeLiftedFile(std::as_bytes(std::span(magic)))) {
-    LIFT_ASSIGN_OR_RETURN(auto file, LiftedFile::Open(path));
+    LIFT_ASSIGN_OR_RETURN(auto file, LiftedFile::Open(path, options));
     return FromLiftedFile(std::move(file));
   }
   LIFT_ASSIGN_OR_RETURN(auto checkpoint, Checkpoint::Open(path));
@@ -285,16 +287,31 @@ uint64_t Weights::ResidentBytes() const {
   return impl_->file->fixed_bytes() + planes + source;
 }
 
-void Weights::Retain(std::span<const int> variants) const {
-  const LiftedFile* file = impl_->file.get();
-  if (file == nullptr) return;
+// What `variants` read: a prefix of the planes, and the source or not.
+std::pair<uint64_t, bool> Weights::Impl::ReadBy(std::span<const int> read) const {
   uint64_t planes = 0;
   bool source = false;
-  for (const int v : variants) {
-    const LiftedVariant& variant = impl_->variants.at(static_cast<size_t>(v));
+  for (const int v : read) {
+    const LiftedVariant& variant = variants.at(static_cast<size_t>(v));
     planes = std::max(planes, variant.plane_bytes);
     source = source || variant.full;
   }
+  return {planes, source};
+}
+
+absl::Status Weights::Verify(std::span<const int> variants, ThreadPool* pool,
+                             const std::atomic<bool>* stop) const {
+  const LiftedFile* file = impl_->file.get();
+  if (file == nullptr) return absl::OkStatus();
+  const auto [planes, source] = impl_->ReadBy(variants);
+  LIFT_RETURN_IF_ERROR(file->VerifyPlanes(planes, pool, stop));
+  return source ? file->VerifySource(pool, stop) : absl::OkStatus();
+}
+
+void Weights::Retain(std::span<const int> variants) const {
+  const LiftedFile* file = impl_->file.get();
+  if (file == nullptr) return;
+  const auto [planes, source] = impl_->ReadBy(variants);
   file->Release(file->planes().subspan(planes));
   if (!source) file->Release(file->source());
   file->Prefetch(file->planes().first(planes));

@@ -40,7 +40,11 @@ class Weights {
   static absl::StatusOr<std::shared_ptr<Weights>> FromLiftedFile(
       std::shared_ptr<const LiftedFile> file);
   // Lifted file, GGUF or Hugging Face folder, told apart by content.
-  static absl::StatusOr<std::shared_ptr<Weights>> Open(const std::string& path);
+  static absl::StatusOr<std::shared_ptr<Weights>> Open(const std::string& path) {
+    return Open(path, LiftedFile::OpenOptions{});
+  }
+  static absl::StatusOr<std::shared_ptr<Weights>> Open(const std::string& path,
+                                                       LiftedFile::OpenOptions options);
   ~Weights();
 
   const ModelConfig& config() const;
@@ -64,6 +68,12 @@ class Weights {
   // counted once).
   uint64_t VariantBytes(int variant) const;
   uint64_t ResidentBytes() const;
+
+  // Checks the checksums of all that `variants` read, for a file opened without verify_planes; on
+  // the threads of `pool` if it is given. INVALID_ARGUMENT naming what is damaged, CANCELLED once
+  // `stop` turns true. Without effect for checkpoints.
+  absl::Status Verify(std::span<const int> variants, ThreadPool* pool,
+                      const std::atomic<bool>* stop) const;
 
   // StepModel::Retain: planes and source no variant of these reads leave memory. Reading them later
   // stays correct and pages them in again. Without effect for checkpoints.

@@ -1,5 +1,6 @@
 #include "tests/bench/bench_kernels.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <numeric>
@@ -114,20 +115,27 @@ DensePoint BenchDense(Backend& backend, const std::vector<float>& weights, int64
   return point;
 }
 
-// One layer of 16 heads of 64 dimensions on 4 key/value heads.
-AttentionPoint BenchAttention(Backend& backend, int64_t tokens, int64_t context, double seconds) {
-  const AttentionShape shape{16, 4, 64, 16, 0.125f};
+// One layer of 32 heads of 128 dimensions, each with its own keys and values.
+AttentionPoint BenchAttention(Backend& backend, KvFormat format, int64_t tokens, int64_t context,
+                              double read_bandwidth, double seconds) {
+  const AttentionShape shape{32, 32, 128, 16, 0.088f, 0, format};
   const int64_t blocks = (context + tokens + 15) / 16;
   std::vector<int32_t> table(static_cast<size_t>(blocks));
   std::iota(table.begin(), table.end(), 0);
-  std::vector<float> cache = RandomFloats(blocks * shape.block_bytes() / 4);
-  auto* bytes = reinterpret_cast<std::byte*>(cache.data());
-  const std::vector<float> q = RandomFloats(tokens * 16 * 64);
+  std::vector<std::byte> cache(static_cast<size_t>(blocks * shape.block_bytes()));
+  const std::vector<float> q = RandomFloats(tokens * 32 * 128);
   std::vector<float> out(q.size());
+  for (int64_t at = 0; at <= context; at += tokens) {  // real keys and values everywhere
+    const AttentionSequence part[1] = {{0, std::min(tokens, context + tokens - at), at, table}};
+    backend.WriteKv(cache.data(), shape, part, q.data(), q.data());
+  }
+  AttentionPoint point{std::string(KvFormatName(format)), tokens, context, 0, 0};
   const AttentionSequence sequences[1] = {{0, tokens, context, table}};
-  return {tokens, context, MeanSeconds(seconds, [&] {
-            backend.Attention(bytes, shape, sequences, q.data(), out.data());
-          })};
+  point.seconds = MeanSeconds(
+      seconds, [&] { backend.Attention(cache.data(), shape, sequences, q.data(), out.data()); });
+  const double bytes = static_cast<double>((context + tokens) * shape.block_bytes() / 16);
+  point.bandwidth_fraction = bytes / point.seconds / read_bandwidth;
+  return point;
 }
 
 }  // namespace
@@ -148,8 +156,10 @@ KernelReport BenchKernels(Backend& backend, double read_bandwidth, int64_t rows,
   for (const int64_t n : tokens) {
     report.dense.push_back(BenchDense(backend, weights, rows, cols, n, seconds));
   }
-  for (const auto& [n, context] : {std::pair<int64_t, int64_t>{1, 1023}, {1024, 0}}) {
-    report.attention.push_back(BenchAttention(backend, n, context, seconds));
+  for (const auto& [n, context] : {std::pair<int64_t, int64_t>{1, 2047}, {512, 0}}) {
+    for (const KvFormat format : {KvFormat::kF32, KvFormat::kF16, KvFormat::kBF16, KvFormat::kInt8})
+      report.attention.push_back(
+          BenchAttention(backend, format, n, context, read_bandwidth, seconds));
   }
   return report;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "kernels/cpu/cpu_backend.h"
@@ -25,8 +26,10 @@ struct DensePoint {
 };
 
 struct AttentionPoint {
+  std::string format;  // of the state
   int64_t tokens = 0, context = 0;
   double seconds = 0;
+  double bandwidth_fraction = 0;  // state bytes a second / read loop
 };
 
 struct KernelReport {

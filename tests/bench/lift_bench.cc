@@ -107,8 +107,11 @@ nlohmann::json ToJson(const KernelReport& report) {
     out["dense"].push_back({{"tokens", p.tokens}, {"seconds", p.seconds}, {"flops", p.flops}});
   }
   for (const AttentionPoint& p : report.attention) {
-    out["attention"].push_back(
-        {{"tokens", p.tokens}, {"context", p.context}, {"seconds", p.seconds}});
+    out["attention"].push_back({{"format", p.format},
+                                {"tokens", p.tokens},
+                                {"context", p.context},
+                                {"seconds", p.seconds},
+                                {"bandwidth_fraction", p.bandwidth_fraction}});
   }
   return out;
 }
@@ -144,10 +147,11 @@ void PrintTable(const KernelReport& report, double) {
     std::printf("%-8s %7lld %12.1f %10.1f\n", "f32", static_cast<long long>(p.tokens),
                 p.seconds * 1e6, p.flops * 1e-9);
   }
-  std::printf("\n%-8s %7s %12s\n", "attend", "tokens", "us");
+  std::printf("\n%-8s %9s %7s %12s %10s\n", "attend", "after", "tokens", "us", "of read");
   for (const AttentionPoint& p : report.attention) {
-    std::printf("after%-4lld %6lld %12.1f\n", static_cast<long long>(p.context),
-                static_cast<long long>(p.tokens), p.seconds * 1e6);
+    std::printf("%-8s %9lld %7lld %12.1f %9.0f%%\n", p.format.c_str(),
+                static_cast<long long>(p.context), static_cast<long long>(p.tokens),
+                p.seconds * 1e6, p.bandwidth_fraction * 100);
   }
 }
 

@@ -13,6 +13,7 @@
 #include "kernels/base/float16.h"
 #include "kernels/format/lifted_file.h"
 #include "server/model/model_layout.h"
+#include "server/tokenizer/tokenizer_spec.h"
 
 namespace lift::bench {
 namespace {
@@ -25,6 +26,7 @@ struct Shape {
 
 // The public models of these names (Llama 3.2 1B and 3B, Llama 2 7B and 13B).
 constexpr Shape kShapes[] = {
+    {"llama-tiny", 512, 128, 256, 2, 4, 2, 32, 4096, true},  // to try a command with
     {"llama-1b", 128256, 2048, 8192, 16, 32, 8, 64, 131072, true},
     {"llama-3b", 128256, 3072, 8192, 28, 24, 8, 128, 131072, true},
     {"llama-7b", 32000, 4096, 11008, 32, 32, 32, 128, 4096, false},
@@ -84,6 +86,28 @@ std::vector<uint8_t> RandomPlanes(int64_t rows, int64_t cols, int stored, uint64
   return planes;
 }
 
+// A token for every byte, and names that no text makes for the other ids: enough for a server.
+std::string ByteTokenizer(int64_t vocab) {
+  TokenizerSpec spec;
+  spec.type = "byte_level_bpe";
+  int32_t beyond = 256;
+  for (int32_t byte = 0; byte < 256; ++byte) {
+    const bool printable =
+        (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xFF && byte != 0xAD);
+    const int32_t code = printable ? byte : beyond++;  // below 0x800: one or two bytes of UTF-8
+    std::string token;
+    if (code < 0x80) {
+      token.push_back(static_cast<char>(code));
+    } else {
+      token.push_back(static_cast<char>(0xC0 | code >> 6));
+      token.push_back(static_cast<char>(0x80 | (code & 0x3F)));
+    }
+    spec.tokens.push_back(std::move(token));
+  }
+  for (int64_t id = 256; id < vocab; ++id) spec.tokens.push_back(absl::StrCat("token", id));
+  return spec.ToJson();
+}
+
 }  // namespace
 
 absl::StatusOr<SyntheticSpec> ParseSynthetic(const std::string& text) {
@@ -113,6 +137,7 @@ absl::StatusOr<SyntheticSpec> ParseSynthetic(const std::string& text) {
 absl::Status WriteSynthetic(const SyntheticSpec& spec, bool parity, const std::string& path) {
   LiftedFileWriter writer;
   writer.SetModelConfig(spec.config.ToJson());
+  writer.SetTokenizer(ByteTokenizer(spec.config.vocab_size));
   writer.SetSourceSha256(std::string(64, '0'));
   std::vector<int> stage_bits;
   for (int left = static_cast<int>(std::ceil(spec.bits.back())); left > 0; left -= 2) {

@@ -319,6 +319,29 @@ class OwnServer(unittest.TestCase):
         self.assertEqual(bytes_per_token["bf16"], bytes_per_token["f16"])
         self.assertLess(bytes_per_token["int8"], bytes_per_token["f16"])
 
+    def test_damage_is_found_in_what_is_served_and_nowhere_else(self):
+        """The file's last byte belongs to the source alone."""
+        good, names = MODEL.read_bytes(), [v["name"] for v in self.all_variants()]
+        bad = pathlib.Path(FOLDER.name) / "damaged.lift"
+        bad.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        with harness.Server(bad, "--variants", ",".join(names[:-1])) as server:
+            self.assertEqual(server.client("generate", "--prompt", "x", "--max-new-tokens", "2").returncode, 0)
+        done = harness.run(harness.program("lift-server"), "--model", str(bad), "--listen", "127.0.0.1:0", "--admin",
+                           "127.0.0.1:0")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("SOURCE is damaged", done.stderr)
+        with harness.Server(MODEL, "--verify", "background") as server:
+            self.assertEqual(server.client("generate", "--prompt", "x", "--max-new-tokens", "2").returncode, 0)
+            server.terminate()
+            self.assertEqual(server.wait(), 0)
+        # In the background: the process starts, finds it and ends. It may be faster than its own readiness.
+        process = subprocess.Popen(
+            [harness.program("lift-server"), "--model", str(bad), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
+             "--verify", "background"], stderr=subprocess.PIPE, text=True)
+        _, log = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 1)
+        self.assertIn("SOURCE is damaged", log)
+
     def all_variants(self):
         with harness.Server(MODEL) as server:
             return server.client_json("models")["models"][0]["variants"]

@@ -207,6 +207,14 @@ TEST(LiftedFile, PartialVerification) {
   ASSERT_TRUE(lazy.ok()) << lazy.status();
   EXPECT_TRUE((*lazy)->VerifyPlanes(1152 + 256).ok());
   EXPECT_FALSE((*lazy)->VerifyPlanes(1152 + 256 + 192).ok());
+  ThreadPool pool(3);
+  std::atomic<bool> stop{false};
+  EXPECT_TRUE((*lazy)->VerifyPlanes(1152 + 256, &pool, &stop).ok());
+  EXPECT_THAT((*lazy)->VerifyPlanes(planes.size(), &pool, &stop).message(),
+              HasSubstr("stage 1 of 'a' is damaged"));
+  stop = true;
+  EXPECT_EQ((*lazy)->VerifyPlanes(planes.size(), &pool, &stop).code(),
+            absl::StatusCode::kCancelled);
   fs::remove(path);
 }
 

@@ -51,6 +51,7 @@ TEST(ServerConfig, WrongInputIsNamed) {
       {{"--model", "m", "--max-batch", "0"}, "--max-batch"},
       {{"--model", "m", "--device", "tpu"}, "--device"},
       {{"--model", "m", "--kv-tokens", "5", "--kv-memory-mb", "5"}, "exclude"},
+      {{"--model", "m", "--verify", "never"}, "start, background"},
       {{"--model", "m", "--kv-cache", "fp8"}, "f32, f16, bf16, int8"},
       {{"--model", "m", "--drain-seconds", "nan"}, "--drain-seconds"},
       {{"--config", "/nonexistent.json"}, "cannot be read"},
