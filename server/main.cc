@@ -14,6 +14,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "server/accounting/ledger_metrics.h"
+#include "server/accounting/observers.h"
+#include "server/accounting/server_ledger.h"
 #include "server/assembly.h"
 #include "server/billing/meter.h"
 #include "server/config/server_config.h"
@@ -53,6 +56,7 @@ int Fail(int code, const absl::Status& status) {
 // Blocked in every thread (call before any is started); WaitForStop takes them.
 sigset_t BlockStopSignals() {
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file at its size limit is an error of that file
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGTERM);
@@ -133,6 +137,10 @@ absl::StatusOr<std::unique_ptr<rpc::RpcServer>> StartRpc(const ServerConfig& con
   return rpc::RpcServer::Start(services, options);
 }
 
+std::chrono::milliseconds Milliseconds(double seconds) {
+  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1e3));
+}
+
 // Null without --auth-keys.
 absl::StatusOr<std::unique_ptr<Access>> OpenAccess(const ServerConfig& config) {
   if (config.auth_keys.empty()) return nullptr;
@@ -142,8 +150,7 @@ absl::StatusOr<std::unique_ptr<Access>> OpenAccess(const ServerConfig& config) {
                  "readable unless something in front adds TLS\n");
   }
   return Access::Open(
-      config.auth_keys,
-      std::chrono::milliseconds(static_cast<int64_t>(config.tls_reload_seconds * 1e3)),
+      config.auth_keys, Milliseconds(config.tls_reload_seconds),
       [](const std::string& line) { std::fprintf(stderr, "lift-server: %s\n", line.c_str()); });
 }
 
@@ -155,6 +162,25 @@ std::unique_ptr<BackgroundVerification> StartVerification(const ServerConfig& co
   return std::make_unique<BackgroundVerification>(
       serving.weights, serving.kept,
       [](const absl::Status& damage) { std::_Exit(Fail(kExitFailed, damage)); });
+}
+
+// Null without --ledger.
+absl::StatusOr<std::unique_ptr<ServerLedger>> OpenLedger(const ServerConfig& config,
+                                                         const ModelInfo& model,
+                                                         const UsageTotals& totals) {
+  if (config.ledger.empty()) return nullptr;
+  return ServerLedger::Open(
+      {.path = config.ledger,
+       .sync = config.ledger_sync == "full" ? LedgerSync::kFull : LedgerSync::kNormal,
+       .checkpoint = Milliseconds(config.ledger_interval_seconds),
+       .retention_days = config.ledger_retention_days,
+       .drift_check = std::chrono::duration_cast<std::chrono::seconds>(
+           Milliseconds(config.ledger_drift_check_seconds)),
+       .report =
+           [](const std::string& line) {
+             std::fprintf(stderr, "lift-server: %s\n", line.c_str());
+           }},
+      model, totals);
 }
 
 int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_signals) {
@@ -170,19 +196,28 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
 
   UsageTotals usage;
   Probes probes(serving.info, usage);
+  auto ledger = OpenLedger(config, serving.info, usage);
+  if (!ledger.ok()) return Fail(kExitWrongInput, ledger.status());
+  ObserverList observers({&probes});
+  EngineOptions options{.max_batch = config.max_batch,
+                        .max_waiting = config.max_queue,
+                        .prefill_chunk_tokens = config.prefill_chunk,
+                        .weight_resident_bytes = serving.info.resident_bytes,
+                        .observer = &observers};
+  if (*ledger != nullptr) {
+    observers.Add(ledger->get());
+    options.acknowledge = (*ledger)->acknowledge();
+  }
   WatchedModel watched(*serving.model);
-  Engine engine(watched, serving.tokenizer,
-                {.max_batch = config.max_batch,
-                 .max_waiting = config.max_queue,
-                 .prefill_chunk_tokens = config.prefill_chunk,
-                 .weight_resident_bytes = serving.info.resident_bytes,
-                 .observer = &probes});
+  Engine engine(watched, serving.tokenizer, options);
   rpc::ServiceContext services{
       engine, serving.tokenizer, serving.chat_template, serving.info, build,
-      usage,  &probes,           MakeLimits(config),    {},           access->get(),
+      usage,  &observers,        MakeLimits(config),    {},           access->get(),
       {}};
+  if (*ledger != nullptr) services.ledger = &(*ledger)->ledger();
   std::atomic<bool> ready{false}, stuck{false};
-  const ScrapeGauges gauges(probes, build, [&] { return engine.load(); });
+  ScrapeGauges gauges(probes, build, [&] { return engine.load(); });
+  if (*ledger != nullptr) gauges.Add(LedgerMetrics(**ledger));
   auto admin = AdminServer::Start(
       config.admin, {.metrics = [&] { return ExpositionText(probes, gauges); },
                      .ready = [&] { return ready && !stuck && !engine.load().draining; },
@@ -220,8 +255,7 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
     std::fprintf(stderr, "lift-server: %s, draining for at most %g s\n", strsignal(signal_number),
                  config.drain_seconds);
   }
-  const bool drained =
-      (*server)->Stop(std::chrono::milliseconds(static_cast<int64_t>(config.drain_seconds * 1e3)));
+  const bool drained = (*server)->Stop(Milliseconds(config.drain_seconds));
   if (info) {
     std::fprintf(
         stderr, "lift-server: %s\n",

@@ -7,7 +7,8 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "server/billing/ledger.h"
+#include "kernels/base/status.h"
+#include "server/billing/ledger_sum.h"
 
 namespace lift {
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/base/status.h"
+#include "server/billing/ledger_sum.h"
 #include "server/billing/meter.h"
 
 namespace lift {
@@ -50,14 +51,6 @@ struct LedgerResidency {
   ByteMicros byte_us = 0;
 };
 
-// What an invoice and an export are made of: a sum over requests.
-struct LedgerSum {
-  int64_t period = 0;  // start, Unix seconds: of the hour, the day, or of everything asked for
-  std::string tenant, variant;
-  double lambda = 0;
-  ByteMicros weight_byte_us = 0, kv_byte_us = 0;
-};
-
 struct LedgerAudit {
   ByteMicros lines = 0, resident = 0;
   bool exact() const { return lines == resident; }
@@ -73,6 +66,8 @@ class Ledger {
   ~Ledger();
 
   int64_t epoch() const;
+  // When the file's first epoch began, Unix microseconds.
+  int64_t began_us() const;
   // One transaction: all or nothing.
   absl::Status Write(std::span<const LedgerRecord> records,
                      std::span<const LedgerResidency> residency);
@@ -80,9 +75,11 @@ class Ledger {
   enum class Granularity { kTotal, kHour, kDay };
   struct Query {
     std::string tenant = {};             // empty: all, __idle__ and __overhead__ included
+    std::string variant = {};            // empty: all; of a record the one it ended with
     int64_t begin = 0, end = INT64_MAX;  // Unix seconds; whole hours (whole days past retention)
   };
-  // Ordered by period, tenant, variant.
+  // Of what is committed, without holding up those who write. Ordered by period, tenant, lambda,
+  // variant.
   absl::StatusOr<std::vector<LedgerSum>> Sums(const Query& query, Granularity granularity) const;
   // Requests by (epoch, sequence), after the given one; those that began or used
   // memory in the period.

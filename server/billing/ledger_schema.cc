@@ -43,6 +43,8 @@ CREATE TABLE daily (
   PRIMARY KEY (day, tenant, variant, lambda)) WITHOUT ROWID;
 CREATE INDEX requests_by_state ON requests (state);
 )sql",
+    // 3: requests of a month without reading those of all years.
+    "CREATE INDEX requests_by_start ON requests (started_us);",
 };
 
 }  // namespace

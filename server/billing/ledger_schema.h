@@ -8,7 +8,7 @@
 namespace lift {
 
 // 128-bit byte-microseconds are stored as whole byte-seconds and millionths of one.
-inline constexpr int kLedgerVersion = 2;
+inline constexpr int kLedgerVersion = 3;
 
 // Brings a new or older file to kLedgerVersion in one transaction. FAILED_PRECONDITION for a newer
 // one.

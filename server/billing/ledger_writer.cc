@@ -3,12 +3,19 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+
 namespace lift {
 namespace {
 
 constexpr int64_t kHour = 3600, kDay = 86400, kSecondUs = 1000000;
 constexpr int64_t kIdleSequence = 0, kOverheadSequence = -1;
 constexpr auto kRetry = std::chrono::milliseconds(500);
+
+// Byte-seconds; exactly zero for equals.
+double Difference(ByteMicros a, ByteMicros b) {
+  return a >= b ? static_cast<double>(a - b) * 1e-6 : static_cast<double>(b - a) * -1e-6;
+}
 
 double Seconds(std::chrono::steady_clock::duration d) {
   return std::chrono::duration<double>(d).count();
@@ -74,7 +81,8 @@ void LedgerWriter::Begin(const Request& request) {
   record.started_us = Now();
 }
 
-void LedgerWriter::Add(std::span<const Charge> charges, ByteMicros resident) {
+void LedgerWriter::Add(std::span<const Charge> charges, ByteMicros resident,
+                       std::optional<ByteMicros> metered) {
   const int64_t hour = Now() / kSecondUs / kHour * kHour;
   const std::lock_guard lock(mutex_);
   for (const Charge& charge : charges) {
@@ -84,6 +92,8 @@ void LedgerWriter::Add(std::span<const Charge> charges, ByteMicros resident) {
   Hour& total = residency_[hour];
   total.byte_us += resident;
   total.changed = true;
+  charged_ += resident;
+  metered_ = metered.value_or(charged_);
 }
 
 void LedgerWriter::Finish(int64_t sequence, End end) {
@@ -113,65 +123,89 @@ LedgerWriter::Stats LedgerWriter::stats() const {
   return stats_;
 }
 
-bool LedgerWriter::CommitOnce() {
+// Everything that changed, at one moment between two charges.
+struct LedgerWriter::Picture {
   std::vector<LedgerRecord> records;
   std::vector<LedgerResidency> residency;
   std::vector<std::function<void()>> told;
-  {
-    const std::lock_guard lock(mutex_);
-    for (auto& [sequence, account] : accounts_) {
-      if (!std::exchange(account.changed, false)) continue;
-      LedgerRecord record = account.record;
-      size_t i = 0;  // only what changed is written again
-      std::erase_if(record.lines, [&](const LedgerLine&) { return !account.line_changed[i++]; });
-      account.line_changed.assign(account.record.lines.size(), false);
-      records.push_back(std::move(record));
-    }
-    for (auto& [hour, total] : residency_) {
-      if (std::exchange(total.changed, false)) residency.push_back({hour, total.byte_us});
-    }
-    told = std::exchange(waiting_, {});
+  double meter_drift = 0;  // byte-seconds
+};
+
+LedgerWriter::Picture LedgerWriter::TakePicture() {
+  Picture picture;
+  const std::lock_guard lock(mutex_);
+  for (auto& [sequence, account] : accounts_) {
+    if (!std::exchange(account.changed, false)) continue;
+    LedgerRecord record = account.record;
+    size_t i = 0;  // only what changed is written again
+    std::erase_if(record.lines, [&](const LedgerLine&) { return !account.line_changed[i++]; });
+    account.line_changed.assign(account.record.lines.size(), false);
+    picture.records.push_back(std::move(record));
   }
+  for (auto& [hour, total] : residency_) {
+    if (std::exchange(total.changed, false)) picture.residency.push_back({hour, total.byte_us});
+  }
+  picture.told = std::exchange(waiting_, {});
+  picture.meter_drift = Difference(metered_, charged_);
+  return picture;
+}
+
+// What became of it.
+void LedgerWriter::Note(const Picture& picture, const absl::Status& status, double seconds) {
+  const std::lock_guard lock(mutex_);
+  ++(status.ok() ? stats_.commits : stats_.failures);
+  stats_.commit_seconds += seconds;
+  if (status.ok()) stats_.last_commit_us = Now();
+  for (const LedgerRecord& record : picture.records) {
+    if (!status.ok()) {
+      Account& account = accounts_[record.sequence];  // all of it, with the next attempt
+      account.changed = true;
+      account.line_changed.assign(account.record.lines.size(), true);
+    } else if (record.state == LedgerState::kFinished) {
+      accounts_.erase(record.sequence);
+      --stats_.unwritten;
+    }
+  }
+  for (const LedgerResidency& r : picture.residency) {
+    if (!status.ok()) residency_[r.hour].changed = true;
+  }
+}
+
+bool LedgerWriter::CommitOnce() {
+  const Picture picture = TakePicture();
   const auto start = std::chrono::steady_clock::now();
-  const absl::Status status = ledger_.Write(records, residency);
-  {
-    const std::lock_guard lock(mutex_);
-    ++(status.ok() ? stats_.commits : stats_.failures);
-    stats_.commit_seconds += Seconds(std::chrono::steady_clock::now() - start);
-    for (const LedgerRecord& record : records) {
-      if (!status.ok()) {
-        Account& account = accounts_[record.sequence];  // all of it, with the next attempt
-        account.changed = true;
-        account.line_changed.assign(account.record.lines.size(), true);
-      } else if (record.state == LedgerState::kFinished) {
-        accounts_.erase(record.sequence);
-        --stats_.unwritten;
-      }
-    }
-    for (const LedgerResidency& r : residency) {
-      if (!status.ok()) residency_[r.hour].changed = true;
-    }
+  const absl::Status status = ledger_.Write(picture.records, picture.residency);
+  Note(picture, status, Seconds(std::chrono::steady_clock::now() - start));
+  const bool was_healthy = healthy_.exchange(status.ok());
+  if (options_.report && was_healthy != status.ok()) {
+    options_.report(
+        status.ok()
+            ? std::string("the ledger is written again; nothing was lost")
+            : absl::StrCat(status.message(), "; answers go on and are written when that is over"));
   }
-  healthy_ = status.ok();
   if (status.ok()) {
-    for (const LedgerResidency& r : residency) committed_residency_[r.hour] = r.byte_us;
+    for (const LedgerResidency& r : picture.residency) committed_residency_[r.hour] = r.byte_us;
+    meter_drift_ = picture.meter_drift;
   }
-  for (const auto& f : told) f();
+  for (const auto& f : picture.told) f();
   return status.ok();
 }
 
 void LedgerWriter::CheckDrift() {
-  if (Now() < next_check_us_ || committed_residency_.empty()) return;
-  next_check_us_ = Now() + 60 * kSecondUs;
-  double drift = 0;
+  if (committed_residency_.empty()) return;
+  if (Now() < next_check_us_ && committed_residency_.size() == 1) return;
+  next_check_us_ = Now() + std::chrono::microseconds(options_.drift_check).count();
+  double drift = 0, last = 0;
   for (const auto& [hour, byte_us] : committed_residency_) {
     const auto audit = ledger_.Audit(hour);
     if (!audit.ok()) return;
-    drift += (static_cast<double>(byte_us) - static_cast<double>(audit->lines)) * 1e-6;
+    last = Difference(byte_us, audit->lines);
+    drift += last;
   }
+  past_drift_ += drift - last;
   while (committed_residency_.size() > 1) committed_residency_.erase(committed_residency_.begin());
   const std::lock_guard lock(mutex_);
-  stats_.drift_byte_seconds = drift;
+  stats_.drift_byte_seconds = past_drift_ + last + meter_drift_;
 }
 
 void LedgerWriter::Retain() {

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -23,7 +25,10 @@ class LedgerWriter {
   struct Options {
     std::chrono::milliseconds checkpoint{1000};
     int64_t retention_days = 0;  // rows of requests older than this become daily sums; 0 = never
+    std::chrono::seconds drift_check{60};  // how often the file is summed up again
     std::function<int64_t()> now_us = {};  // Unix time; null: the system's
+    // One sentence when writing begins to fail, and when it works again; on the writer's thread.
+    std::function<void(const std::string&)> report = {};
   };
   // `ledger` must outlive the writer and is written by it alone.
   LedgerWriter(Ledger& ledger, Options options);
@@ -45,8 +50,10 @@ class LedgerWriter {
     int64_t prompt_tokens = 0, generated_tokens = 0, cached_tokens = 0;
   };
   void Begin(const Request& request);
-  // All of one interval; they sum to `resident`.
-  void Add(std::span<const Charge> charges, ByteMicros resident);
+  // All of one interval; they sum to `resident`. `metered` is what an account kept apart from the
+  // ledger (the metrics') has reached with this interval; drift is measured against it.
+  void Add(std::span<const Charge> charges, ByteMicros resident,
+           std::optional<ByteMicros> metered = {});
   void Finish(int64_t sequence, End end);
   // Runs `told` once everything that was reported before this call is committed. If the ledger
   // cannot be written it runs after the first failed attempt: answers are not held back by a full
@@ -56,10 +63,12 @@ class LedgerWriter {
   bool healthy() const { return healthy_; }
   struct Stats {
     uint64_t commits = 0, failures = 0;
-    double commit_seconds = 0;  // sum
-    int64_t unwritten = 0;      // ended requests that are not in the file
-    // This hour's account in memory minus the file's, byte-seconds; looked up once a minute and at
-    // an hour's end. Zero unless the file lost or gained something.
+    double commit_seconds = 0;   // sum
+    int64_t unwritten = 0;       // ended requests that are not in the file
+    int64_t last_commit_us = 0;  // Unix
+    // What was metered since this epoch began minus what the file holds of it, byte-seconds.
+    // Looked up every `drift_check` and at an hour's end; of hours past what it was then. Zero
+    // unless one of the two lost or gained something.
     double drift_byte_seconds = 0;
   };
   Stats stats() const;
@@ -78,6 +87,9 @@ class LedgerWriter {
   Account& AccountOf(int64_t sequence);
   LedgerLine& LineOf(Account& account, int64_t hour, const Charge& charge);
   void Run();
+  struct Picture;
+  Picture TakePicture();
+  void Note(const Picture& picture, const absl::Status& status, double seconds);
   bool CommitOnce();
   void CheckDrift();
   void Retain();
@@ -95,9 +107,11 @@ class LedgerWriter {
   std::vector<std::function<void()>> waiting_;
   bool stop_ = false;
   Stats stats_;
+  ByteMicros charged_ = 0, metered_ = 0;  // since the beginning
 
   // Of the writer's thread.
   std::map<int64_t, ByteMicros> committed_residency_;
+  double past_drift_ = 0, meter_drift_ = 0;  // of hours that are over; metered minus charged
   int64_t next_check_us_ = 0, next_retain_us_ = 0;
   std::thread thread_;
 };

@@ -10,6 +10,7 @@
 #include "liftserve/v1/generation.grpc.pb.h"
 #include "liftserve/v1/model.grpc.pb.h"
 #include "liftserve/v1/usage.grpc.pb.h"
+#include "server/client/billing.h"
 #include "server/client/options.h"
 #include "server/client/report.h"
 #include "server/client/requests.h"
@@ -138,13 +139,41 @@ int RunGeneration(const ClientOptions& o, const std::shared_ptr<grpc::Channel>& 
       o, [&](auto* c, auto* r) { return stub->Detokenize(c, request, r); });
 }
 
-int RunUsage(const ClientOptions& o, const std::shared_ptr<grpc::Channel>& channel) {
-  api::GetUsageRequest request;
-  request.set_tenant(o.usage_tenant);
-  request.set_variant(o.usage_variant);
+absl::StatusOr<std::string> UsageText(const ClientOptions& o, api::UsageService::Stub& stub,
+                                      grpc::Status& status) {
+  LIFT_ASSIGN_OR_RETURN(const Period period, ReadPeriod(o));
+  if (o.command == "records") {
+    RecordWriter writer(o.format);
+    auto request = RecordsRequest(o, period);
+    do {
+      Call scope(o);
+      api::ListUsageRecordsResponse page;
+      status = stub.ListUsageRecords(scope.context(), request, &page);
+      if (!status.ok()) return std::string();
+      writer.Add(page);
+      request.set_page_token(page.next_page_token());
+    } while (!request.page_token().empty());
+    return writer.Take();
+  }
+  Call scope(o);
+  api::GetUsageResponse usage;
+  status = stub.GetUsage(scope.context(), UsageRequest(o, period), &usage);
+  if (!status.ok()) return std::string();
+  if (o.command == "bill") return BillText(o, period, usage);
+  return o.format == "csv" ? UsageCsv(usage) : MessageJson(usage, !o.json) + "\n";
+}
+
+// usage, records, bill.
+int RunBilling(const ClientOptions& o, const std::shared_ptr<grpc::Channel>& channel) {
   auto stub = api::UsageService::NewStub(channel);
-  return Ask<api::GetUsageResponse>(
-      o, [&](auto* c, auto* r) { return stub->GetUsage(c, request, r); });
+  grpc::Status status;
+  const auto text = UsageText(o, *stub, status);
+  if (!text.ok()) {
+    std::fprintf(stderr, "lift-client: %s\n", std::string(text.status().message()).c_str());
+    return kExitWrongInput;
+  }
+  std::fputs(text->c_str(), stdout);
+  return Report(status);
 }
 
 int RunHealth(const ClientOptions& o, const std::shared_ptr<grpc::Channel>& channel) {
@@ -186,7 +215,9 @@ int Run(ClientOptions o) {
     return Ask<api::GetLoadResponse>(o,
                                      [&](auto* c, auto* r) { return models->GetLoad(c, {}, r); });
   }
-  if (o.command == "usage") return RunUsage(o, channel);
+  if (o.command == "usage" || o.command == "records" || o.command == "bill") {
+    return RunBilling(o, channel);
+  }
   if (o.command == "health") return RunHealth(o, channel);
   return RunGeneration(o, channel);
 }

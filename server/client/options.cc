@@ -1,6 +1,7 @@
 #include "server/client/options.h"
 
 #include <CLI/CLI.hpp>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 
@@ -68,9 +69,6 @@ void AddOtherCommands(CLI::App& app, ClientOptions& o) {
   AddCommand(app, "models", "Models and their resident variants");
   AddCommand(app, "info", "The server's version, build and device");
   AddCommand(app, "load", "Requests and state blocks right now");
-  CLI::App* usage = AddCommand(app, "usage", "Memory x time by tenant and variant");
-  usage->add_option("--of-tenant", o.usage_tenant, "Only this tenant");
-  usage->add_option("--of-variant", o.usage_variant, "Only this variant");
   CLI::App* health = AddCommand(app, "health", "grpc.health.v1 Check; exits 1 unless SERVING");
   health->add_option("--service", o.service,
                      "\"\" = the server, liftserve.v1.GenerationService, or MODEL/VARIANT");
@@ -83,6 +81,44 @@ void AddOtherCommands(CLI::App& app, ClientOptions& o) {
                      "Special tokens in the text are control tokens");
   CLI::App* detokenize = AddCommand(app, "detokenize", "Token ids to text");
   detokenize->add_option("--token-ids", o.token_ids, "The ids")->delimiter(',')->required();
+}
+
+void AddPeriod(CLI::App& command, ClientOptions& o) {
+  command.add_option("--of-variant", o.usage_variant, "Only this variant");
+  command.add_option("--month", o.month, "YYYY-MM, UTC");
+  command.add_option("--begin", o.begin, "YYYY-MM-DD or YYYY-MM-DDTHH, UTC, inclusive");
+  command.add_option("--end", o.end, "Likewise, exclusive");
+}
+
+void AddBillingCommands(CLI::App& app, ClientOptions& o) {
+  const auto format = [&](CLI::App* command, std::set<std::string> names) {
+    command->add_option("--format", o.format, "How it is printed")
+        ->check(CLI::IsMember(std::move(names)));
+  };
+  const auto by = [&](CLI::App* command) {
+    command->add_option("--by", o.by, "Cut the period by hour or day")
+        ->check(CLI::IsMember({"total", "hour", "day"}))
+        ->capture_default_str();
+  };
+  CLI::App* usage = AddCommand(app, "usage", "Memory x time by tenant and variant");
+  usage->add_option("--of-tenant", o.usage_tenant, "Only this tenant");
+  AddPeriod(*usage, o);
+  by(usage);
+  format(usage, {"text", "json", "csv"});
+  CLI::App* records = AddCommand(app, "records", "What each request used (the server's ledger)");
+  records->add_option("--of-tenant", o.usage_tenant, "Only this tenant");
+  AddPeriod(*records, o);
+  format(records, {"text", "json", "csv"});
+  CLI::App* bill = AddCommand(app, "bill", "An invoice in GiB-hours from the server's ledger");
+  bill->add_option("--tenant", o.usage_tenant, "Whose; all tenants and idle memory if absent");
+  AddPeriod(*bill, o);
+  bill->add_option("--price", o.price, "Of a GiB-hour, a decimal number")->required();
+  bill->add_option("--tiers", o.tiers,
+                   "Price by precision: NAME=MAX_LAMBDA:FACTOR,..., e.g. "
+                   "economy=0.5:0.8,premium=1:1.25");
+  bill->add_option("--currency", o.currency, "Its code")->capture_default_str();
+  by(bill);
+  format(bill, {"text", "json", "csv", "focus"});
 }
 
 absl::Status Check(const ClientOptions& o) {
@@ -126,6 +162,7 @@ absl::StatusOr<ParsedCommandLine> ParseCommandLine(int argc, const char* const* 
   app.require_subcommand(1);
   AddPromptCommands(app, o);
   AddOtherCommands(app, o);
+  AddBillingCommands(app, o);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {

@@ -40,8 +40,12 @@ struct ClientOptions {
   int logprobs = -1;  // -1 = none, else this many alternatives
   int priority = 0;
 
-  std::string service;                      // health: what to ask about
-  std::string usage_tenant, usage_variant;  // usage: filters
+  std::string service;                         // health: what to ask about
+  std::string usage_tenant, usage_variant;     // usage, records, bill: filters
+  std::string month, begin, end;               // their period; see ReadPeriod
+  std::string by = "total";                    // total | hour | day
+  std::string format = "text";                 // text | json | csv | focus
+  std::string price, tiers, currency = "USD";  // bill: per GiB-hour; see ParsePriceTiers
 };
 
 // Exits are the caller's: `print` holds the text of --help or --version.

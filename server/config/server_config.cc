@@ -59,6 +59,11 @@ std::map<std::string, Setter> SettersOf(ServerConfig& c) {
           {"max_answer_tokens", into(c.max_answer_tokens)},
           {"watchdog_seconds", into(c.watchdog_seconds)},
           {"core_dumps", into(c.core_dumps)},
+          {"ledger", into(c.ledger)},
+          {"ledger_sync", into(c.ledger_sync)},
+          {"ledger_interval_seconds", into(c.ledger_interval_seconds)},
+          {"ledger_retention_days", into(c.ledger_retention_days)},
+          {"ledger_drift_check_seconds", into(c.ledger_drift_check_seconds)},
           {"ready_file", into(c.ready_file)}};
 }
 
@@ -137,6 +142,23 @@ void AddSecurityFlags(CLI::App& app, ServerConfig& c) {
   app.add_flag("--core-dumps", c.core_dumps, "Allow core dumps, which may hold keys and prompts");
 }
 
+void AddLedgerFlags(CLI::App& app, ServerConfig& c) {
+  app.add_option("--ledger", c.ledger,
+                 "SQLite file that keeps what every request used; made if absent, one server each");
+  app.add_option("--ledger-sync", c.ledger_sync,
+                 "full: an answer's end is told once it survives power loss; normal: the process")
+      ->capture_default_str();
+  app.add_option("--ledger-interval-seconds", c.ledger_interval_seconds,
+                 "Between checkpoints of running requests: what a crash may lose of them")
+      ->capture_default_str();
+  app.add_option("--ledger-retention-days", c.ledger_retention_days,
+                 "Fold requests older than this into daily sums by tenant and variant; 0 = never")
+      ->capture_default_str();
+  app.add_option("--ledger-drift-check-seconds", c.ledger_drift_check_seconds,
+                 "How often the file is summed up and compared with the metrics")
+      ->capture_default_str();
+}
+
 absl::Status CheckSeconds(const char* flag, double value, double low) {
   if (value >= low && value <= 86400) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -205,6 +227,14 @@ absl::Status ValidateSecurity(const ServerConfig& c) {
   return CheckRange("--max-answer-tokens", c.max_answer_tokens, 0, INT32_MAX);
 }
 
+absl::Status ValidateLedger(const ServerConfig& c) {
+  LIFT_RETURN_IF_ERROR(CheckChoice("--ledger-sync", c.ledger_sync, {"full", "normal"}));
+  LIFT_RETURN_IF_ERROR(CheckSeconds("--ledger-interval-seconds", c.ledger_interval_seconds, 0.01));
+  LIFT_RETURN_IF_ERROR(
+      CheckSeconds("--ledger-drift-check-seconds", c.ledger_drift_check_seconds, 1));
+  return CheckRange("--ledger-retention-days", c.ledger_retention_days, 0, 36500);
+}
+
 }  // namespace
 
 absl::Status ServerConfig::Validate() const {
@@ -231,6 +261,7 @@ absl::Status ServerConfig::Validate() const {
         absl::StrCat("--drain-seconds is ", drain_seconds, "; it must be from 0 to 86400"));
   }
   LIFT_RETURN_IF_ERROR(ValidateSecurity(*this));
+  LIFT_RETURN_IF_ERROR(ValidateLedger(*this));
   LIFT_RETURN_IF_ERROR(CheckChoice("--device", device, {"auto", "cpu", "cuda"}));
   return CheckChoice("--log-level", log_level, {"error", "info"});
 }
@@ -275,6 +306,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv,
   app.set_version_flag("--version", version_text, "Print version, build and device support");
   AddFlags(app, result.config);
   AddSecurityFlags(app, result.config);
+  AddLedgerFlags(app, result.config);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {

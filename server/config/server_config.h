@@ -43,6 +43,12 @@ struct ServerConfig {
   int64_t max_answer_tokens = 0;            // of one request; 0 = what the context holds
   double watchdog_seconds = 60;             // a step longer than this is stuck; 0 = off
   bool core_dumps = false;                  // they could hold keys and prompts
+  // The durable ledger; empty = none, the account is then in memory only.
+  std::string ledger;
+  std::string ledger_sync = "full";        // survives: full = power loss, normal = the process
+  double ledger_interval_seconds = 1;      // between checkpoints of running requests
+  int64_t ledger_retention_days = 0;       // older requests become daily sums; 0 = never
+  double ledger_drift_check_seconds = 60;  // how often the file is summed up again
   std::string ready_file;  // written (listen and admin address, a line each) once ready; "" = none
 
   // INVALID_ARGUMENT naming the flag and its range.

@@ -10,21 +10,9 @@
 namespace lift {
 namespace {
 
-using prometheus::ClientMetric;
 using prometheus::MetricFamily;
 using prometheus::MetricType;
-using Labels = std::vector<ClientMetric::Label>;
-
-void AddSample(MetricFamily& family, Labels labels, double value) {
-  ClientMetric metric;
-  metric.label = std::move(labels);
-  (family.type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
-  family.metric.push_back(std::move(metric));
-}
-
-MetricFamily MakeGauge(std::string name, std::string help) {
-  return {std::move(name), std::move(help), MetricType::Gauge, {}};
-}
+using Labels = SampleLabels;
 
 }  // namespace
 
@@ -166,6 +154,7 @@ std::vector<MetricFamily> ScrapeGauges::Collect() const {
   CollectByteSeconds(out);
   CollectLoad(out);
   CollectInfo(out);
+  for (const FamilySource& source : sources_) source(out);
   return out;
 }
 

@@ -8,6 +8,7 @@
 #include "prometheus/collectable.h"
 #include "prometheus/metric_family.h"
 #include "server/metrics/probes.h"
+#include "server/metrics/samples.h"
 #include "server/model_info.h"
 
 namespace lift {
@@ -25,6 +26,8 @@ class ScrapeGauges : public prometheus::Collectable {
   // `probes` must outlive this; `load` may be called from any thread.
   ScrapeGauges(Probes& probes, const BuildInfo& build, std::function<EngineLoad()> load)
       : probes_(probes), build_(build), load_(std::move(load)) {}
+  // What others show; before the first scrape.
+  void Add(FamilySource source) { sources_.push_back(std::move(source)); }
   std::vector<prometheus::MetricFamily> Collect() const override;
 
  private:
@@ -36,6 +39,7 @@ class ScrapeGauges : public prometheus::Collectable {
   Probes& probes_;
   const BuildInfo build_;
   std::function<EngineLoad()> load_;
+  std::vector<FamilySource> sources_;
 };
 
 // The whole exposition in Prometheus' text format 0.0.4.

@@ -16,7 +16,13 @@ void UsageTotals::AddCharges(std::span<const EngineObserver::Charge> charges) {
   for (const auto& charge : charges) {
     UsageCell& cell = CellOf(charge.tenant, charge.variant);
     (charge.kv ? cell.kv_byte_us : cell.weight_byte_us) += charge.byte_us;
+    total_byte_us_ += charge.byte_us;
   }
+}
+
+unsigned __int128 UsageTotals::total_byte_us() const {
+  std::lock_guard lock(mutex_);
+  return total_byte_us_;
 }
 
 void UsageTotals::AddFinished(const std::string& tenant, int variant, const RequestUsage& usage) {

@@ -36,6 +36,8 @@ class UsageTotals {
   void AddCharges(std::span<const EngineObserver::Charge> charges);
   void AddFinished(const std::string& tenant, int variant, const RequestUsage& usage);
   std::map<Key, UsageCell> Snapshot() const;
+  // Of all charges so far.
+  unsigned __int128 total_byte_us() const;
   std::chrono::system_clock::time_point since() const { return since_; }
 
  private:
@@ -45,6 +47,7 @@ class UsageTotals {
   const std::chrono::system_clock::time_point since_ = std::chrono::system_clock::now();
   mutable std::mutex mutex_;
   std::map<std::string, std::map<int, UsageCell>> cells_;
+  unsigned __int128 total_byte_us_ = 0;
 };
 
 }  // namespace lift

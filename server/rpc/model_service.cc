@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/errors.h"
 #include "server/rpc/status_map.h"
+#include "server/rpc/timestamps.h"
 #include "server/rpc/unary_answer.h"
 
 namespace lift::rpc {
@@ -40,15 +41,6 @@ api::Model ToModel(const ServiceContext& services) {
   model.set_kv_format(info.kv_format);
   model.set_state_bytes_per_token(info.state_bytes_per_token);
   return model;
-}
-
-google::protobuf::Timestamp ToTimestamp(std::chrono::system_clock::time_point time) {
-  const int64_t nanos =
-      std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
-  google::protobuf::Timestamp timestamp;
-  timestamp.set_seconds(nanos / 1000000000);
-  timestamp.set_nanos(static_cast<int32_t>(nanos % 1000000000));
-  return timestamp;
 }
 
 // How many of the coarsest variants `name` and the coarser ones are.
@@ -152,7 +144,7 @@ grpc::ServerUnaryReactor* ModelService::GetServerInfo(Context* context, const By
         response.set_cuda_compiled(services_.build.cuda_compiled);
         response.set_device(services_.model.device);
         response.set_device_description(services_.model.device_description);
-        *response.mutable_start_time() = ToTimestamp(services_.build.start_time);
+        *response.mutable_start_time() = ToTimestamp(UnixMicros(services_.build.start_time));
         response.set_router_version(std::string(router::kRouterVersion));
         return absl::OkStatus();
       });
@@ -167,36 +159,6 @@ grpc::ServerUnaryReactor* ModelService::GetLoad(Context* context, const Bytes* i
         response.set_kv_blocks_used(load.blocks_used);
         response.set_kv_blocks_total(load.blocks_total);
         response.set_draining(load.draining);
-        return absl::OkStatus();
-      });
-}
-
-grpc::ServerUnaryReactor* UsageService::GetUsage(grpc::CallbackServerContext* context,
-                                                 const grpc::ByteBuffer* in,
-                                                 grpc::ByteBuffer* out) {
-  return AnswerNow<api::GetUsageRequest, api::GetUsageResponse>(
-      services_, context, in, out, [&](const auto& request, auto& response, const Caller& caller) {
-        const auto& variants = services_.model.variants;
-        unsigned __int128 total_byte_us = 0;
-        for (const auto& [key, cell] : services_.usage.Snapshot()) {
-          total_byte_us += cell.weight_byte_us + cell.kv_byte_us;
-          const bool named = key.second >= 0 && static_cast<size_t>(key.second) < variants.size();
-          const std::string variant = named ? variants[static_cast<size_t>(key.second)].name : "";
-          // With authentication a tenant sees its own entries, an administrator all of them.
-          if (caller.role != Role::kAdmin && caller.tenant != key.first) continue;
-          if (!request.tenant().empty() && request.tenant() != key.first) continue;
-          if (!request.variant().empty() && request.variant() != variant) continue;
-          auto& entry = *response.add_entries();
-          entry.set_tenant(key.first);
-          entry.set_variant(variant);
-          entry.set_weight_byte_seconds(ByteSeconds(cell.weight_byte_us));
-          entry.set_kv_byte_seconds(ByteSeconds(cell.kv_byte_us));
-          entry.set_requests(cell.requests);
-          entry.set_prompt_tokens(cell.prompt_tokens);
-          entry.set_generated_tokens(cell.generated_tokens);
-        }
-        response.set_total_byte_seconds(ByteSeconds(total_byte_us));
-        *response.mutable_since() = ToTimestamp(services_.usage.since());
         return absl::OkStatus();
       });
 }

@@ -1,8 +1,7 @@
-// ModelService: what is loaded, and what shall be. UsageService: what was used.
+// ModelService: what is loaded, and what shall be.
 #pragma once
 
 #include "liftserve/v1/model.grpc.pb.h"
-#include "liftserve/v1/usage.grpc.pb.h"
 #include "server/rpc/service_context.h"
 
 namespace lift::rpc {
@@ -26,17 +25,6 @@ class ModelService final : public RawModelService {
   grpc::ServerUnaryReactor* GetLoad(Context* context, const Bytes* in, Bytes* out) override;
   grpc::ServerUnaryReactor* LoadVariant(Context* context, const Bytes* in, Bytes* out) override;
   grpc::ServerUnaryReactor* UnloadVariant(Context* context, const Bytes* in, Bytes* out) override;
-
- private:
-  ServiceContext& services_;
-};
-
-class UsageService final : public liftserve::v1::UsageService::WithRawCallbackMethod_GetUsage<
-                               liftserve::v1::UsageService::Service> {
- public:
-  explicit UsageService(ServiceContext& services) : services_(services) {}
-  grpc::ServerUnaryReactor* GetUsage(grpc::CallbackServerContext* context,
-                                     const grpc::ByteBuffer* in, grpc::ByteBuffer* out) override;
 
  private:
   ServiceContext& services_;

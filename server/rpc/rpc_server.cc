@@ -11,6 +11,7 @@
 #include "server/rpc/compat/vllm_service.h"
 #include "server/rpc/generation_service.h"
 #include "server/rpc/model_service.h"
+#include "server/rpc/usage_service.h"
 
 namespace lift::rpc {
 namespace {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "kernels/base/status.h"
+#include "server/billing/ledger.h"
 #include "server/engine/engine.h"
 #include "server/metrics/usage_totals.h"
 #include "server/model_info.h"
@@ -79,6 +80,7 @@ struct ServiceContext {
   LoadReporter load_reporter{};
   std::atomic<bool> serving{false};           // what health says
   std::function<void()> residency_changed{};  // set by RpcServer, which owns health
+  const Ledger* ledger = nullptr;             // null: the account is in memory only
 };
 
 // Who asks and until when, from a call's metadata.

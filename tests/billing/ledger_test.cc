@@ -62,6 +62,8 @@ LedgerRecord Record(int64_t sequence, const std::string& tenant, int64_t hour, B
   record.state = state;
   record.request_id = "r" + std::to_string(sequence);
   record.tenant = tenant;
+  record.variant = "q3";
+  record.prompt_tokens = sequence, record.generated_tokens = 2 * sequence;
   record.started_us = hour * 1000000;
   record.lines.push_back({hour, "q3", 0.4, weight, weight / 3});
   return record;
@@ -103,7 +105,8 @@ TEST_F(LedgerTest, AnOlderFileIsMigratedWithItsRows) {
   auto ledger = Open();
   ASSERT_TRUE(ledger->Write(std::vector{Record(1, "acme", 3600, 900)}, {}).ok());
   ledger.reset();
-  Sql("DROP TABLE daily; DROP INDEX requests_by_state; PRAGMA user_version = 1");  // version 1
+  Sql("DROP TABLE daily; DROP INDEX requests_by_state; DROP INDEX requests_by_start; PRAGMA "
+      "user_version = 1");  // version 1
   ledger = Open();
   ASSERT_NE(ledger, nullptr);
   EXPECT_EQ(ledger->epoch(), 2);
@@ -119,6 +122,10 @@ TEST_F(LedgerTest, RollingUpKeepsEverySumByDay) {
     records.push_back(Record(i, "t" + std::to_string(rng() % 4),
                              static_cast<int64_t>(rng() % 96) * 3600, rng() % 1000000000));
     if (i % 50 == 0) records.back().state = LedgerState::kRunning;
+    // A second hour of the same request: it still counts once.
+    LedgerLine next = records.back().lines[0];
+    next.hour += 3600;
+    if (i % 3 == 0 && next.hour % 86400 != 0) records.back().lines.push_back(next);
   }
   ASSERT_TRUE(ledger->Write(records, {}).ok());
   const auto before = ledger->Sums({}, Ledger::Granularity::kDay);
@@ -135,6 +142,9 @@ TEST_F(LedgerTest, RollingUpKeepsEverySumByDay) {
     EXPECT_EQ((*before)[i].tenant, (*after)[i].tenant);
     EXPECT_TRUE((*before)[i].weight_byte_us == (*after)[i].weight_byte_us);
     EXPECT_TRUE((*before)[i].kv_byte_us == (*after)[i].kv_byte_us);
+    EXPECT_EQ((*before)[i].requests, (*after)[i].requests);
+    EXPECT_EQ((*before)[i].prompt_tokens, (*after)[i].prompt_tokens);
+    EXPECT_EQ((*before)[i].generated_tokens, (*after)[i].generated_tokens);
   }
 }
 
@@ -324,6 +334,51 @@ TEST_F(LedgerTest, DriftShowsWhatTheFileLost) {
   EXPECT_TRUE(writer.healthy());
   EXPECT_EQ(ledger->Records({}, ledger->epoch(), 1, 10)->size(), 1u);
   EXPECT_EQ(writer.stats().unwritten, 0);
+}
+
+TEST_F(LedgerTest, DriftIsAgainstTheMeterAndOutlivesItsHour) {
+  std::atomic<int64_t> clock{3600 * 1000000LL};
+  auto ledger = Open();
+  std::vector<std::string> reports;
+  LedgerWriter writer(*ledger, {.checkpoint = std::chrono::milliseconds(1),
+                                .drift_check = std::chrono::seconds(0),
+                                .now_us = [&] { return clock.load(); },
+                                .report = [&](const std::string& s) { reports.push_back(s); }});
+  const auto settle = [&] {
+    for (int i = 0; i < 3; ++i) {
+      std::promise<void> done;
+      writer.WhenCommitted([&] { done.set_value(); });
+      done.get_future().wait();
+    }
+  };
+  const std::vector<LedgerWriter::Charge> charges = {{1, "q3", 0.4, false, 5000000}};
+  writer.Begin({1, "r1", "acme"});
+  writer.Add(charges, 5000000, 5000000);
+  settle();
+  EXPECT_EQ(writer.stats().drift_byte_seconds, 0);
+  EXPECT_EQ(writer.stats().last_commit_us, clock.load());
+  writer.Add(charges, 5000000, 13000000);  // the metrics counted 3 byte-seconds nobody was charged
+  settle();
+  EXPECT_DOUBLE_EQ(writer.stats().drift_byte_seconds, 3.0);
+  Sql("UPDATE lines SET weight_s = weight_s + 100 WHERE sequence = 1");
+  settle();
+  EXPECT_DOUBLE_EQ(writer.stats().drift_byte_seconds, -97.0);
+  clock += 3600 * 1000000LL;
+  writer.Add(charges, 5000000, 18000000);
+  settle();
+  EXPECT_DOUBLE_EQ(writer.stats().drift_byte_seconds, -97.0);
+  clock += 3600 * 1000000LL;
+  writer.Add(charges, 5000000, 23000000);
+  settle();
+  EXPECT_DOUBLE_EQ(writer.stats().drift_byte_seconds, -97.0);  // what was wrong stays wrong
+  Sql("ALTER TABLE requests RENAME TO away");
+  writer.Finish(1, {.code = "OK"});
+  settle();
+  Sql("ALTER TABLE away RENAME TO requests");
+  settle();
+  ASSERT_EQ(reports.size(), 2u);
+  EXPECT_THAT(reports[0], testing::HasSubstr("no such table: requests; answers go on"));
+  EXPECT_THAT(reports[1], testing::HasSubstr("written again"));
 }
 
 TEST(Invoice, AddsUpToTheLastByteSecond) {

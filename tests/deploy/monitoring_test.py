@@ -5,6 +5,7 @@ import http.server
 import json
 import pathlib
 import re
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -160,12 +161,14 @@ class LiveStack(unittest.TestCase):
     def test_every_query_returns_data_and_an_alert_is_delivered(self):
         with tempfile.TemporaryDirectory() as name:
             folder = pathlib.Path(name)
-            with harness.Server(harness.make_lifted_model(folder)) as server:
+            with harness.Server(harness.make_lifted_model(folder), "--ledger", str(folder / "ledger.db"),
+                                "--ledger-drift-check-seconds", "1", "--ledger-interval-seconds", "0.2") as server:
                 server.first_variant = server.client_json("models")["models"][0]["variants"][0]["name"]
                 stack = Stack(folder, server.admin)
                 try:
                     self.check_metrics_style(server)
                     self.check_dashboards(stack, server)
+                    self.check_ledger(stack, server, folder / "ledger.db")
                     self.check_delivery(stack, server)
                 finally:
                     stack.stop()
@@ -195,6 +198,23 @@ class LiveStack(unittest.TestCase):
             print(f"{len(expected)} dashboard queries returned data after {load.rounds} rounds of load", flush=True)
         finally:
             load.stop()
+
+    def check_ledger(self, stack, server, path):
+        """Prometheus and the ledger agree on every tenant; a fault planted in the file reaches a pager."""
+        usage = server.client_json("usage")
+        self.assertTrue(usage["durable"])
+        for tenant in ("acme", "zenith", "default"):
+            ledger = sum(e["weightByteSeconds"] + e["kvByteSeconds"] for e in usage["entries"] if e["tenant"] == tenant)
+            self.assertGreater(ledger, 0)
+            shown = lambda: sum(stack.query(f'liftserve_memory_byte_seconds_total{{tenant="{tenant}"}}'))  # noqa: E731,B023
+            tools.until(f"Prometheus to agree about {tenant}", lambda: abs(shown() / ledger - 1) < 1e-6)  # noqa: B023
+        self.assertEqual(stack.query("liftserve_ledger_drift_bytes_seconds"), [0.0])
+        self.assertFalse([a for a in Hook.alerts if a["labels"]["alertname"] == "LiftServeLedgerDrift"])
+        with sqlite3.connect(path, timeout=10) as db:
+            db.execute("UPDATE lines SET weight_s = weight_s * 10 WHERE sequence > 0")
+        fired = tools.until("LiftServeLedgerDrift at the receiver", lambda: [
+            a for a in Hook.alerts if a["labels"]["alertname"] == "LiftServeLedgerDrift"])
+        self.assertIn("byte-seconds", fired[0]["annotations"]["summary"])
 
     def check_delivery(self, stack, server):
         def delivered(name, status):

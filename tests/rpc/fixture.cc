@@ -37,13 +37,26 @@ void RpcTest::StartServer(EngineOptions options, bool with_template) {
     chat_template = *compiled;
   }
   probes_ = std::make_unique<Probes>(info_, usage_);
-  options.observer = probes_.get();
+  observers_ = std::make_unique<ObserverList>(std::vector<EngineObserver*>{probes_.get()});
+  if (!ledger_path_.empty()) {
+    auto ledger = ServerLedger::Open({.path = ledger_path_,
+                                      .sync = LedgerSync::kNormal,
+                                      .checkpoint = std::chrono::seconds(60),
+                                      .drift_check = std::chrono::seconds(0)},
+                                     info_, usage_);
+    ASSERT_TRUE(ledger.ok()) << ledger.status();
+    ledger_ = *std::move(ledger);
+    observers_->Add(ledger_.get());
+    options.acknowledge = ledger_->acknowledge();
+  }
+  options.observer = observers_.get();
   options.weight_resident_bytes = info_.resident_bytes;
   engine_ = std::make_unique<Engine>(model_, tokenizer_, options);
   services_.reset(new rpc::ServiceContext{
       *engine_, tokenizer_, chat_template, info_, build_, usage_, probes_.get(), {}, {}});
   services_->access = access_;
   services_->limits = limits_;
+  if (ledger_ != nullptr) services_->ledger = &ledger_->ledger();
   auto server = rpc::RpcServer::Start(*services_, {.listen = "127.0.0.1:0"});
   ASSERT_TRUE(server.ok()) << server.status();
   server_ = *std::move(server);
@@ -58,6 +71,8 @@ void RpcTest::StopServer(std::chrono::milliseconds grace) {
   server_.reset();
   services_.reset();
   engine_.reset();
+  ledger_.reset();
+  observers_.reset();
   probes_.reset();
 }
 

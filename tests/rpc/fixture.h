@@ -13,6 +13,8 @@
 #include "liftserve/v1/generation.grpc.pb.h"
 #include "liftserve/v1/model.grpc.pb.h"
 #include "liftserve/v1/usage.grpc.pb.h"
+#include "server/accounting/observers.h"
+#include "server/accounting/server_ledger.h"
 #include "server/metrics/probes.h"
 #include "server/rpc/rpc_server.h"
 #include "tests/rpc/fake_model.h"
@@ -48,6 +50,9 @@ class RpcTest : public ::testing::Test {
   std::unique_ptr<Engine> engine_;
   const Access* access_ = nullptr;  // of the next StartServer
   rpc::Limits limits_;              // likewise
+  std::string ledger_path_;         // likewise; empty = none
+  std::unique_ptr<ServerLedger> ledger_;
+  std::unique_ptr<ObserverList> observers_;
   std::unique_ptr<rpc::ServiceContext> services_;
   std::unique_ptr<rpc::RpcServer> server_;
   std::shared_ptr<grpc::Channel> channel_;

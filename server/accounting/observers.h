@@ -1,0 +1,43 @@
+// One observer that is several.
+#pragma once
+
+#include <vector>
+
+#include "server/engine/engine.h"
+
+namespace lift {
+
+// Tells each in turn. Borrows them; Add before the engine starts.
+class ObserverList : public EngineObserver {
+ public:
+  explicit ObserverList(std::vector<EngineObserver*> observers)
+      : observers_(std::move(observers)) {}
+  void Add(EngineObserver* observer) { observers_.push_back(observer); }
+
+  void OnAdmitted(const EngineRequest& request) override {
+    for (EngineObserver* o : observers_) o->OnAdmitted(request);
+  }
+  void OnRejected(const EngineRequest& request, const absl::Status& status) override {
+    for (EngineObserver* o : observers_) o->OnRejected(request, status);
+  }
+  void OnDecision(const router::Decision& decision, int variant, double seconds) override {
+    for (EngineObserver* o : observers_) o->OnDecision(decision, variant, seconds);
+  }
+  void OnFirstToken(int variant, double ttft_seconds) override {
+    for (EngineObserver* o : observers_) o->OnFirstToken(variant, ttft_seconds);
+  }
+  void OnInterToken(int variant, double seconds) override {
+    for (EngineObserver* o : observers_) o->OnInterToken(variant, seconds);
+  }
+  void OnFinished(const EngineRequest& request, const FinishedEvent& event) override {
+    for (EngineObserver* o : observers_) o->OnFinished(request, event);
+  }
+  void OnCharges(std::span<const Charge> charges, unsigned __int128 resident_byte_us) override {
+    for (EngineObserver* o : observers_) o->OnCharges(charges, resident_byte_us);
+  }
+
+ private:
+  std::vector<EngineObserver*> observers_;
+};
+
+}  // namespace lift

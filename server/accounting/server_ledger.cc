@@ -1,0 +1,62 @@
+#include "server/accounting/server_ledger.h"
+
+#include <utility>
+
+namespace lift {
+
+absl::StatusOr<std::unique_ptr<ServerLedger>> ServerLedger::Open(Options options,
+                                                                 const ModelInfo& model,
+                                                                 const UsageTotals& totals) {
+  LIFT_ASSIGN_OR_RETURN(std::unique_ptr<Ledger> ledger, Ledger::Open(options.path, options.sync));
+  return std::unique_ptr<ServerLedger>(
+      new ServerLedger(std::move(ledger), std::move(options), model, totals));
+}
+
+ServerLedger::ServerLedger(std::unique_ptr<Ledger> ledger, Options options, const ModelInfo& model,
+                           const UsageTotals& totals)
+    : model_(model),
+      totals_(totals),
+      ledger_(std::move(ledger)),
+      writer_(*ledger_, {.checkpoint = options.checkpoint,
+                         .retention_days = options.retention_days,
+                         .drift_check = options.drift_check,
+                         .now_us = {},
+                         .report = std::move(options.report)}) {}
+
+void ServerLedger::OnAdmitted(const EngineRequest& request) {
+  writer_.Begin({static_cast<int64_t>(request.sequence), request.request_id, request.tenant});
+}
+
+void ServerLedger::OnFinished(const EngineRequest& request, const FinishedEvent& event) {
+  writer_.Finish(static_cast<int64_t>(request.sequence),
+                 {.variant = model_.variants.at(static_cast<size_t>(event.variant)).name,
+                  .code = absl::StatusCodeToString(event.status.code()),
+                  .finish_reason = std::string(FinishReasonName(event.reason)),
+                  .prompt_tokens = event.usage.prompt_tokens,
+                  .generated_tokens = event.usage.generated_tokens,
+                  .cached_tokens = event.usage.cached_tokens});
+}
+
+void ServerLedger::OnCharges(std::span<const Charge> charges, unsigned __int128 resident_byte_us) {
+  charges_.clear();
+  for (const Charge& charge : charges) {
+    LedgerWriter::Charge row;
+    row.sequence = static_cast<int64_t>(charge.sequence);
+    if (charge.sequence == 0) row.sequence = charge.tenant == kIdleTenant ? 0 : -1;
+    row.kv = charge.kv;
+    row.byte_us = charge.byte_us;
+    if (charge.variant >= 0) {
+      const VariantInfo& variant = model_.variants.at(static_cast<size_t>(charge.variant));
+      row.variant = variant.name;
+      row.lambda = variant.lambda;
+    }
+    charges_.push_back(row);
+  }
+  writer_.Add(charges_, resident_byte_us, totals_.total_byte_us());
+}
+
+std::function<void(std::function<void()>)> ServerLedger::acknowledge() {
+  return [this](std::function<void()> told) { writer_.WhenCommitted(std::move(told)); };
+}
+
+}  // namespace lift

@@ -1,0 +1,56 @@
+// The ledger of a running server: opened, fed by the engine, and asked before an end is told.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "server/billing/ledger.h"
+#include "server/billing/ledger_writer.h"
+#include "server/engine/engine.h"
+#include "server/metrics/usage_totals.h"
+#include "server/model_info.h"
+
+namespace lift {
+
+// An engine's observer and acknowledgement in one. Outlives the engine. Engine thread, but for
+// stats() and ledger().
+class ServerLedger : public EngineObserver {
+ public:
+  struct Options {
+    std::string path;
+    LedgerSync sync = LedgerSync::kFull;
+    std::chrono::milliseconds checkpoint{1000};
+    int64_t retention_days = 0;
+    std::chrono::seconds drift_check{60};
+    std::function<void(const std::string&)> report = {};  // see LedgerWriter::Options
+  };
+  // `model` and `totals` must outlive it; `totals` must hear of charges before the ledger does: it
+  // is what the ledger's drift is measured against. Errors: Ledger::Open's.
+  static absl::StatusOr<std::unique_ptr<ServerLedger>> Open(Options options, const ModelInfo& model,
+                                                            const UsageTotals& totals);
+
+  void OnAdmitted(const EngineRequest& request) override;
+  void OnFinished(const EngineRequest& request, const FinishedEvent& event) override;
+  void OnCharges(std::span<const Charge> charges, unsigned __int128 resident_byte_us) override;
+
+  // EngineOptions::acknowledge: an end is told once its row is committed.
+  std::function<void(std::function<void()>)> acknowledge();
+  LedgerWriter::Stats stats() const { return writer_.stats(); }
+  bool healthy() const { return writer_.healthy(); }
+  const Ledger& ledger() const { return *ledger_; }
+
+ private:
+  ServerLedger(std::unique_ptr<Ledger> ledger, Options options, const ModelInfo& model,
+               const UsageTotals& totals);
+
+  const ModelInfo& model_;
+  const UsageTotals& totals_;
+  std::unique_ptr<Ledger> ledger_;
+  LedgerWriter writer_;
+  std::vector<LedgerWriter::Charge> charges_;  // reused
+};
+
+}  // namespace lift
