@@ -90,6 +90,17 @@ else
 fi
 step_done
 
+step "Tools that run the Arm kernels: the AArch64 cross compiler and qemu"
+arm_tools() { command -v aarch64-linux-gnu-g++ > /dev/null && command -v qemu-aarch64-static > /dev/null; }
+install_arm_tools() {
+  apt-get install -y -qq --no-install-recommends g++-aarch64-linux-gnu qemu-user-static > /dev/null 2>&1
+}
+if ! arm_tools; then
+  install_arm_tools || { apt-get update -qq > /dev/null 2>&1 && install_arm_tools; } || true
+  arm_tools || say "   not available (no root, or no package source?): the tests of the Arm kernels will be skipped"
+fi
+step_done
+
 step "Configure and build (preset $preset, $jobs jobs)"
 cmake --preset "$preset" -DLIFTSERVE_TESTS=ON >&2
 cmake --build --preset "$preset" -j "$jobs" >&2

@@ -9,7 +9,11 @@
 
 namespace lift {
 
-enum class CpuIsa { kAuto, kPortable, kAvx2, kAvx512Vnni };
+enum class CpuIsa { kAuto, kPortable, kAvx2, kAvxVnni, kAvx512Vnni, kNeonDotprod, kNeonI8mm };
+
+// All but kAuto, the better ones of a family last.
+inline constexpr CpuIsa kCpuIsas[] = {CpuIsa::kPortable,   CpuIsa::kAvx2,        CpuIsa::kAvxVnni,
+                                      CpuIsa::kAvx512Vnni, CpuIsa::kNeonDotprod, CpuIsa::kNeonI8mm};
 
 std::string_view CpuIsaName(CpuIsa isa);
 bool CpuIsaSupported(CpuIsa isa);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "kernels/cpu/cpu_backend.h"
 
@@ -187,9 +188,16 @@ struct Kernels {
 const Kernels& PortableKernels();
 #if defined(LIFT_CPU_X86)
 const Kernels& Avx2Kernels();
+const Kernels& AvxVnniKernels();
 const Kernels& Avx512Kernels();      // shifts and ORs for parity
 const Kernels& Avx512GfniKernels();  // GF2P8AFFINEQB for parity
 #endif
+#if defined(LIFT_CPU_ARM64)
+const Kernels& NeonDotprodKernels();
+const Kernels& NeonI8mmKernels();
+#endif
+// The tables that this CPU can run, the portable one first.
+std::vector<const Kernels*> RunnableKernels();
 const Kernels& KernelsFor(CpuIsa isa);
 
 }  // namespace lift::cpu

@@ -84,7 +84,7 @@ void DotTile(const SignDot& a, int tile, int64_t first) {
   }
 }
 
-void SignDotAvx2(const SignDot& a) {
+[[maybe_unused]] void SignDotAvx2(const SignDot& a) {
   for (int64_t first = 0; first < a.num_columns; first += 4) {
     for (int tile = 0; tile < a.tiles; ++tile) {
       switch (a.num_columns - first) {

@@ -60,7 +60,9 @@ void DeclareFlags(CLI::App& app, Flags& flags) {
       ->capture_default_str();
   app.add_option("--threads", flags.threads, "threads (default: all cores of this process)")
       ->check(CLI::Range(1, 1024));
-  app.add_option("--isa", flags.isa, "auto, portable, avx2 or avx512-vnni")->capture_default_str();
+  app.add_option("--isa", flags.isa,
+                 "auto, portable, avx2, avx-vnni, avx512-vnni,\nneon-dotprod or neon-i8mm")
+      ->capture_default_str();
   app.add_option("--seconds", flags.seconds, "time spent on each measurement")
       ->check(CLI::Range(0.01, 600.0))
       ->capture_default_str();
@@ -270,7 +272,7 @@ int Run(const Flags& flags) {
     return Fail(kWrongInput, "--profile needs a model; leave out --kernels");
   }
   CpuIsa isa = CpuIsa::kAuto;
-  for (const CpuIsa each : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512Vnni}) {
+  for (const CpuIsa each : kCpuIsas) {
     if (flags.isa == CpuIsaName(each)) isa = each;
   }
   if (flags.isa != CpuIsaName(isa) || !CpuIsaSupported(isa)) {

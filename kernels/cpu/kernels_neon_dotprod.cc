@@ -1,0 +1,48 @@
+// The table for Armv8.2 with dot products. Only this file is compiled for it, and everything in it
+// has internal linkage, so no code of it can reach a CPU without them.
+#include <arm_neon.h>
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "kernels/cpu/kernel_table.h"
+
+namespace lift::cpu {
+namespace {
+
+// Each uses the ones before.
+// clang-format off
+#include "kernels/cpu/simd_neon.inl.h"
+#include "kernels/cpu/shared_kernels.inl.h"
+#include "kernels/cpu/signs_neon.inl.h"
+// clang-format on
+
+}  // namespace
+
+const Kernels& NeonDotprodKernels() {
+  static constexpr Kernels kTable = {CpuIsa::kNeonDotprod,
+                                     "neon-dotprod",
+                                     RmsNormRow,
+                                     LayerNormRow,
+                                     AddInPlace,
+                                     SwiGluRange,
+                                     GeluRange,
+                                     RopeToken,
+                                     PackPanel,
+                                     PanelMatmulKernel,
+                                     StoreKvRow,
+                                     Attend,
+                                     AttendMerge,
+                                     Rotate,
+                                     LiftSlotKernel,
+                                     DeriveByShifts,
+                                     SignDotNeon,
+                                     nullptr,
+                                     Combine,
+                                     ScaleRows,
+                                     DecodeRow};
+  return kTable;
+}
+
+}  // namespace lift::cpu

@@ -1,0 +1,31 @@
+// The table for Armv8.6 with int8 matrix products; see kernels_neon_dotprod.cc.
+#include <arm_neon.h>
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "kernels/cpu/kernel_table.h"
+
+namespace lift::cpu {
+namespace {
+
+// Each uses the ones before.
+// clang-format off
+#include "kernels/cpu/simd_neon.inl.h"
+#include "kernels/cpu/shared_kernels.inl.h"
+#include "kernels/cpu/signs_neon.inl.h"
+// clang-format on
+
+}  // namespace
+
+const Kernels& NeonI8mmKernels() {
+  static constexpr Kernels kTable = {
+      CpuIsa::kNeonI8mm, "neon-i8mm", RmsNormRow,     LayerNormRow,      AddInPlace,  SwiGluRange,
+      GeluRange,         RopeToken,   PackPanel,      PanelMatmulKernel, StoreKvRow,  Attend,
+      AttendMerge,       Rotate,      LiftSlotKernel, DeriveByShifts,    SignDotNeon, nullptr,
+      Combine,           ScaleRows,   DecodeRow};
+  return kTable;
+}
+
+}  // namespace lift::cpu

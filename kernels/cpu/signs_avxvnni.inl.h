@@ -1,0 +1,66 @@
+// Sign planes times int8 with the 256-bit vpdpbusd: 32-bit sums at once, nothing to flush.
+
+template <int kColumns>
+void DotTileVnni(const SignDot& a, int tile, int64_t first) {
+  const int streams = a.stored + a.derived_streams;
+  const __m256i ones = _mm256_set1_epi8(1);
+  const int8_t* u[kColumns];
+  __m256i acc[kColumns][2];
+  for (int c = 0; c < kColumns; ++c) {
+    u[c] = a.columns[first + c];
+    acc[c][0] = acc[c][1] = _mm256_setzero_si256();
+  }
+  const uint8_t* plane = a.planes[tile] + a.begin * a.stored * kTileBytes;
+  const uint8_t* derived = a.derived[tile];
+  int64_t offset = a.begin * streams * kTileColumns;
+  for (int64_t b = a.begin; b < a.end; ++b) {
+    for (int s = 0; s < streams; ++s, offset += kTileColumns) {
+      const uint8_t*& words = s < a.stored ? plane : derived;
+      const __m256i w[2] = {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)),
+                            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words + 32))};
+      words += kTileBytes;
+#pragma GCC unroll 8
+      for (int bit = 0; bit < 8; ++bit) {
+        __m256i x[2];
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; ++h) x[h] = _mm256_and_si256(_mm256_srli_epi32(w[h], bit), ones);
+#pragma GCC unroll 4
+        for (int c = 0; c < kColumns; ++c) {
+          const __m256i bytes = Bytes4(u[c] + offset + 4 * bit);
+#pragma GCC unroll 2
+          for (int h = 0; h < 2; ++h) {
+            acc[c][h] = _mm256_dpbusd_avx_epi32(acc[c][h], x[h], bytes);
+          }
+        }
+      }
+    }
+  }
+  for (int c = 0; c < kColumns; ++c) {
+    for (int h = 0; h < 2; ++h) {
+      auto* sum =
+          reinterpret_cast<__m256i*>(a.acc + (first + c) * kTilePair + tile * kTileRows + 8 * h);
+      _mm256_store_si256(sum, _mm256_add_epi32(_mm256_load_si256(sum), acc[c][h]));
+    }
+  }
+}
+
+void SignDotAvxVnni(const SignDot& a) {
+  for (int64_t first = 0; first < a.num_columns; first += 4) {
+    for (int tile = 0; tile < a.tiles; ++tile) {
+      switch (a.num_columns - first) {
+        case 1:
+          DotTileVnni<1>(a, tile, first);
+          break;
+        case 2:
+          DotTileVnni<2>(a, tile, first);
+          break;
+        case 3:
+          DotTileVnni<3>(a, tile, first);
+          break;
+        default:
+          DotTileVnni<4>(a, tile, first);
+          break;
+      }
+    }
+  }
+}
