@@ -173,6 +173,8 @@ class Calibrator {
 
   absl::Status MakeModel() {
     Transformer::Options model_options;
+    const int64_t block_tokens =
+        layout::StateBlockTokens(checkpoint_->config(), model_options.block_tokens);
     const int64_t longest = static_cast<int64_t>(
         std::max_element(data_.samples.begin(), data_.samples.end(), [](auto& a, auto& b) {
           return a.size() < b.size();
@@ -180,8 +182,8 @@ class Calibrator {
     const int64_t per_batch = std::max<int64_t>(1, kBatchTokens / longest);
     for (size_t i = 0; i < data_.samples.size(); i += static_cast<size_t>(per_batch)) {
       const size_t n = std::min(data_.samples.size() - i, static_cast<size_t>(per_batch));
-      batches_.push_back(std::make_unique<SampleBatch>(std::span(data_.samples).subspan(i, n),
-                                                       model_options.block_tokens));
+      batches_.push_back(
+          std::make_unique<SampleBatch>(std::span(data_.samples).subspan(i, n), block_tokens));
       model_options.num_blocks = std::max(model_options.num_blocks, batches_.back()->blocks());
     }
     LIFT_ASSIGN_OR_RETURN(model_, Transformer::Create(weights_, *backend_, model_options));

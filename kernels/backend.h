@@ -98,6 +98,43 @@ struct AttentionShape {
   }
 };
 
+// New tokens of one sequence of a recurrent layer. Its state before them is in block `from` (-1:
+// none yet, zeros), the state after them goes to block `to`; they may be equal.
+struct RecurrentSequence {
+  int64_t first_row = 0, tokens = 0;
+  int32_t from = -1, to = 0;
+};
+
+// Causal convolution over time, channel by channel, then SiLU.
+struct ConvLayer {
+  int64_t channels = 0, kernel = 0;
+  const float* weight = nullptr;  // [kernel][channels], the newest input's last
+  const float* bias = nullptr;    // [channels]
+  int64_t state_pitch = 0;        // floats between two blocks' states, each [kernel - 1][channels]
+};
+
+// The selective scan of Mamba-1 and Mamba-2. Per head h a state S [head_dim, states]:
+//   dt = clamp(softplus(dt[t][h] + dt_bias[h]), dt_min, dt_max)
+//   S <- exp(dt A[h]) S + dt x[t][h] B[t]^T;   out[t][h] = S C[t] + D[h] x[t][h]
+// Mamba-1 has heads of dimension 1 and an A for each state, Mamba-2 one A a head; groups of heads
+// share B and C, which lie [groups][states] in a row.
+struct ScanLayer {
+  int64_t heads = 0, head_dim = 0, states = 0, groups = 1;
+  const float* a = nullptr;  // [heads][states] or [heads]; negative
+  bool a_per_state = false;
+  const float* d = nullptr;        // [heads]
+  const float* dt_bias = nullptr;  // [heads]; null: dt has it
+  float dt_min = 0, dt_max = 0;
+  int64_t state_pitch = 0;  // floats between two blocks' states, each [heads][head_dim][states]
+};
+struct ScanInputs {
+  const float* x = nullptr;  // [tokens][heads * head_dim], x_pitch floats apart; so the others
+  const float* dt = nullptr;
+  const float* b = nullptr;
+  const float* c = nullptr;
+  int64_t x_pitch = 0, dt_pitch = 0, bc_pitch = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -146,6 +183,18 @@ class Backend {
   virtual void Attention(const std::byte* cache, const AttentionShape& shape,
                          std::span<const AttentionSequence> sequences, const float* q,
                          float* out) = 0;
+
+  // out [tokens][channels] = silu(conv(x)), x[t] being `pitch` floats apart. A token's result does
+  // not depend on how its sequence is cut into steps.
+  virtual void CausalConv(const ConvLayer& layer, std::span<const RecurrentSequence> sequences,
+                          float* states, const float* x, int64_t pitch, float* out) = 0;
+  // out: [tokens][heads * head_dim]. A sequence's tokens one after the other, whatever the step:
+  // the same bits for a whole prompt as token by token.
+  virtual void SelectiveScan(const ScanLayer& layer, std::span<const RecurrentSequence> sequences,
+                             float* states, const ScanInputs& in, float* out) = 0;
+  // out [tokens][cols] = the first `cols` of every row of x, which are `pitch` floats apart.
+  virtual void CopyColumns(const float* x, int64_t tokens, int64_t pitch, int64_t cols,
+                           float* out) = 0;
 
   // y[t] = W x[t]; every output is one sequential chain of fused multiply-adds over the columns, so
   // it is independent of tokens, threads and ISA. x: [tokens, cols], y: [tokens, rows].

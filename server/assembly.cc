@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "server/model/model_layout.h"
 
 namespace lift {
 namespace {
@@ -34,12 +35,16 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const Weights& we
 
 // State blocks for the configured memory.
 absl::StatusOr<int64_t> StateBlocks(const ServerConfig& config, const ModelConfig& model) {
-  const int64_t block_bytes = 2 * model.num_layers * model.num_kv_heads * kBlockTokens *
-                              KvHeadBytes(*ParseKvFormat(config.kv_cache), model.head_dim);
-  const int64_t context_blocks = (model.max_context + kBlockTokens - 1) / kBlockTokens;
+  const KvFormat format = *ParseKvFormat(config.kv_cache);
+  const int64_t block_bytes =
+      model.num_layers * layout::StateBlockBytes(model, kBlockTokens, format);
+  const int64_t block_tokens = layout::StateBlockTokens(model, kBlockTokens);
+  // A recurrent model's block is a whole sequence's state.
+  const int64_t context_blocks =
+      model.recurrent() ? config.max_batch : (model.max_context + block_tokens - 1) / block_tokens;
   int64_t blocks =
       std::max<int64_t>(std::min(4 * context_blocks, kDefaultStateBytes / block_bytes), 1);
-  if (config.kv_tokens > 0) blocks = (config.kv_tokens + kBlockTokens - 1) / kBlockTokens;
+  if (config.kv_tokens > 0) blocks = (config.kv_tokens + block_tokens - 1) / block_tokens;
   if (config.kv_memory_mb > 0) blocks = (config.kv_memory_mb << 20) / block_bytes;
   if (blocks < 1) {
     return absl::InvalidArgumentError(absl::StrCat("--kv-memory-mb ", config.kv_memory_mb,
@@ -184,7 +189,8 @@ absl::StatusOr<std::unique_ptr<ServingModel>> LoadServingModel(const ServerConfi
   out->model = std::make_unique<VariantSubset>(*out->transformer, std::move(kept));
   FillInfo(*out->weights, config.model, *out);
   out->info.kv_format = config.kv_cache;
-  out->info.state_bytes_per_token = out->transformer->bytes_per_block() / kBlockTokens;
+  out->info.state_bytes_per_token =
+      out->transformer->bytes_per_block() / out->transformer->block_tokens();
   // What is not served need not stay, what is served is read in.
   std::vector<int> served(out->model->variants().size());
   std::iota(served.begin(), served.end(), 0);

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "calibration/eval/logit_stats.h"
+#include "server/model/model_layout.h"
 #include "server/model/transformer.h"
 
 namespace lift {
@@ -22,7 +23,7 @@ class WindowRunner {
                                              KvFormat kv_format) {
     Transformer::Options options;
     options.kv_format = kv_format;
-    options.num_blocks = (context + options.block_tokens - 1) / options.block_tokens;
+    options.num_blocks = layout::StateBlocks(weights->config(), context, options.block_tokens);
     LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(std::move(weights), backend, options));
     return WindowRunner(std::move(model));
   }

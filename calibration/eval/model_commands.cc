@@ -9,6 +9,7 @@
 #include "calibration/eval/generate.h"
 #include "calibration/eval/npy.h"
 #include "calibration/eval/session.h"
+#include "server/model/model_layout.h"
 #include "server/model/transformer.h"
 #include "server/tokenizer/chat_template.h"
 
@@ -16,10 +17,6 @@ namespace lift::eval {
 namespace {
 
 using nlohmann::json;
-
-int64_t BlocksFor(int64_t tokens, int64_t block_tokens) {
-  return std::max<int64_t>((tokens + block_tokens - 1) / block_tokens, 1);
-}
 
 absl::StatusOr<int> VariantOrFinest(const Weights& weights, const std::string& name) {
   if (name.empty()) return static_cast<int>(weights.variants().size()) - 1;
@@ -72,7 +69,8 @@ absl::Status RunGenerate(const CommonOptions& common, const GenerateCommandOptio
       static_cast<int64_t>(prompt.size()) + std::max<int64_t>(options.max_new_tokens, 0);
   model_options.kv_format = common.kv_format();
   model_options.num_blocks =
-      BlocksFor(std::min(wanted, weights->config().max_context), model_options.block_tokens);
+      layout::StateBlocks(weights->config(), std::min(wanted, weights->config().max_context),
+                          model_options.block_tokens);
   LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(weights, *device.backend, model_options));
   LIFT_ASSIGN_OR_RETURN(const std::vector<int32_t> answer,
                         GenerateTokens(*model, prompt, generate));
@@ -104,7 +102,7 @@ absl::Status RunLogits(const CommonOptions& common, const LogitsOptions& options
   Device device(common.threads);
   Transformer::Options model_options;
   model_options.kv_format = common.kv_format();
-  model_options.num_blocks = BlocksFor(tokens, model_options.block_tokens);
+  model_options.num_blocks = layout::StateBlocks(config, tokens, model_options.block_tokens);
   LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(weights, *device.backend, model_options));
   LIFT_ASSIGN_OR_RETURN(NpyWriter out, NpyWriter::Create(options.out, tokens, config.vocab_size));
   std::vector<int32_t> blocks(static_cast<size_t>(model->num_blocks()));

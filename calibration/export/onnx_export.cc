@@ -228,6 +228,11 @@ class ModelWriter {
 
 absl::Status ExportOnnx(const Weights& weights, int variant, Backend& backend,
                         const std::string& folder) {
+  if (weights.config().recurrent()) {
+    return absl::UnimplementedError(absl::StrCat("ONNX of a recurrent model (",
+                                                 weights.config().architecture,
+                                                 ") is not supported; export it as safetensors"));
+  }
   LIFT_RETURN_IF_ERROR(MakeExportFolder(folder, "model.onnx"));
   return ModelWriter(weights, variant, backend, folder)
       .Write(weights.variants()[static_cast<size_t>(variant)]);

@@ -61,6 +61,12 @@ class CpuBackend final : public Backend {
                const float* v) override;
   void Attention(const std::byte* cache, const AttentionShape& shape,
                  std::span<const AttentionSequence> sequences, const float* q, float* out) override;
+  void CausalConv(const ConvLayer& layer, std::span<const RecurrentSequence> sequences,
+                  float* states, const float* x, int64_t pitch, float* out) override;
+  void SelectiveScan(const ScanLayer& layer, std::span<const RecurrentSequence> sequences,
+                     float* states, const ScanInputs& in, float* out) override;
+  void CopyColumns(const float* x, int64_t tokens, int64_t pitch, int64_t cols,
+                   float* out) override;
   void DenseMatmul(const DenseMatrixView& w, const float* x, int64_t tokens, float* y) override;
   void DenseRow(const DenseMatrixView& w, int64_t row, float* out) override;
   std::unique_ptr<LiftedActivations> MakeLiftedActivations() override;

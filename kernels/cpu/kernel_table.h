@@ -153,6 +153,31 @@ struct DecodeStageRow {
   float* v = nullptr;         // [padded]
 };
 
+// Tokens of one sequence through a causal convolution and SiLU.
+struct ConvRun {
+  const float* x = nullptr;  // [tokens], x_pitch floats apart
+  const float* history =
+      nullptr;                    // the kernel - 1 inputs before, `pitch` floats apart; null: zeros
+  const float* weight = nullptr;  // [kernel], `pitch` floats apart
+  const float* bias = nullptr;
+  int64_t x_pitch = 0, pitch = 0, tokens = 0, channels = 0, kernel = 0;
+  float* out = nullptr;  // [tokens], `pitch` floats apart
+};
+
+// Tokens of one sequence through the scan of one head, see ScanLayer.
+struct ScanRun {
+  const float* x = nullptr;   // [tokens][head_dim], x_pitch floats apart
+  const float* dt = nullptr;  // [tokens], softplus applied
+  const float* a = nullptr;   // [states], or one
+  bool a_per_state = false;
+  const float* b = nullptr;  // [tokens][states], bc_pitch floats apart
+  const float* c = nullptr;
+  float d = 0;
+  int64_t x_pitch = 0, bc_pitch = 0, out_pitch = 0, tokens = 0, head_dim = 0, states = 0;
+  float* state = nullptr;  // [head_dim][states]
+  float* out = nullptr;    // [tokens][head_dim], out_pitch floats apart
+};
+
 struct Kernels {
   CpuIsa isa;
   const char* name;
@@ -183,6 +208,8 @@ struct Kernels {
   // y[r] *= the binary16 scale[r].
   void (*scale_rows)(const uint16_t* scale, int64_t rows, float* y);
   void (*decode_row)(const DecodeStageRow& a);
+  void (*conv)(const ConvRun& a);
+  void (*scan)(const ScanRun& a);
 };
 
 const Kernels& PortableKernels();

@@ -23,7 +23,7 @@ const Kernels& Avx2Kernels() {
       CpuIsa::kAvx2, "avx2",    RmsNormRow,     LayerNormRow,      AddInPlace,  SwiGluRange,
       GeluRange,     RopeToken, PackPanel,      PanelMatmulKernel, StoreKvRow,  Attend,
       AttendMerge,   Rotate,    LiftSlotKernel, DeriveByShifts,    SignDotAvx2, nullptr,
-      Combine,       ScaleRows, DecodeRow};
+      Combine,       ScaleRows, DecodeRow,      ConvKernel,        ScanKernel};
   return kTable;
 }
 

@@ -19,27 +19,12 @@ namespace {
 }  // namespace
 
 const Kernels& Avx512Kernels() {
-  static constexpr Kernels kTable = {CpuIsa::kAvx512Vnni,
-                                     "avx512-vnni",
-                                     RmsNormRow,
-                                     LayerNormRow,
-                                     AddInPlace,
-                                     SwiGluRange,
-                                     GeluRange,
-                                     RopeToken,
-                                     PackPanel,
-                                     PanelMatmulKernel,
-                                     StoreKvRow,
-                                     Attend,
-                                     AttendMerge,
-                                     Rotate,
-                                     LiftSlotKernel,
-                                     DeriveByShifts,
-                                     SignDotAvx512,
-                                     nullptr,
-                                     Combine,
-                                     ScaleRows,
-                                     DecodeRow};
+  static constexpr Kernels kTable = {
+      CpuIsa::kAvx512Vnni, "avx512-vnni", RmsNormRow,  LayerNormRow, AddInPlace,
+      SwiGluRange,         GeluRange,     RopeToken,   PackPanel,    PanelMatmulKernel,
+      StoreKvRow,          Attend,        AttendMerge, Rotate,       LiftSlotKernel,
+      DeriveByShifts,      SignDotAvx512, nullptr,     Combine,      ScaleRows,
+      DecodeRow,           ConvKernel,    ScanKernel};
   return kTable;
 }
 
@@ -64,7 +49,9 @@ const Kernels& Avx512GfniKernels() {
                                      SignDotFusedGfni,
                                      Combine,
                                      ScaleRows,
-                                     DecodeRow};
+                                     DecodeRow,
+                                     ConvKernel,
+                                     ScanKernel};
   return kTable;
 }
 

@@ -24,7 +24,7 @@ const Kernels& AvxVnniKernels() {
       CpuIsa::kAvxVnni, "avx-vnni", RmsNormRow,     LayerNormRow,      AddInPlace,     SwiGluRange,
       GeluRange,        RopeToken,  PackPanel,      PanelMatmulKernel, StoreKvRow,     Attend,
       AttendMerge,      Rotate,     LiftSlotKernel, DeriveByShifts,    SignDotAvxVnni, nullptr,
-      Combine,          ScaleRows,  DecodeRow};
+      Combine,          ScaleRows,  DecodeRow,      ConvKernel,        ScanKernel};
   return kTable;
 }
 

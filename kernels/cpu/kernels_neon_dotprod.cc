@@ -41,7 +41,9 @@ const Kernels& NeonDotprodKernels() {
                                      nullptr,
                                      Combine,
                                      ScaleRows,
-                                     DecodeRow};
+                                     DecodeRow,
+                                     ConvKernel,
+                                     ScanKernel};
   return kTable;
 }
 

@@ -24,7 +24,7 @@ const Kernels& NeonI8mmKernels() {
       CpuIsa::kNeonI8mm, "neon-i8mm", RmsNormRow,     LayerNormRow,      AddInPlace,  SwiGluRange,
       GeluRange,         RopeToken,   PackPanel,      PanelMatmulKernel, StoreKvRow,  Attend,
       AttendMerge,       Rotate,      LiftSlotKernel, DeriveByShifts,    SignDotNeon, nullptr,
-      Combine,           ScaleRows,   DecodeRow};
+      Combine,           ScaleRows,   DecodeRow,      ConvKernel,        ScanKernel};
   return kTable;
 }
 

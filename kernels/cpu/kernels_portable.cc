@@ -52,7 +52,7 @@ const Kernels& PortableKernels() {
       SwiGluRange,       GeluRange,       RopeToken,   PackPanel,    PanelMatmulKernel,
       StoreKvRow,        Attend,          AttendMerge, Rotate,       LiftSlotKernel,
       DeriveByShifts,    SignDotPortable, nullptr,     Combine,      ScaleRows,
-      DecodeRow};
+      DecodeRow,         ConvKernel,      ScanKernel};
   return kTable;
 }
 

@@ -2,6 +2,7 @@
 // these files uses the ones before it.
 // clang-format off
 #include "kernels/cpu/vector_ops.inl.h"
+#include "kernels/cpu/recurrent.inl.h"
 #include "kernels/cpu/gemm.inl.h"
 #include "kernels/cpu/lift.inl.h"
 #include "kernels/cpu/kv_cells.inl.h"

@@ -38,6 +38,11 @@ struct History {
 Expected Attention(std::span<const History> histories, const AttentionShape& shape,
                    std::span<const AttentionSequence> sequences, std::span<const float> q);
 
+// Convolution and scan of one sequence of `tokens` from empty state, see ConvLayer and ScanLayer.
+Expected CausalConv(const ConvLayer& layer, std::span<const float> x, int64_t pitch,
+                    int64_t tokens);
+Expected SelectiveScan(const ScanLayer& layer, const ScanInputs& in, int64_t tokens);
+
 // The matrix R of a rotation, [n, n] row-major.
 std::vector<double> RotationMatrix(const RotationSpec& spec, int64_t n);
 // Row `row` of a lifted tensor at a variant, in the rotated basis: [cols].

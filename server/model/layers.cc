@@ -127,6 +127,7 @@ RopeTable::RopeTable(const RopeConfig& config) : frequencies_(Frequencies(config
 
 void RopeTable::CopyRows(int64_t position, int64_t count, float* out) {
   const int64_t half = static_cast<int64_t>(frequencies_.size()), row = 2 * half;
+  if (row == 0) return;
   for (auto p = static_cast<int64_t>(rows_.size()) / row; p < position + count; ++p) {
     rows_.resize(static_cast<size_t>((p + 1) * row));
     for (int64_t i = 0; i < half; ++i) {

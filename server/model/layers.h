@@ -91,6 +91,10 @@ class Workspace {
     kRouting,      // [tokens, experts]
     kExpertInput,  // rows of one expert
     kExpertOutput,
+    kMixerIn,  // a Mamba mixer's projected input, convolved channels,
+    kMixerConv,
+    kMixerSelect,  // time steps, B and C,
+    kMixerRank,    // time steps before their own projection
     kSlots
   };
   explicit Workspace(Backend& backend) : backend_(backend) {}

@@ -15,7 +15,10 @@ using nlohmann::json;
 
 constexpr const char* kScalingNames[] = {"none", "linear", "llama3"};
 constexpr const char* kNormNames[] = {"rms", "layer"};
+constexpr const char* kSsmNames[] = {"none", "mamba", "mamba2"};
 constexpr const char* kActivationNames[] = {"silu", "gelu", "gelu_tanh"};
+
+constexpr int64_t kMaxDim = int64_t{1} << 20;
 
 absl::Status InRange(const char* field, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
@@ -95,7 +98,8 @@ json RopeToJson(const RopeConfig& rope) {
 absl::StatusOr<RopeConfig> RopeFromJson(const JsonFields& fields) {
   RopeConfig rope;
   LIFT_ASSIGN_OR_RETURN(rope.theta, fields.Number("theta"));
-  LIFT_ASSIGN_OR_RETURN(const std::string scaling, fields.String("scaling"));
+  std::string scaling;
+  LIFT_ASSIGN_OR_RETURN(scaling, fields.String("scaling"));
   int index = 0;
   while (index < 3 && scaling != kScalingNames[index]) ++index;
   if (index == 3) return fields.Wrong("scaling", "none, linear or llama3");
@@ -116,6 +120,21 @@ absl::StatusOr<RopeConfig> RopeFromJson(const JsonFields& fields) {
   return rope;
 }
 
+json SsmToJson(const SsmConfig& ssm) {
+  return {{"kind", kSsmNames[static_cast<int>(ssm.kind)]},
+          {"inner", ssm.inner},
+          {"state", ssm.state},
+          {"conv_kernel", ssm.conv_kernel},
+          {"dt_rank", ssm.dt_rank},
+          {"heads", ssm.heads},
+          {"head_dim", ssm.head_dim},
+          {"groups", ssm.groups},
+          {"conv_bias", ssm.conv_bias},
+          {"bias", ssm.bias},
+          {"dt_min", ssm.dt_min},
+          {"dt_max", ssm.dt_max}};
+}
+
 // Fields of the families beyond Llama: written where they differ from Llama's, so that a file that
 // needs none of them is one that older versions read.
 json FamilyToJson(const ModelConfig& config) {
@@ -132,11 +151,13 @@ json FamilyToJson(const ModelConfig& config) {
   put("sliding_window", config.sliding_window, llama.sliding_window);
   put("num_experts", config.num_experts, llama.num_experts);
   put("experts_per_token", config.experts_per_token, llama.experts_per_token);
+  if (config.recurrent()) out["ssm"] = SsmToJson(config.ssm);
   return out;
 }
 constexpr const char* kFamilyFields[] = {
     "norm",    "activation",     "gated_mlp",   "parallel_residual",
-    "qk_norm", "sliding_window", "num_experts", "experts_per_token"};
+    "qk_norm", "sliding_window", "num_experts", "experts_per_token",
+    "ssm"};
 
 template <typename Enum, size_t N>
 absl::Status ReadName(const JsonFields& fields, const char* key, const char* const (&names)[N],
@@ -152,6 +173,35 @@ absl::Status ReadName(const JsonFields& fields, const char* key, const char* con
   return fields.Wrong(key, "a kind that this version knows");
 }
 
+// A field we do not know may change what the others mean, so a file of a newer version is refused.
+absl::Status RefuseUnknown(const json& value, const json& known, const std::string& source) {
+  for (const auto& [key, field] : value.items()) {
+    if (!known.contains(key)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          source, ": field ", Quoted(key), " is unknown; the file may be of a newer version"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SsmConfig> SsmFromJson(const JsonFields& fields) {
+  SsmConfig ssm;
+  LIFT_RETURN_IF_ERROR(ReadName(fields, "kind", kSsmNames, ssm.kind));
+  LIFT_ASSIGN_OR_RETURN(ssm.inner, fields.Int("inner"));
+  LIFT_ASSIGN_OR_RETURN(ssm.state, fields.Int("state"));
+  LIFT_ASSIGN_OR_RETURN(ssm.conv_kernel, fields.Int("conv_kernel"));
+  LIFT_ASSIGN_OR_RETURN(ssm.dt_rank, fields.Int("dt_rank"));
+  LIFT_ASSIGN_OR_RETURN(ssm.heads, fields.Int("heads"));
+  LIFT_ASSIGN_OR_RETURN(ssm.head_dim, fields.Int("head_dim"));
+  LIFT_ASSIGN_OR_RETURN(ssm.groups, fields.Int("groups"));
+  LIFT_ASSIGN_OR_RETURN(ssm.conv_bias, fields.Bool("conv_bias"));
+  LIFT_ASSIGN_OR_RETURN(ssm.bias, fields.Bool("bias"));
+  LIFT_ASSIGN_OR_RETURN(const double low, fields.Number("dt_min"));
+  LIFT_ASSIGN_OR_RETURN(const double high, fields.Number("dt_max"));
+  ssm.dt_min = static_cast<float>(low), ssm.dt_max = static_cast<float>(high);
+  return ssm;
+}
+
 absl::Status FamilyFromJson(const JsonFields& fields, ModelConfig& config) {
   LIFT_RETURN_IF_ERROR(ReadName(fields, "norm", kNormNames, config.norm));
   LIFT_RETURN_IF_ERROR(ReadName(fields, "activation", kActivationNames, config.activation));
@@ -161,6 +211,11 @@ absl::Status FamilyFromJson(const JsonFields& fields, ModelConfig& config) {
   LIFT_ASSIGN_OR_RETURN(config.sliding_window, fields.Int("sliding_window", 0));
   LIFT_ASSIGN_OR_RETURN(config.num_experts, fields.Int("num_experts", 0));
   LIFT_ASSIGN_OR_RETURN(config.experts_per_token, fields.Int("experts_per_token", 0));
+  if (fields.Has("ssm")) {
+    LIFT_ASSIGN_OR_RETURN(const JsonFields ssm, fields.Object("ssm"));
+    LIFT_RETURN_IF_ERROR(RefuseUnknown(fields.at("ssm"), SsmToJson({}), ssm.source()));
+    LIFT_ASSIGN_OR_RETURN(config.ssm, SsmFromJson(ssm));
+  }
   return absl::OkStatus();
 }
 
@@ -181,15 +236,47 @@ absl::Status ValidateFamily(const ModelConfig& config) {
   return absl::OkStatus();
 }
 
-// A field we do not know may change what the others mean, so a file of a newer version is refused.
-absl::Status RefuseUnknown(const json& value, const json& known, const std::string& source) {
-  for (const auto& [key, field] : value.items()) {
-    if (!known.contains(key)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          source, ": field ", Quoted(key), " is unknown; the file may be of a newer version"));
-    }
+absl::Status ValidateSsm(const SsmConfig& ssm) {
+  LIFT_RETURN_IF_ERROR(InRange("ssm.inner", ssm.inner, 1, kMaxDim));
+  LIFT_RETURN_IF_ERROR(InRange("ssm.state", ssm.state, 1, 4096));
+  LIFT_RETURN_IF_ERROR(InRange("ssm.conv_kernel", ssm.conv_kernel, 1, 64));
+  LIFT_RETURN_IF_ERROR(InRange("ssm.heads", ssm.heads, 1, ssm.inner));
+  LIFT_RETURN_IF_ERROR(InRange("ssm.head_dim", ssm.head_dim, 1, ssm.inner));
+  LIFT_RETURN_IF_ERROR(InRange("ssm.groups", ssm.groups, 1, ssm.heads));
+  LIFT_RETURN_IF_ERROR(InRange("ssm.conv_channels", ssm.conv_channels(), 1, kMaxDim));
+  if (ssm.heads * ssm.head_dim != ssm.inner || ssm.heads % ssm.groups != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("model config: ", ssm.heads, " heads of ", ssm.head_dim, " in ", ssm.groups,
+                     " groups do not make up ", ssm.inner, " channels (ssm.inner)"));
   }
-  return absl::OkStatus();
+  if (ssm.kind == SsmKind::kMamba1) {
+    LIFT_RETURN_IF_ERROR(InRange("ssm.dt_rank", ssm.dt_rank, 1, kMaxDim));
+    LIFT_RETURN_IF_ERROR(InRange("ssm.head_dim", ssm.head_dim, 1, 1));
+    LIFT_RETURN_IF_ERROR(InRange("ssm.groups", ssm.groups, 1, 1));
+  }
+  LIFT_RETURN_IF_ERROR(InRange("ssm.dt_min", static_cast<double>(ssm.dt_min), 0.0, 1e30));
+  return InRange("ssm.dt_max", static_cast<double>(ssm.dt_max), static_cast<double>(ssm.dt_min),
+                 3.5e38);
+}
+
+absl::Status ValidateAttention(const ModelConfig& config, const Architecture& architecture) {
+  LIFT_RETURN_IF_ERROR(InRange("intermediate_size", config.intermediate_size, 1, kMaxDim));
+  LIFT_RETURN_IF_ERROR(InRange("num_heads", config.num_heads, 1, 4096));
+  LIFT_RETURN_IF_ERROR(InRange("num_kv_heads", config.num_kv_heads, 1, config.num_heads));
+  LIFT_RETURN_IF_ERROR(InRange("head_dim", config.head_dim, 2, 4096));
+  LIFT_RETURN_IF_ERROR(
+      InRange("num_heads * head_dim", config.num_heads * config.head_dim, 1, kMaxDim));
+  if (config.num_heads % config.num_kv_heads != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("model config: num_heads ", config.num_heads,
+                                                   " is not a multiple of num_kv_heads ",
+                                                   config.num_kv_heads));
+  }
+  if (config.head_dim % 2 != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("model config: head_dim ", config.head_dim, " is odd; rotation needs pairs"));
+  }
+  LIFT_RETURN_IF_ERROR(ValidateFamily(config));
+  return ValidateRope(config.rope, config.head_dim, architecture.partial_rotary);
 }
 
 json ToJsonValue(const ModelConfig& config) {
@@ -268,28 +355,21 @@ absl::Status ModelConfig::Validate() const {
         absl::StrCat("model config: architecture ", Quoted(architecture),
                      " is not supported; supported are ", SupportedNames(/*gguf=*/false)));
   }
-  constexpr int64_t kMaxDim = int64_t{1} << 20;
   LIFT_RETURN_IF_ERROR(InRange("vocab_size", vocab_size, 1, int64_t{1} << 24));
   LIFT_RETURN_IF_ERROR(InRange("hidden_size", hidden_size, 1, kMaxDim));
-  LIFT_RETURN_IF_ERROR(InRange("intermediate_size", intermediate_size, 1, kMaxDim));
   LIFT_RETURN_IF_ERROR(InRange("num_layers", num_layers, 1, 1024));
-  LIFT_RETURN_IF_ERROR(InRange("num_heads", num_heads, 1, 4096));
-  LIFT_RETURN_IF_ERROR(InRange("num_kv_heads", num_kv_heads, 1, num_heads));
-  LIFT_RETURN_IF_ERROR(InRange("head_dim", head_dim, 2, 4096));
-  LIFT_RETURN_IF_ERROR(InRange("num_heads * head_dim", num_heads * head_dim, 1, kMaxDim));
   LIFT_RETURN_IF_ERROR(InRange("max_context", max_context, 1, int64_t{1} << 24));
   LIFT_RETURN_IF_ERROR(InRange("rms_norm_eps", static_cast<double>(rms_norm_eps), 1e-12, 0.1));
-  if (num_heads % num_kv_heads != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("model config: num_heads ", num_heads,
-                                                   " is not a multiple of num_kv_heads ",
-                                                   num_kv_heads));
+  if (recurrent() != known->recurrent) {
+    return absl::InvalidArgumentError(absl::StrCat("model config: architecture ",
+                                                   Quoted(architecture),
+                                                   recurrent() ? " has no ssm" : " needs ssm"));
   }
-  if (head_dim % 2 != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("model config: head_dim ", head_dim, " is odd; rotation needs pairs"));
+  if (recurrent()) {
+    LIFT_RETURN_IF_ERROR(ValidateSsm(ssm));
+    return ValidateTokens(*this);
   }
-  LIFT_RETURN_IF_ERROR(ValidateFamily(*this));
-  LIFT_RETURN_IF_ERROR(ValidateRope(rope, head_dim, known->partial_rotary));
+  LIFT_RETURN_IF_ERROR(ValidateAttention(*this, *known));
   return ValidateTokens(*this);
 }
 

@@ -26,6 +26,25 @@ struct RopeConfig {
 enum class NormKind { kRms, kLayer };  // kLayer subtracts the mean and has a bias
 enum class Activation { kSilu, kGelu, kGeluTanh };
 
+// Layers of a selective state space instead of attention and MLP.
+enum class SsmKind { kNone, kMamba1, kMamba2 };
+
+struct SsmConfig {
+  SsmKind kind = SsmKind::kNone;
+  int64_t inner = 0;                         // channels; heads * head_dim
+  int64_t state = 0;                         // state per channel
+  int64_t conv_kernel = 0;                   // inputs the convolution sees, the newest included
+  int64_t dt_rank = 0;                       // Mamba-1: rank of the time step's projection
+  int64_t heads = 0, head_dim = 0;           // Mamba-1: inner heads of dimension 1
+  int64_t groups = 1;                        // of heads that share B and C
+  bool conv_bias = false, bias = false;      // the convolution's; in_proj's and out_proj's
+  float dt_min = 0, dt_max = 3.4028235e38f;  // limits of the time step
+  // Mamba-2 convolves x, B and C, Mamba-1 x alone.
+  int64_t conv_channels() const {
+    return kind == SsmKind::kMamba2 ? inner + 2 * groups * state : inner;
+  }
+};
+
 struct ModelConfig {
   std::string architecture;  // Hugging Face's model_type: "llama", "gpt_neox", ...
   std::string name;          // what a person calls the model
@@ -41,6 +60,8 @@ struct ModelConfig {
   int64_t sliding_window = 0;      // keys a token sees, itself included; 0 = all
   int64_t num_experts = 0;         // 0 = one dense MLP
   int64_t experts_per_token = 0;   // whose weights sum to one
+  SsmConfig ssm;  // kind kNone: attention; else the fields of attention and MLP are 0
+  bool recurrent() const { return ssm.kind != SsmKind::kNone; }
   RopeConfig rope;
   bool tie_embeddings = false;
   bool attention_bias = false, output_bias = false,

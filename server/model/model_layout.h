@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/base/kv_format.h"
 #include "server/model/model_config.h"
 
 namespace lift::layout {
@@ -21,6 +22,7 @@ struct VectorSpec {
   std::string name;
   int64_t size = 0;
   int64_t rows = 1;
+  std::vector<int64_t> shape = {};  // as stored, where rows do not say it
 };
 
 // Linear layers that read the same input; the observer and the lifted kernels know them by this
@@ -35,9 +37,16 @@ struct MlpNames {
   SiteSpec gate_up, down;
 };
 
-// Canonical names of one decoder layer.
+// The mixer of a Mamba layer; Mamba-2 has a gated norm where Mamba-1 has x and dt.
+struct MambaNames {
+  SiteSpec in, x, dt, out;
+  std::string conv, a_log, d, dt_bias, gated_norm;
+};
+
+// Canonical names of one decoder layer. A recurrent one has input_norm and mamba only.
 struct LayerNames {
   LayerNames(const ModelConfig& config, int64_t layer);
+  MambaNames mamba;
   std::string input_norm, post_norm;
   std::string q_norm, k_norm;  // empty without qk_norm
   SiteSpec qkv, o;
@@ -53,6 +62,16 @@ inline constexpr char kFinalNorm[] = "model.norm.weight";
 std::string HeadName(const ModelConfig& config);
 // "x.weight" -> "x.bias".
 std::string BiasName(const std::string& matrix);
+
+// The state of a sequence lies in blocks of this many tokens: `wanted`, or the whole context where
+// the state does not grow with the tokens (one block is then one sequence's state).
+int64_t StateBlockTokens(const ModelConfig& config, int64_t wanted);
+// Bytes of one layer's state in one block of so many tokens. Recurrent state is f32 in any case.
+int64_t StateBlockBytes(const ModelConfig& config, int64_t block_tokens, KvFormat format);
+// Floats of one layer's state of one sequence; recurrent models only.
+int64_t RecurrentStateFloats(const ModelConfig& config);
+// Blocks that one sequence of so many tokens needs.
+int64_t StateBlocks(const ModelConfig& config, int64_t tokens, int64_t wanted_block_tokens);
 
 std::vector<MatrixSpec> Matrices(const ModelConfig& config);
 std::vector<VectorSpec> Vectors(const ModelConfig& config);

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "server/model/layers.h"
+#include "server/model/mamba.h"
 #include "server/model/mlp.h"
 #include "server/model/model_layout.h"
 
@@ -23,6 +24,7 @@ struct Layer {
   Norm q_norm, k_norm;  // of each head; no gain without qk_norm
   LinearSite qkv, o;
   MlpBlock mlp;
+  std::unique_ptr<MambaBlock> mamba;  // instead of attention and MLP
 };
 
 int64_t CountTokens(std::span<const SequenceChunk> chunks) {
@@ -47,6 +49,11 @@ absl::StatusOr<Layer> BindLayer(const Weights& weights, int64_t index) {
   const layout::LayerNames names(weights.config(), index);
   Layer layer;
   layer.input_norm = BindNorm(weights, names.input_norm);
+  if (weights.config().recurrent()) {
+    LIFT_ASSIGN_OR_RETURN(MambaBlock mamba, BindMamba(weights, names));
+    layer.mamba = std::make_unique<MambaBlock>(std::move(mamba));
+    return layer;
+  }
   layer.post_norm = BindNorm(weights, names.post_norm);
   if (weights.config().qk_norm) {
     layer.q_norm = BindNorm(weights, names.q_norm);
@@ -86,6 +93,7 @@ struct Transformer::Impl {
   // Of the step in progress; members only to keep their memory.
   RowVariants rows, head_rows;
   std::vector<AttentionSequence> sequences;
+  std::vector<RecurrentSequence> recurrent;
   std::vector<float> hidden, head_input, head_output;
   uint64_t expert_planes_read = 0, expert_full_read = 0;
 
@@ -99,6 +107,7 @@ struct Transformer::Impl {
   }
   void Attend(const Layer& layer, std::byte* cache, std::span<const SequenceChunk> chunks, float* x,
               int64_t tokens);
+  void Mix(const Layer& layer, float* states, float* x, int64_t tokens);
   void FeedForward(const Layer& layer, const float* normed, float* x, int64_t tokens);
   void EmbedRows(std::span<const SequenceChunk> chunks, std::vector<float>& out);
   void RunLayer(int64_t layer, std::span<const SequenceChunk> chunks, float* x);
@@ -137,12 +146,15 @@ absl::Status Transformer::Impl::AllocateCache() {
     return absl::InvalidArgumentError(
         "the state pool needs 1 to 4096 tokens a block and at most 2^31 blocks");
   }
+  options.block_tokens = layout::StateBlockTokens(config, options.block_tokens);
   if (options.num_blocks == 0) {
     const int64_t tokens = std::min(config.max_context, kDefaultContextTokens);
-    options.num_blocks = (tokens + options.block_tokens - 1) / options.block_tokens;
+    options.num_blocks = layout::StateBlocks(config, tokens, options.block_tokens);
   }
   int64_t bytes = 0;
-  if (__builtin_mul_overflow(attention.block_bytes(), options.num_blocks, &bytes)) {
+  const int64_t block_bytes =
+      layout::StateBlockBytes(config, options.block_tokens, options.kv_format);
+  if (__builtin_mul_overflow(block_bytes, options.num_blocks, &bytes)) {
     return absl::ResourceExhaustedError(
         "the state pool is larger than memory; ask for fewer blocks");
   }
@@ -173,6 +185,9 @@ absl::Status Transformer::Impl::ReserveWorkspace() {
       {Workspace::kExpertOutput, config.num_experts > 0 ? config.hidden_size : 0}};
   for (const auto& [slot, floats] : wanted)
     LIFT_RETURN_IF_ERROR(workspace.Reserve(slot, t * floats));
+  if (!config.recurrent()) return absl::OkStatus();
+  for (const auto& [slot, floats] : MambaWorkspace(config))
+    LIFT_RETURN_IF_ERROR(workspace.Reserve(slot, t * floats));
   return absl::OkStatus();
 }
 
@@ -201,6 +216,7 @@ void Transformer::Impl::CheckChunk(const SequenceChunk& chunk) const {
 void Transformer::Impl::Begin(std::span<const SequenceChunk> chunks) {
   std::vector<uint8_t> variants;
   sequences.clear();
+  recurrent.clear();
   float* cos_sin = workspace.Get(Workspace::kCosSin, CountTokens(chunks) * rope.row_floats());
   int64_t row = 0;
   for (const SequenceChunk& chunk : chunks) {
@@ -208,6 +224,7 @@ void Transformer::Impl::Begin(std::span<const SequenceChunk> chunks) {
     const auto tokens = static_cast<int64_t>(chunk.tokens.size());
     variants.insert(variants.end(), chunk.tokens.size(), static_cast<uint8_t>(chunk.variant));
     sequences.push_back({row, tokens, chunk.position, chunk.blocks});
+    recurrent.push_back({row, tokens, chunk.position == 0 ? -1 : chunk.blocks[0], chunk.blocks[0]});
     rope.CopyRows(chunk.position, tokens, cos_sin + row * rope.row_floats());
     row += tokens;
   }
@@ -268,6 +285,17 @@ void Transformer::Impl::Attend(const Layer& layer, std::byte* cache,
   backend.Add(x, projected, tokens * dim);
 }
 
+// x += mixer(norm(x)).
+void Transformer::Impl::Mix(const Layer& layer, float* states, float* x, int64_t tokens) {
+  const int64_t dim = config.hidden_size;
+  float* normed = workspace.Get(Workspace::kNormed, tokens * dim);
+  float* projected = workspace.Get(Workspace::kProjected, tokens * dim);
+  layer.input_norm.Apply(backend, x, tokens, normed);
+  MambaStep step{config, backend, workspace, *lifted, rows, recurrent, options.observer};
+  ApplyMamba(*layer.mamba, normed, tokens, states, step, projected);
+  backend.Add(x, projected, tokens * dim);
+}
+
 // x += mlp(normed).
 void Transformer::Impl::FeedForward(const Layer& layer, const float* normed, float* x,
                                     int64_t tokens) {
@@ -282,10 +310,12 @@ void Transformer::Impl::FeedForward(const Layer& layer, const float* normed, flo
 void Transformer::Impl::RunLayer(int64_t index, std::span<const SequenceChunk> chunks, float* x) {
   const Layer& layer = layers[static_cast<size_t>(index)];
   const int64_t tokens = CountTokens(chunks);
+  Buffer& cache = *caches[static_cast<size_t>(index)];
+  if (layer.mamba) return Mix(layer, cache.as<float>(), x, tokens);
   float* normed = workspace.Get(Workspace::kNormedMlp, tokens * config.hidden_size);
   // In parallel form the MLP reads what the attention reads: before its sum.
   if (config.parallel_residual) layer.post_norm.Apply(backend, x, tokens, normed);
-  Attend(layer, caches[static_cast<size_t>(index)]->as<std::byte>(), chunks, x, tokens);
+  Attend(layer, cache.as<std::byte>(), chunks, x, tokens);
   if (!config.parallel_residual) layer.post_norm.Apply(backend, x, tokens, normed);
   FeedForward(layer, normed, x, tokens);
 }
@@ -419,6 +449,7 @@ int64_t Transformer::num_blocks() const { return impl_->options.num_blocks; }
 int64_t Transformer::bytes_per_block() const {
   return static_cast<int64_t>(state_bytes()) / std::max<int64_t>(impl_->options.num_blocks, 1);
 }
+bool Transformer::reusable_state() const { return !impl_->config.recurrent(); }
 uint64_t Transformer::state_bytes() const {
   uint64_t bytes = 0;
   for (const auto& cache : impl_->caches) bytes += cache->size();

@@ -27,7 +27,7 @@ class ActivationObserver {
 class Transformer : public StepModel {
  public:
   struct Options {
-    int64_t block_tokens = 16;
+    int64_t block_tokens = 16;  // of a recurrent model: its whole context, whatever is asked for
     int64_t num_blocks = 0;  // 0 = enough for one sequence of max_context (capped at 8192 tokens)
     int64_t reserve_tokens =
         0;  // workspace for steps of this many tokens is allocated at once; larger steps grow it
@@ -46,6 +46,7 @@ class Transformer : public StepModel {
   int64_t block_tokens() const override;
   int64_t num_blocks() const override;
   int64_t bytes_per_block() const override;
+  bool reusable_state() const override;
   StepStats Step(std::span<const SequenceChunk> chunks, std::vector<float>& logits) override;
   void Retain(std::span<const int> variants) override;
 

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <numeric>
 
+#include "server/model/model_layout.h"
 #include "server/model/transformer.h"
 #include "tests/bench/read_loop.h"
 
@@ -21,14 +22,16 @@ std::vector<int32_t> SpreadTokens(int64_t count, int64_t vocab_size) {
   return tokens;
 }
 
-int64_t BlocksFor(int64_t tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
+int64_t BlocksFor(const ModelConfig& config, int64_t tokens) {
+  return layout::StateBlocks(config, tokens, kBlockTokens);
+}
 
 // One token for each of `batch` sequences that already hold `context` tokens. Borrows from itself:
 // not to be moved.
 struct DecodeStep {
   DecodeStep(const Transformer& model, int variant, int64_t batch, int64_t context)
       : tokens(SpreadTokens(batch, model.vocab_size())) {
-    const auto each = static_cast<size_t>(BlocksFor(context + 1));
+    const auto each = static_cast<size_t>(BlocksFor(model.weights().config(), context + 1));
     blocks.resize(static_cast<size_t>(batch) * each);
     std::iota(blocks.begin(), blocks.end(), 0);
     for (size_t i = 0; i < tokens.size(); ++i) {
@@ -70,7 +73,7 @@ DecodePoint Decode(Transformer& model, int variant, int64_t batch, int64_t conte
 
 PrefillPoint Prefill(Transformer& model, int64_t count, double seconds) {
   const std::vector<int32_t> tokens = SpreadTokens(count, model.vocab_size());
-  std::vector<int32_t> blocks(static_cast<size_t>(BlocksFor(count)));
+  std::vector<int32_t> blocks(static_cast<size_t>(BlocksFor(model.weights().config(), count)));
   std::iota(blocks.begin(), blocks.end(), 0);
   SequenceChunk chunk;
   chunk.tokens = tokens;
@@ -88,10 +91,12 @@ absl::StatusOr<ModelReport> BenchModel(std::shared_ptr<const Weights> weights, B
                                        double read_bandwidth, const ModelPlan& plan) {
   const int64_t limit = weights->config().max_context;
   int64_t blocks = 1;
-  for (const int64_t n : plan.prefills) blocks = std::max(blocks, BlocksFor(std::min(n, limit)));
+  for (const int64_t n : plan.prefills)
+    blocks = std::max(blocks, BlocksFor(weights->config(), std::min(n, limit)));
   for (const int64_t context : plan.contexts) {
     for (const int64_t batch : plan.batches) {
-      blocks = std::max(blocks, batch * BlocksFor(std::min(context, limit - 1) + 1));
+      blocks =
+          std::max(blocks, batch * BlocksFor(weights->config(), std::min(context, limit - 1) + 1));
     }
   }
   Transformer::Options options;
@@ -128,7 +133,7 @@ absl::StatusOr<std::vector<Phase>> ProfileDecode(std::shared_ptr<const Weights> 
   Transformer::Options options;
   options.block_tokens = kBlockTokens;
   options.kv_format = plan.kv_format;
-  options.num_blocks = batch * BlocksFor(context + 1);
+  options.num_blocks = batch * BlocksFor(weights->config(), context + 1);
   const auto profiler = MakeProfilingBackend(backend);
   LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(weights, *profiler, options));
   FillState(*model);

@@ -82,6 +82,18 @@ class Profiler final : public ProfilingBackend {
     Time("attention", StateBytes(shape, sequences),
          [&] { b_.Attention(cache, shape, sequences, q, out); });
   }
+  void CausalConv(const ConvLayer& layer, std::span<const RecurrentSequence> sequences,
+                  float* states, const float* x, int64_t pitch, float* out) override {
+    Time("convolution", 0, [&] { b_.CausalConv(layer, sequences, states, x, pitch, out); });
+  }
+  void SelectiveScan(const ScanLayer& layer, std::span<const RecurrentSequence> sequences,
+                     float* states, const ScanInputs& in, float* out) override {
+    Time("scan", 0, [&] { b_.SelectiveScan(layer, sequences, states, in, out); });
+  }
+  void CopyColumns(const float* x, int64_t tokens, int64_t pitch, int64_t cols,
+                   float* out) override {
+    Time("copy", 0, [&] { b_.CopyColumns(x, tokens, pitch, cols, out); });
+  }
   void DenseMatmul(const DenseMatrixView& w, const float* x, int64_t tokens, float* y) override {
     Time(absl::StrCat("dense ", w.rows, "x", w.cols), static_cast<double>(w.bytes()),
          [&] { b_.DenseMatmul(w, x, tokens, y); });

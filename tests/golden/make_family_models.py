@@ -65,25 +65,42 @@ FAMILIES = {
         dict(hidden_size=48, intermediate_size=72, num_attention_heads=3, attention_bias=False,
              tie_word_embeddings=True, **rope(partial_rotary_factor=0.25)),
     ],
+    "mamba": [
+        dict(hidden_size=36, expand=2, state_size=7, conv_kernel=4, time_step_rank=5, use_bias=True),
+        dict(hidden_size=40, expand=3, state_size=16, conv_kernel=3, tie_word_embeddings=True),
+        dict(hidden_size=52, expand=1, state_size=33, conv_kernel=2, time_step_rank=1, use_conv_bias=False),
+    ],
+    "mamba2": [
+        dict(hidden_size=36, expand=2, state_size=11, conv_kernel=4, num_heads=6, head_dim=12, n_groups=2, chunk_size=64),
+        dict(hidden_size=40, expand=3, state_size=32, conv_kernel=3, num_heads=5, head_dim=24, n_groups=1, chunk_size=256,
+             use_bias=True, tie_word_embeddings=True),
+        dict(hidden_size=52, expand=1, state_size=17, conv_kernel=2, num_heads=13, head_dim=4, n_groups=13, chunk_size=16,
+             use_conv_bias=False, time_step_limit=[0.01, 0.7]),
+    ],
 }
 CLASSES = {
     "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
     "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
     "mixtral": (transformers.MixtralConfig, transformers.MixtralForCausalLM),
     "gpt_neox": (transformers.GPTNeoXConfig, transformers.GPTNeoXForCausalLM),
+    "mamba": (transformers.MambaConfig, transformers.MambaForCausalLM),
+    "mamba2": (transformers.Mamba2Config, transformers.Mamba2ForCausalLM),
 }
+RECURRENT = ("mamba", "mamba2")
 
 
 def make_model(family, options):
     config_class, model_class = CLASSES[family]
     options = dict(tie_word_embeddings=False) | options
-    config = config_class(vocab_size=VOCAB, num_hidden_layers=2, max_position_embeddings=512, bos_token_id=1,
-                          eos_token_id=2, pad_token_id=3, attn_implementation="eager", experts_implementation="eager",
-                          **options)
+    if family not in RECURRENT:
+        options |= dict(max_position_embeddings=512, attn_implementation="eager", experts_implementation="eager")
+    config = config_class(vocab_size=VOCAB, num_hidden_layers=2, bos_token_id=1, eos_token_id=2, pad_token_id=3, **options)
     model = model_class(config).eval().float()
     with torch.no_grad():
         for name, value in model.named_parameters():
-            if name.endswith(".bias"):
+            if name.endswith(("A_log", "dt_bias", "dt_proj.bias")):
+                value.add_(0.3 * torch.randn_like(value))  # around the paper's start
+            elif name.endswith((".bias", ".D")):
                 value.copy_(0.3 * torch.randn_like(value))
             elif "norm" in name:
                 value.copy_(1.0 + 0.2 * torch.randn_like(value))
@@ -137,6 +154,38 @@ TOPS = {
 }
 
 
+MAMBA_LAYER = {
+    "norm": "attn_norm", "mixer.in_proj": "ssm_in", "mixer.x_proj": "ssm_x", "mixer.dt_proj": "ssm_dt",
+    "mixer.out_proj": "ssm_out", "mixer.conv1d": "ssm_conv1d", "mixer.norm": "ssm_norm",
+}
+
+
+def mamba_gguf_tensors(family, model):
+    """A instead of its logarithm; Mamba-2's vectors as columns, its gated norm by groups."""
+    config = model.config
+    tops = {"backbone.embeddings": "token_embd", "backbone.norm_f": "output_norm", "lm_head": "output"}
+    for key, tensor in model.state_dict().items():
+        module, suffix = key.rsplit(".", 1)
+        values = tensor.numpy()
+        if module in tops:
+            if not (config.tie_word_embeddings and tops[module] == "output"):
+                yield f"{tops[module]}.{suffix}", values
+            continue
+        _, _, layer, rest = key.split(".", 3)
+        if suffix in ("A_log", "D"):
+            values = -np.exp(values) if suffix == "A_log" else values
+            yield f"blk.{layer}.ssm_{suffix[0].lower()}", values[:, None] if family == "mamba2" else values
+        elif suffix == "dt_bias":
+            yield f"blk.{layer}.ssm_dt.bias", values
+        else:
+            name = MAMBA_LAYER[rest.rsplit(".", 1)[0]]
+            if name == "ssm_conv1d" and suffix == "weight":
+                values = values[:, 0]
+            if name == "ssm_norm":
+                values = values.reshape(config.n_groups, -1)
+            yield f"blk.{layer}.{name}.{suffix}", np.ascontiguousarray(values)
+
+
 def gguf_tensors(family, model):
     """(name, values) of every tensor in the converter's form."""
     config = model.config
@@ -168,7 +217,29 @@ def gguf_tensors(family, model):
         yield f"blk.{layer}.{name}.{suffix}", np.ascontiguousarray(values)
 
 
+def save_mamba_gguf(family, model, path):
+    config = model.config
+    writer = gguf.GGUFWriter(str(path), family)
+    writer.add_name(path.stem)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(2**20)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_ssm_conv_kernel(config.conv_kernel)
+    writer.add_ssm_inner_size(int(config.expand * config.hidden_size))
+    writer.add_ssm_state_size(config.state_size)
+    writer.add_ssm_time_step_rank(config.time_step_rank if family == "mamba" else config.num_heads)
+    if family == "mamba2":
+        writer.add_ssm_group_count(config.n_groups)
+    writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
+    write_gguf(writer, mamba_gguf_tensors(family, model))
+
+
 def save_gguf(family, model, path):
+    if family in RECURRENT:
+        return save_mamba_gguf(family, model, path)
     config = model.config
     writer = gguf.GGUFWriter(str(path), {"qwen3": "qwen3", "mixtral": "llama", "gpt_neox": "gptneox"}[family])
     writer.add_name(path.stem)
@@ -192,9 +263,14 @@ def save_gguf(family, model, path):
     if family == "mixtral":
         writer.add_expert_count(config.num_local_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
-    for name, values in gguf_tensors(family, model):
+    write_gguf(writer, gguf_tensors(family, model))
+
+
+def write_gguf(writer, tensors):
+    for name, values in tensors:
         kept = gguf.GGMLQuantizationType.F32
-        if values.ndim > 1 and "gate_inp" not in name:
+        if values.ndim > 1 and not any(part in name for part in ("gate_inp", "ssm_a", "ssm_d", "conv1d", "ssm_norm")) or \
+                name.endswith("ssm_dt.weight"):
             kept = gguf.GGMLQuantizationType.BF16
             values = gguf.quants.quantize(values, kept)
         writer.add_tensor(name, values, raw_dtype=kept)

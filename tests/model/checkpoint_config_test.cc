@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -173,6 +174,56 @@ TEST(HuggingFaceConfigTest, FamiliesReadWhatMakesThemDiffer) {
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(read->num_experts, 8);
   EXPECT_EQ(read->experts_per_token, 2);
+}
+
+json Mamba2() {
+  return json::parse(
+      R"({"architectures":["Mamba2ForCausalLM"],"model_type":"mamba2","vocab_size":100,
+    "hidden_size":64,"num_hidden_layers":3,"expand":2,"state_size":32,"conv_kernel":4,"num_heads":8,"head_dim":16,
+    "n_groups":2,"use_conv_bias":true,"use_bias":false,"hidden_act":"silu","layer_norm_epsilon":1e-05,
+    "time_step_limit":[0.0,1e308],"tie_word_embeddings":false})");
+}
+
+TEST(HuggingFaceConfigTest, MambaReadsItsStateSpace) {
+  const auto config = Read(Mamba2());
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->recurrent());
+  EXPECT_EQ(config->ssm.inner, 128);
+  EXPECT_EQ(config->ssm.conv_channels(), 128 + 2 * 2 * 32);
+  EXPECT_EQ(config->ssm.dt_max, std::numeric_limits<float>::max());
+  const auto again = ModelConfig::FromJson(config->ToJson());
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->ToJson(), config->ToJson());
+  // As transformers 4 writes an infinite limit, which is no JSON.
+  HuggingFaceTexts texts;
+  texts.source = "folder";
+  texts.config = Mamba2().dump();
+  texts.config.replace(texts.config.find("1e+308"), 6, "Infinity");
+  const auto infinite = ConfigFromHuggingFace(texts);
+  ASSERT_TRUE(infinite.ok()) << infinite.status();
+  EXPECT_EQ(infinite->ToJson(), config->ToJson());
+}
+
+TEST(HuggingFaceConfigTest, MambaOfShapesThatDoNotFitIsRefused) {
+  json config = Mamba2();
+  config["num_heads"] = 7;
+  EXPECT_THAT(std::string(Read(config).status().message()), HasSubstr("7 heads of 16"));
+  config = Mamba2();
+  config["n_groups"] = 3;
+  EXPECT_THAT(std::string(Read(config).status().message()), HasSubstr("3 groups"));
+  config = Mamba2();
+  config["conv_kernel"] = 0;
+  EXPECT_THAT(std::string(Read(config).status().message()), HasSubstr("ssm.conv_kernel"));
+  config = Mamba2();
+  config["time_step_limit"] = "all";
+  EXPECT_THAT(std::string(Read(config).status().message()), HasSubstr("time_step_limit"));
+  // A recurrent config under an architecture with attention, and the other way round.
+  ModelConfig mixed = *Read(Mamba2());
+  mixed.architecture = "llama";
+  EXPECT_THAT(std::string(mixed.Validate().message()), HasSubstr("has no ssm"));
+  ModelConfig llama = *Read(Llama());
+  llama.architecture = "mamba";
+  EXPECT_THAT(std::string(llama.Validate().message()), HasSubstr("needs ssm"));
 }
 
 TEST(HuggingFaceConfigTest, LlamaIsWrittenWithoutTheFieldsOfOtherFamilies) {

@@ -88,7 +88,8 @@ StoredTensor Part(const StoredTensor& whole, std::vector<int64_t> shape,
 // An architecture is added here and nowhere else outside its own file.
 std::span<const Architecture> Architectures() {
   static const std::array kAll = {families::Llama(), families::Mistral(), families::Mixtral(),
-                                  families::Qwen2(), families::Qwen3(),   families::GptNeoX()};
+                                  families::Qwen2(), families::Qwen3(),   families::GptNeoX(),
+                                  families::Mamba(), families::Mamba2()};
   return kAll;
 }
 

@@ -47,6 +47,7 @@ struct Architecture {
   std::span<const NameRule> hf_names, gguf_names;
   bool gelu = false;            // hidden_act may be a GELU; else it must be SiLU
   bool partial_rotary = false;  // only part of a head may be rotated
+  bool recurrent = false;       // no attention: read_hf and read_gguf set ModelConfig::ssm
   bool sliding_window = false;  // all layers may have one
   // Reads what the common fields do not say and refuses by name what the graph cannot do; null:
   // nothing. Called after the common fields.

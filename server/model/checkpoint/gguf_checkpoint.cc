@@ -18,10 +18,11 @@ class GgufCheckpoint final : public Checkpoint {
     if (checkpoint->config_.name.empty()) checkpoint->config_.name = LastPathPart(path);
     // The factors are read into the config; nothing else may be left over.
     const auto ignored = [](const std::string& name) { return name == "rope_freqs.weight"; };
-    LIFT_ASSIGN_OR_RETURN(StoredTensors stored,
+    LIFT_ASSIGN_OR_RETURN(checkpoint->stored_,
                           CanonicalTensors(*checkpoint->file_, checkpoint->config_));
-    LIFT_ASSIGN_OR_RETURN(checkpoint->tensors_,
-                          BindTensors(path, checkpoint->config_, stored.by_name, ignored));
+    LIFT_ASSIGN_OR_RETURN(checkpoint->tensors_, BindTensors(path, checkpoint->config_,
+                                                            checkpoint->stored_.by_name, ignored));
+    checkpoint->stored_.by_name.clear();
     return checkpoint;
   }
 
@@ -38,6 +39,7 @@ class GgufCheckpoint final : public Checkpoint {
   GgufCheckpoint() = default;
   std::unique_ptr<GgufFile> file_;
   ModelConfig config_;
+  StoredTensors stored_;  // by_name while opening, copies as long as this lives
   BoundTensors tensors_;
 };
 

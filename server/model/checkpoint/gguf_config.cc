@@ -76,10 +76,7 @@ absl::StatusOr<int64_t> UniformInt(const GgufFile& file, const std::string& key,
   return list->front();
 }
 
-absl::Status ReadSizes(const GgufFile& file, const Keys& keys, ModelConfig& config) {
-  LIFT_ASSIGN_OR_RETURN(config.hidden_size, keys.Int("embedding_length"));
-  LIFT_ASSIGN_OR_RETURN(config.num_layers, keys.Int("block_count"));
-  LIFT_ASSIGN_OR_RETURN(config.max_context, keys.Int("context_length"));
+absl::Status ReadHeads(const GgufFile& file, const Keys& keys, ModelConfig& config) {
   LIFT_ASSIGN_OR_RETURN(config.intermediate_size, UniformInt(file, keys("feed_forward_length"), 0));
   LIFT_ASSIGN_OR_RETURN(config.num_heads, UniformInt(file, keys("attention.head_count"), 0));
   LIFT_ASSIGN_OR_RETURN(config.num_kv_heads,
@@ -96,6 +93,15 @@ absl::Status ReadSizes(const GgufFile& file, const Keys& keys, ModelConfig& conf
     return Unsupported(file, "attention.value_length other than attention.key_length",
                        "use a model where they are equal");
   }
+  return absl::OkStatus();
+}
+
+absl::Status ReadSizes(const GgufFile& file, const Keys& keys, bool recurrent,
+                       ModelConfig& config) {
+  LIFT_ASSIGN_OR_RETURN(config.hidden_size, keys.Int("embedding_length"));
+  LIFT_ASSIGN_OR_RETURN(config.num_layers, keys.Int("block_count"));
+  LIFT_ASSIGN_OR_RETURN(config.max_context, keys.Int("context_length"));
+  if (!recurrent) LIFT_RETURN_IF_ERROR(ReadHeads(file, keys, config));
   LIFT_ASSIGN_OR_RETURN(const double eps, keys.Number("attention.layer_norm_rms_epsilon", 0.0));
   config.rms_norm_eps = static_cast<float>(eps);
   // Not every converter writes vocab_size; the token list is what the rows stand for.
@@ -203,8 +209,9 @@ absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file) {
   LIFT_RETURN_IF_ERROR(RefuseKinds(file, keys));
   LIFT_ASSIGN_OR_RETURN(const std::string_view name, file.GetString("general.name", ""));
   config.name = std::string(name.substr(0, 256));
-  LIFT_RETURN_IF_ERROR(ReadSizes(file, keys, config));
-  LIFT_RETURN_IF_ERROR(ReadRope(file, keys, architecture->gguf, config));
+  LIFT_RETURN_IF_ERROR(ReadSizes(file, keys, architecture->recurrent, config));
+  if (!architecture->recurrent)
+    LIFT_RETURN_IF_ERROR(ReadRope(file, keys, architecture->gguf, config));
   LIFT_RETURN_IF_ERROR(ReadTokens(file, config));
   config.tie_embeddings = file.FindTensor("output.weight") == nullptr;
   if (architecture->read_gguf) LIFT_RETURN_IF_ERROR(architecture->read_gguf(file, config));

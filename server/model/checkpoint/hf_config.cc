@@ -15,6 +15,24 @@ namespace {
 
 using nlohmann::json;
 
+// transformers wrote infinite limits as the bare word Infinity, which is no JSON: a number that
+// stands for it.
+std::string WithoutInfinity(const std::string& text) {
+  constexpr std::string_view kWord = "Infinity";
+  std::string out;
+  bool quoted = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '"' && (i == 0 || text[i - 1] != '\\')) quoted = !quoted;
+    if (!quoted && std::string_view(text).substr(i, kWord.size()) == kWord) {
+      out += "1e308";
+      i += kWord.size() - 1;
+    } else {
+      out += text[i];
+    }
+  }
+  return out;
+}
+
 absl::Status Unsupported(const JsonFields& fields, const std::string& what,
                          const std::string& instead) {
   return absl::UnimplementedError(
@@ -92,10 +110,27 @@ absl::Status ReadFeatures(const JsonFields& fields, const Architecture& architec
                        "use the unquantized model");
   }
   LIFT_RETURN_IF_ERROR(ReadActivation(fields, architecture, config));
+  if (architecture.recurrent) return absl::OkStatus();
   LIFT_RETURN_IF_ERROR(ReadWindow(fields, architecture, config));
   LIFT_ASSIGN_OR_RETURN(const double rotary, fields.Number("partial_rotary_factor", 1.0));
   if (rotary != 1.0)
     return Unsupported(fields, "partial_rotary_factor", "the whole head must be rotated");
+  return absl::OkStatus();
+}
+
+// Of an architecture without attention; the rest is its own.
+absl::Status ReadRecurrentSizes(const JsonFields& fields, ModelConfig& config) {
+  const std::pair<const char*, int64_t*> sizes[] = {{"vocab_size", &config.vocab_size},
+                                                    {"hidden_size", &config.hidden_size},
+                                                    {"num_hidden_layers", &config.num_layers}};
+  for (const auto& [key, size] : sizes) {
+    LIFT_ASSIGN_OR_RETURN(*size, fields.Int(key));
+    if (*size < 1) return fields.Wrong(key, "a positive integer");
+  }
+  constexpr int64_t kUnlimited = int64_t{1} << 20;  // the state does not grow with the context
+  LIFT_ASSIGN_OR_RETURN(config.max_context, fields.Int("max_position_embeddings", kUnlimited));
+  LIFT_ASSIGN_OR_RETURN(const double eps, fields.Number("layer_norm_epsilon", 1e-5));
+  config.rms_norm_eps = static_cast<float>(eps);
   return absl::OkStatus();
 }
 
@@ -239,15 +274,19 @@ absl::Status ReadBos(const HuggingFaceTexts& texts, const JsonFields& fields, Mo
 
 absl::StatusOr<ModelConfig> ConfigFromHuggingFace(const HuggingFaceTexts& texts) {
   const std::string source = texts.source + "/config.json";
-  LIFT_ASSIGN_OR_RETURN(const json value, ParseJsonObject(texts.config, source));
+  LIFT_ASSIGN_OR_RETURN(const json value, ParseJsonObject(WithoutInfinity(texts.config), source));
   const JsonFields fields(value, source);
   ModelConfig config;
   LIFT_ASSIGN_OR_RETURN(config.architecture, fields.String("model_type"));
   LIFT_ASSIGN_OR_RETURN(const Architecture* architecture,
                         FindArchitecture(fields, config.architecture));
   LIFT_RETURN_IF_ERROR(ReadFeatures(fields, *architecture, config));
-  LIFT_RETURN_IF_ERROR(ReadSizes(fields, config));
-  LIFT_RETURN_IF_ERROR(ReadRope(fields, *architecture, config));
+  if (architecture->recurrent) {
+    LIFT_RETURN_IF_ERROR(ReadRecurrentSizes(fields, config));
+  } else {
+    LIFT_RETURN_IF_ERROR(ReadSizes(fields, config));
+    LIFT_RETURN_IF_ERROR(ReadRope(fields, *architecture, config));
+  }
   LIFT_ASSIGN_OR_RETURN(config.tie_embeddings, fields.Bool("tie_word_embeddings", false));
   if (architecture->read_hf) LIFT_RETURN_IF_ERROR(architecture->read_hf(fields, config));
   LIFT_RETURN_IF_ERROR(ReadEosIds(texts, fields, config));

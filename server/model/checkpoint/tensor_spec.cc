@@ -44,6 +44,7 @@ std::vector<TensorSpec> ModelTensors(const ModelConfig& config) {
   for (const layout::VectorSpec& v : layout::Vectors(config)) {
     specs.push_back({v.name, {v.size}});
     if (v.rows > 1) specs.back().shape = {v.rows, v.size / v.rows};
+    if (!v.shape.empty()) specs.back().shape = v.shape;
   }
   return specs;
 }

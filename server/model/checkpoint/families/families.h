@@ -13,6 +13,8 @@ Architecture Mixtral();
 Architecture Qwen2();
 Architecture Qwen3();
 Architecture GptNeoX();
+Architecture Mamba();
+Architecture Mamba2();
 
 // GGUF's names for what Llama and its relatives have.
 std::span<const NameRule> LlamaGgufNames();
