@@ -9,12 +9,27 @@ inline V SmallButterflies(V a) {
   return LaneButterfly<8>(a);
 }
 
+// Strides h and 2 h in one pass, each sum in the order of two passes.
+inline void FourButterflies(float* x, int64_t p, int64_t h) {
+  for (int64_t i = 0; i < p; i += 4 * h) {
+    for (float* at = x + i; at < x + i + h; at += kLanes) {
+      const V a = Load(at), b = Load(at + h), c = Load(at + 2 * h), d = Load(at + 3 * h);
+      const V ab = Add(a, b), cd = Add(c, d), a_b = Sub(a, b), c_d = Sub(c, d);
+      Store(at, Add(ab, cd));
+      Store(at + h, Add(a_b, c_d));
+      Store(at + 2 * h, Sub(ab, cd));
+      Store(at + 3 * h, Sub(a_b, c_d));
+    }
+  }
+}
+
 void Butterflies(float* x, int64_t p) {
   int64_t h = 1;
   if (p >= kLanes) {
     for (int64_t i = 0; i < p; i += kLanes) Store(x + i, SmallButterflies(Load(x + i)));
     h = kLanes;
   }
+  for (; h >= kLanes && 4 * h <= p; h *= 4) FourButterflies(x, p, h);
   for (; h < p; h *= 2) {
     for (int64_t i = 0; i < p; i += 2 * h) {
       float* low = x + i;
@@ -61,52 +76,78 @@ void Rotate(const RotateToken& a) {
   for (int64_t i = 0; i < a.tail; ++i) a.out[a.padded + i] = a.out[i % a.padded];
 }
 
+inline int32_t SumI(I a) {
+  int32_t lanes[kLanes], sum = 0;
+  StoreI(lanes, a);
+  for (const int32_t lane : lanes) sum += lane;
+  return sum;
+}
+
+// kStreams streams from `first` on, each input read once for all of them; the largest magnitude's
+// bits go into `top`.
+template <int kStreams>
+inline void LiftRuns(const LiftSlot& a, int first, I& top) {
+  for (int64_t t = 0; t < a.padded; t += kLanes) {
+    V sum[kStreams];
+    const V x0 = Load(a.x + t);
+    for (int r = 0; r < kStreams; ++r) sum[r] = Mul(Splat(a.taps[first + r]), x0);
+    for (int m = 1; m < a.steps; ++m) {
+      const V x = Load(a.x + t + m);
+      const float* taps = a.taps + m * a.streams + first;
+      for (int r = 0; r < kStreams; ++r) sum[r] = Add(sum[r], Mul(Splat(taps[r]), x));
+    }
+    for (int r = 0; r < kStreams; ++r) {
+      Store(a.scratch + (first + r) * a.padded + t, sum[r]);
+      top = MaxI(top, MagnitudeBits(sum[r]));
+    }
+  }
+}
+
 // u [streams][padded]; returns the bits of max |u|, where a NaN is above everything.
 uint32_t LiftStreams(const LiftSlot& a) {
-  uint32_t top = 0;
-  for (int r = 0; r < a.streams; ++r) {
-    float* u = a.scratch + r * a.padded;
-    for (int64_t t = 0; t < a.padded; t += kLanes) {
-      V sum = Mul(Splat(a.taps[r]), Load(a.x + t));
-      for (int m = 1; m < a.steps; ++m) {
-        sum = Add(sum, Mul(Splat(a.taps[m * a.streams + r]), Load(a.x + t + m)));
-      }
-      Store(u + t, sum);
-    }
-    for (int64_t t = 0; t < a.padded; ++t) {
-      const uint32_t bits = __builtin_bit_cast(uint32_t, u[t]) & 0x7FFFFFFFu;
-      top = bits > top ? bits : top;
-    }
-  }
-  return top;
+  I top = ZeroI();
+  int r = 0;
+  for (; r + 3 <= a.streams; r += 3) LiftRuns<3>(a, r, top);
+  for (; r + 2 <= a.streams; r += 2) LiftRuns<2>(a, r, top);
+  for (; r < a.streams; ++r) LiftRuns<1>(a, r, top);
+  int32_t lanes[kLanes], most = 0;
+  StoreI(lanes, top);
+  for (const int32_t lane : lanes) most = lane > most ? lane : most;
+  return static_cast<uint32_t>(most);
 }
 
-// Bytes of 32 columns in tile order: position 4 * i + j holds column 8 * j + i.
-inline void PackBlock(const int32_t* q, int8_t* out) {
-  uint32_t words[8];
-  for (int i = 0; i < 8; ++i) {
-    const uint32_t a = static_cast<uint32_t>(q[i]), b = static_cast<uint32_t>(q[8 + i]);
-    const uint32_t c = static_cast<uint32_t>(q[16 + i]), d = static_cast<uint32_t>(q[24 + i]);
-    words[i] = (a & 255) | (b & 255) << 8 | (c & 255) << 16 | d << 24;
+// 32 columns of one stream: rounded, split if wide, and stored in tile order.
+template <bool kWide>
+inline void QuantizeBlock(const float* u, V inverse, int8_t* high_out, int8_t* low_out, I& high_sum,
+                          I& low_sum) {
+  const V magic = Splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest even integer
+  I q[2], low[2];
+  for (int h = 0; h < 2; ++h) {
+    q[h] = FromMagic(Add(Mul(Load(u + h * kLanes), inverse), magic));
+    if constexpr (kWide) SplitWide(q[h], q[h], low[h]);
   }
-  __builtin_memcpy(out, words, sizeof(words));
+  high_sum = AddI(high_sum, AddI(q[0], q[1]));
+  StoreTileBytes(high_out, q[0], q[1]);
+  if constexpr (kWide) {
+    low_sum = AddI(low_sum, AddI(low[0], low[1]));
+    StoreTileBytes(low_out, low[0], low[1]);
+  }
 }
 
-inline void QuantizeBlock(const float* u, float inverse, bool wide, int8_t* high_out,
-                          int8_t* low_out, int32_t* high_sum, int32_t* low_sum) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest even integer
-  int32_t high[kTileColumns], low[kTileColumns];
-  for (int t = 0; t < kTileColumns; ++t) {
-    const int32_t q =
-        __builtin_bit_cast(int32_t, u[t] * inverse + kMagic) - __builtin_bit_cast(int32_t, kMagic);
-    high[t] = wide ? (q + 64) >> 7 : q;
-    low[t] = q - high[t] * 128;
+template <bool kWide>
+void Quantize(const LiftSlot& a, float inverse) {
+  I high_sum = ZeroI(), low_sum = ZeroI();
+  int8_t* high = a.high;
+  int8_t* low = a.low;
+  for (int64_t t = 0; t < a.padded; t += kTileColumns) {
+    for (int r = 0; r < a.streams; ++r, high += kTileColumns) {
+      QuantizeBlock<kWide>(a.scratch + r * a.padded + t, Splat(inverse), high, low, high_sum,
+                           low_sum);
+      if (kWide) low += kTileColumns;
+    }
   }
-  for (int t = 0; t < kTileColumns; ++t) high_sum[t % kLanes] += high[t];
-  PackBlock(high, high_out);
-  if (!wide) return;
-  for (int t = 0; t < kTileColumns; ++t) low_sum[t % kLanes] += low[t];
-  PackBlock(low, low_out);
+  a.sums[0] = SumI(high_sum);
+  a.sums[1] = SumI(low_sum);
 }
 
 void LiftSlotKernel(const LiftSlot& a) {
@@ -118,20 +159,8 @@ void LiftSlotKernel(const LiftSlot& a) {
   const bool usable = finite && maximum > 1e-30f;
   const float inverse = usable ? limit / maximum : 0.0f;
   *a.scale = usable ? maximum / limit : (finite ? 0.0f : __builtin_nanf(""));
-  int32_t high_sum[kLanes] = {}, low_sum[kLanes] = {};
   if (!finite) {
     for (int64_t i = 0; i < a.padded * a.streams; ++i) a.scratch[i] = 0.0f;
   }
-  for (int64_t block = 0; block < a.padded / kTileColumns; ++block) {
-    for (int r = 0; r < a.streams; ++r) {
-      const int64_t at = (block * a.streams + r) * kTileColumns;
-      QuantizeBlock(a.scratch + r * a.padded + block * kTileColumns, inverse, a.wide, a.high + at,
-                    a.wide ? a.low + at : nullptr, high_sum, low_sum);
-    }
-  }
-  a.sums[0] = a.sums[1] = 0;
-  for (int i = 0; i < kLanes; ++i) {
-    a.sums[0] += high_sum[i];
-    a.sums[1] += low_sum[i];
-  }
+  a.wide ? Quantize<true>(a, inverse) : Quantize<false>(a, inverse);
 }

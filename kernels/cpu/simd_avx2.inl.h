@@ -120,5 +120,47 @@ inline void Transpose16(const float* src, int64_t src_stride, float* dst, int64_
   Transpose8(src + 8 * src_stride + 8, src_stride, dst + 8 * dst_stride + 8, dst_stride);
 }
 
+struct I {
+  __m256i lo, hi;
+};
+inline I ZeroI() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline I AddI(I a, I b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+inline I MaxI(I a, I b) { return {_mm256_max_epi32(a.lo, b.lo), _mm256_max_epi32(a.hi, b.hi)}; }
+inline I MagnitudeBits(V a) {
+  const __m256i mask = _mm256_set1_epi32(0x7FFFFFFF);
+  return {_mm256_and_si256(_mm256_castps_si256(a.lo), mask),
+          _mm256_and_si256(_mm256_castps_si256(a.hi), mask)};
+}
+inline I FromMagic(V a) {
+  const __m256i magic = _mm256_castps_si256(_mm256_set1_ps(12582912.0f));
+  return {_mm256_sub_epi32(_mm256_castps_si256(a.lo), magic),
+          _mm256_sub_epi32(_mm256_castps_si256(a.hi), magic)};
+}
+inline void SplitHalf(__m256i a, __m256i& high, __m256i& low) {
+  high = _mm256_srai_epi32(_mm256_add_epi32(a, _mm256_set1_epi32(64)), 7);
+  low = _mm256_sub_epi32(a, _mm256_slli_epi32(high, 7));
+}
+inline void SplitWide(I a, I& high, I& low) {
+  SplitHalf(a.lo, high.lo, low.lo);
+  SplitHalf(a.hi, high.hi, low.hi);
+}
+// Bytes 0-15 and 16-31 of 32 columns -> tile order.
+inline void StoreTileOrder(int8_t* p, __m128i x, __m128i y) {
+  const __m128i a = _mm_unpacklo_epi8(x, _mm_srli_si128(x, 8));
+  const __m128i b = _mm_unpacklo_epi8(y, _mm_srli_si128(y, 8));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_unpacklo_epi16(a, b));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 16), _mm_unpackhi_epi16(a, b));
+}
+// Sixteen integers that fit a byte -> bytes in order.
+inline __m128i PackBytes(I a) {
+  const __m256i halves = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xD8);
+  return _mm_packs_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+}
+inline void StoreTileBytes(int8_t* p, I a, I b) { StoreTileOrder(p, PackBytes(a), PackBytes(b)); }
+inline void StoreI(int32_t* p, I a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.lo);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), a.hi);
+}
+
 // At most twelve of the sixteen registers hold sums.
 constexpr int VectorsFor(int tokens) { return tokens == 1 ? 4 : tokens == 2 ? 2 : 1; }

@@ -96,4 +96,33 @@ inline void Transpose16(const float* src, int64_t src_stride, float* dst, int64_
   }
 }
 
+struct I {
+  __m512i v;
+};
+inline I ZeroI() { return {_mm512_setzero_si512()}; }
+inline I AddI(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline I MaxI(I a, I b) { return {_mm512_max_epi32(a.v, b.v)}; }
+inline I MagnitudeBits(V a) {
+  return {_mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(0x7FFFFFFF))};
+}
+inline I FromMagic(V a) {
+  const __m512i magic = _mm512_castps_si512(_mm512_set1_ps(12582912.0f));
+  return {_mm512_sub_epi32(_mm512_castps_si512(a.v), magic)};
+}
+inline void SplitWide(I a, I& high, I& low) {
+  high.v = _mm512_srai_epi32(_mm512_add_epi32(a.v, _mm512_set1_epi32(64)), 7);
+  low.v = _mm512_sub_epi32(a.v, _mm512_slli_epi32(high.v, 7));
+}
+// Bytes 0-15 and 16-31 of 32 columns -> tile order.
+inline void StoreTileOrder(int8_t* p, __m128i x, __m128i y) {
+  const __m128i a = _mm_unpacklo_epi8(x, _mm_srli_si128(x, 8));
+  const __m128i b = _mm_unpacklo_epi8(y, _mm_srli_si128(y, 8));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_unpacklo_epi16(a, b));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 16), _mm_unpackhi_epi16(a, b));
+}
+inline void StoreTileBytes(int8_t* p, I a, I b) {
+  StoreTileOrder(p, _mm512_cvtepi32_epi8(a.v), _mm512_cvtepi32_epi8(b.v));
+}
+inline void StoreI(int32_t* p, I a) { _mm512_storeu_si512(p, a.v); }
+
 constexpr int VectorsFor(int) { return 4; }

@@ -110,6 +110,45 @@ inline void Transpose16(const float* src, int64_t src_stride, float* dst, int64_
     }
   }
 }
+
+struct I {
+  int32x4_t q[4];
+};
+#define LIFT_INTEGERS(expr)                      \
+  I out;                                         \
+  for (int i = 0; i < 4; ++i) out.q[i] = (expr); \
+  return out
+
+inline I ZeroI() { LIFT_INTEGERS(vdupq_n_s32(0)); }
+inline I AddI(I a, I b) { LIFT_INTEGERS(vaddq_s32(a.q[i], b.q[i])); }
+inline I MaxI(I a, I b) { LIFT_INTEGERS(vmaxq_s32(a.q[i], b.q[i])); }
+inline I MagnitudeBits(V a) {
+  LIFT_INTEGERS(vandq_s32(vreinterpretq_s32_f32(a.q[i]), vdupq_n_s32(0x7FFFFFFF)));
+}
+inline I FromMagic(V a) {
+  const int32x4_t magic = vreinterpretq_s32_f32(vdupq_n_f32(12582912.0f));
+  LIFT_INTEGERS(vsubq_s32(vreinterpretq_s32_f32(a.q[i]), magic));
+}
+inline void SplitWide(I a, I& high, I& low) {
+  for (int i = 0; i < 4; ++i) {
+    high.q[i] = vshrq_n_s32(vaddq_s32(a.q[i], vdupq_n_s32(64)), 7);
+    low.q[i] = vsubq_s32(a.q[i], vshlq_n_s32(high.q[i], 7));
+  }
+}
+inline int8x16_t PackBytes(I a) {
+  const int16x8_t low = vcombine_s16(vmovn_s32(a.q[0]), vmovn_s32(a.q[1]));
+  const int16x8_t high = vcombine_s16(vmovn_s32(a.q[2]), vmovn_s32(a.q[3]));
+  return vcombine_s8(vmovn_s16(low), vmovn_s16(high));
+}
+inline void StoreTileBytes(int8_t* p, I a, I b) {
+  const int8x16_t x = PackBytes(a), y = PackBytes(b);
+  const int8x8x4_t rows = {{vget_low_s8(x), vget_high_s8(x), vget_low_s8(y), vget_high_s8(y)}};
+  vst4_s8(p, rows);  // interleaves the four runs of eight columns
+}
+inline void StoreI(int32_t* p, I a) {
+  for (int i = 0; i < 4; ++i) vst1q_s32(p + 4 * i, a.q[i]);
+}
+#undef LIFT_INTEGERS
 #undef LIFT_QUADS
 
 // At most 24 of the 32 registers hold sums.

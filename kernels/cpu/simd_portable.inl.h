@@ -65,6 +65,44 @@ inline void Transpose16(const float* src, int64_t src_stride, float* dst, int64_
     for (int r = 0; r < 16; ++r) dst[c * dst_stride + r] = src[r * src_stride + c];
   }
 }
+// Sixteen 32-bit integers.
+struct I {
+  int32_t v[kLanes];
+};
+#define LIFT_INTEGERS(expr)                           \
+  I out;                                              \
+  for (int i = 0; i < kLanes; ++i) out.v[i] = (expr); \
+  return out
+
+inline I ZeroI() { LIFT_INTEGERS(0); }
+inline I AddI(I a, I b) { LIFT_INTEGERS(a.v[i] + b.v[i]); }
+inline I MaxI(I a, I b) { LIFT_INTEGERS(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
+// The bits of |a|, which order as the magnitudes do, NaN above everything.
+inline I MagnitudeBits(V a) { LIFT_INTEGERS(__builtin_bit_cast(int32_t, a.v[i]) & 0x7FFFFFFF); }
+// The integer n of a = n + 1.5 * 2^23.
+inline I FromMagic(V a) {
+  LIFT_INTEGERS(__builtin_bit_cast(int32_t, a.v[i]) - __builtin_bit_cast(int32_t, 12582912.0f));
+}
+// a = 128 * high + low with low in [-64, 63].
+inline void SplitWide(I a, I& high, I& low) {
+  for (int i = 0; i < kLanes; ++i) {
+    high.v[i] = (a.v[i] + 64) >> 7;
+    low.v[i] = a.v[i] - high.v[i] * 128;
+  }
+}
+// The low bytes of 32 columns in tile order: position 4 i + j holds column 8 j + i.
+inline void StoreTileBytes(int8_t* p, I a, I b) {
+  for (int i = 0; i < 8; ++i) {
+    p[4 * i] = static_cast<int8_t>(a.v[i]);
+    p[4 * i + 1] = static_cast<int8_t>(a.v[8 + i]);
+    p[4 * i + 2] = static_cast<int8_t>(b.v[i]);
+    p[4 * i + 3] = static_cast<int8_t>(b.v[8 + i]);
+  }
+}
+inline void StoreI(int32_t* p, I a) {
+  for (int i = 0; i < kLanes; ++i) p[i] = a.v[i];
+}
+#undef LIFT_INTEGERS
 #undef LIFT_LANES
 
 // Vectors of rows held in registers by a matmul kernel over `tokens` tokens at a time.

@@ -1,4 +1,5 @@
 // lift-bench: how fast this machine runs a model, or the kernels alone, against a loop that reads.
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -37,8 +38,9 @@ void DeclareFlags(CLI::App& app, Flags& flags) {
   app.add_option("--model", flags.model, "lifted file, GGUF or Hugging Face folder");
   app.add_option(
       "--synthetic", flags.synthetic,
-      "random planes of a known shape, SHAPE:BITS[,BITS...]: llama-1b, llama-3b, llama-7b\n"
-      "or llama-13b, e.g. llama-1b:2,3,4 (needs disk for the planes in $TMPDIR or --save)");
+      "random planes of a known shape, SHAPE:BITS[,BITS...]: llama-1b, llama-3b, llama-7b,\n"
+      "llama-13b or llama-tiny, e.g. llama-1b:2,3,4 (needs disk for the planes in $TMPDIR or "
+      "--save)");
   app.add_flag("--plain", flags.plain, "with --synthetic: codes without parity streams");
   app.add_option("--save", flags.save, "with --synthetic: keep the lifted file at this path");
   app.add_option("--variant", flags.variants, "variants to decode with (default: all)")
@@ -201,6 +203,9 @@ int Print(const Flags& flags, const Report& report, double read_bandwidth, const
     nlohmann::json out = ToJson(report);
     out["read_bandwidth_bytes_per_second"] = read_bandwidth;
     out["device"] = backend.description();
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    out["peak_rss_bytes"] = int64_t{usage.ru_maxrss} << 10;
     std::printf("%s\n", out.dump().c_str());
   } else {
     std::printf("%s; read loop %.1f GB/s\n\n", backend.description().c_str(),

@@ -26,7 +26,7 @@ struct Shape {
 
 // The public models of these names (Llama 3.2 1B and 3B, Llama 2 7B and 13B).
 constexpr Shape kShapes[] = {
-    {"llama-tiny", 512, 128, 256, 2, 4, 2, 32, 4096, true},  // to try a command with
+    {"llama-tiny", 640, 128, 256, 2, 4, 2, 32, 4096, true},  // to try a command with
     {"llama-1b", 128256, 2048, 8192, 16, 32, 8, 64, 131072, true},
     {"llama-3b", 128256, 3072, 8192, 28, 24, 8, 128, 131072, true},
     {"llama-7b", 32000, 4096, 11008, 32, 32, 32, 128, 4096, false},

@@ -1,0 +1,119 @@
+"""lift-bench's contract: what --json prints for a synthetic model and a profile, and that its bytes add up. Speeds are not judged."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+PROGRAMS = pathlib.Path(os.environ["LIFT_PROGRAM_DIR"])
+FOLDER = tempfile.TemporaryDirectory()
+# llama-tiny as tests/bench/synthetic.cc declares it; every size is a multiple of its tile.
+VOCAB, HIDDEN, INNER, LAYERS, HEADS, KV_HEADS, HEAD_DIM = 640, 128, 256, 2, 4, 2, 32
+SITES = {  # name of the phase: weights of one call
+    f"planes {(HEADS + 2 * KV_HEADS) * HEAD_DIM}x{HIDDEN}": (HEADS + 2 * KV_HEADS) * HEAD_DIM * HIDDEN,
+    f"planes {HIDDEN}x{HEADS * HEAD_DIM}": HIDDEN * HEADS * HEAD_DIM,
+    f"planes {2 * INNER}x{HIDDEN}": 2 * INNER * HIDDEN,
+    f"planes {HIDDEN}x{INNER}": HIDDEN * INNER,
+}
+
+
+def bench(*arguments):
+    return subprocess.run([str(PROGRAMS / "lift-bench"), *arguments], capture_output=True, text=True, check=False,
+                          timeout=120)
+
+
+def report(*arguments):
+    done = bench(*arguments, "--json", "--seconds", "0.01", "--threads", "1")
+    if done.returncode != 0:
+        raise AssertionError(done.stderr)
+    return json.loads(done.stdout)
+
+
+class Synthetic(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.path = str(pathlib.Path(FOLDER.name) / "tiny.lift")
+        cls.made = report("--synthetic", "llama-tiny:2,3,4", "--save", cls.path, "--batch", "1,4", "--context", "0,40",
+                          "--prefill", "8,20")
+
+    def test_every_variant_batch_and_context_is_measured(self):
+        decode = self.made["decode"]
+        seen = {(p["variant"], p["batch"], p["context"]) for p in decode}
+        self.assertEqual(seen, {(v, b, c) for v in ("q2", "q3", "q4") for b in (1, 4) for c in (0, 40)})
+        for point in decode:
+            self.assertGreater(point["tokens_per_second"], 0)
+            self.assertGreater(point["bandwidth_fraction"], 0)
+        self.assertEqual([p["tokens"] for p in self.made["prefill"]], [8, 20])
+        self.assertGreater(self.made["read_bandwidth_bytes_per_second"], 0)
+        self.assertGreater(self.made["peak_rss_bytes"], 1 << 20)
+
+    def test_bytes_grow_by_the_planes_of_a_bit_and_are_shared_by_a_batch(self):
+        weights = VOCAB * HIDDEN + LAYERS * sum(SITES.values())
+        of = {(p["variant"], p["batch"]): p["bytes_per_token"] for p in self.made["decode"]}
+        for low, high in (("q2", "q3"), ("q3", "q4")):
+            self.assertEqual(of[high, 1] - of[low, 1], weights / 8)
+        for variant in ("q2", "q3", "q4"):
+            self.assertEqual(of[variant, 4] * 4, of[variant, 1])
+
+    def test_the_saved_file_is_a_model(self):
+        again = report("--model", self.path, "--variant", "q3", "--batch", "1", "--context", "16", "--prefill", "4")
+        self.assertEqual([p["variant"] for p in again["decode"]], ["q3"])
+        done = subprocess.run([str(PROGRAMS / "lift-eval"), "generate", "--model", self.path, "--prompt", "hello",
+                               "--max-new-tokens", "3", "--ignore-eos", "--json"], capture_output=True, text=True,
+                              check=False, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        answer = json.loads(done.stdout)
+        self.assertEqual((answer["prompt_tokens"], len(answer["token_ids"])), (5, 3))
+
+    def test_without_save_nothing_is_left(self):
+        before = set(os.listdir(FOLDER.name))
+        done = subprocess.run([str(PROGRAMS / "lift-bench"), "--synthetic", "llama-tiny:2", "--plain", "--batch", "1",
+                               "--context", "0", "--prefill", "1", "--seconds", "0.01", "--json"], check=True, timeout=60,
+                              capture_output=True, env={**os.environ, "TMPDIR": FOLDER.name})
+        self.assertEqual([p["variant"] for p in json.loads(done.stdout)["decode"]], ["q2"])
+        self.assertEqual(set(os.listdir(FOLDER.name)), before)
+
+    def test_wrong_input_is_named(self):
+        for spec, words in (("llama-9b:3", "llama-7b"), ("llama-tiny", "SHAPE:BITS"), ("llama-tiny:99", "1 to 16"),
+                            ("llama-tiny:2,x", "1 to 16")):
+            done = bench("--synthetic", spec)
+            self.assertEqual((done.returncode, done.stdout), (2, ""), spec)
+            self.assertIn(words, done.stderr)
+        self.assertEqual(bench("--synthetic", "llama-tiny:2", "--kernels").returncode, 2)
+        self.assertEqual(bench("--model", self.path, "--kv-cache", "fp8").returncode, 2)
+        self.assertEqual(bench("--model", self.path, "--isa", "mmx").returncode, 2)
+
+
+class Profile(unittest.TestCase):
+    def phases(self, kv, context, batch=1):
+        made = report("--synthetic", "llama-tiny:3", "--profile", "--batch", str(batch), "--context", str(context),
+                      "--kv-cache", kv)
+        self.assertGreater(made["read_bandwidth_bytes_per_second"], 0)
+        self.assertEqual(made["profile"][-1]["phase"], "everything else")
+        for phase in made["profile"]:
+            self.assertGreaterEqual(phase["seconds"], 0)
+        return {p["phase"]: p for p in made["profile"]}
+
+    def test_planes_add_up(self):
+        phases = self.phases("f32", 33)
+        for name, weights in SITES.items():
+            self.assertEqual(phases[name]["calls"], LAYERS, name)
+            self.assertEqual(phases[name]["bytes"], LAYERS * weights * 3 / 8, name)
+        head = phases[f"planes {VOCAB}x{HIDDEN}"]
+        self.assertEqual((head["calls"], head["bytes"]), (1, VOCAB * HIDDEN * 3 / 8))
+        self.assertEqual(phases["norm"]["calls"], 2 * LAYERS + 1)
+        self.assertEqual(phases["attention"]["calls"], LAYERS)
+        self.assertEqual(phases["attention"]["bytes"], LAYERS * 34 * 2 * KV_HEADS * 4 * HEAD_DIM)
+
+    def test_state_adds_up_in_every_format(self):
+        for kv, head_bytes, context, batch in (("f16", 2 * HEAD_DIM, 33, 1), ("bf16", 2 * HEAD_DIM, 0, 1),
+                                               ("int8", HEAD_DIM + 4, 7, 3)):
+            attention = self.phases(kv, context, batch)["attention"]
+            self.assertEqual(attention["bytes"], batch * LAYERS * (context + 1) * 2 * KV_HEADS * head_bytes, kv)
+
+
+if __name__ == "__main__":
+    sys.exit(unittest.main(verbosity=2))
