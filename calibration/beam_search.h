@@ -10,6 +10,9 @@
 
 namespace lift {
 
+// Columns that a search looks ahead for far targets.
+inline constexpr int kAhead = 7;
+
 // A code prepared for searching. History words hold the last steps' signs, stored and derived,
 // newest step in the low bits.
 struct SearchCode {
@@ -21,7 +24,17 @@ struct SearchCode {
   std::vector<uint32_t> old_masks;  // [derived]: parity over the history before the step
   std::vector<uint32_t>
       derived_of;  // [branches]: parity of the new stored bits under each mask, bit k = derived k
-  SearchCode(const LiftCode& code, float gain);
+  // For the column d + 1 steps later (d < kAhead): what the older steps put into it, what the
+  // newest step does, and how far the steps after it reach at most.
+  std::vector<float> ahead_table;   // [kAhead + 1][chunks][32], the first for the next column
+  std::vector<float> ahead_newest;  // [kAhead][2^streams]
+  std::vector<float> ahead_reach;   // [kAhead]
+  // What an error above `limit` costs more, as a factor of its square: a later stage has no hope
+  // of errors beyond its own reach.
+  float limit = 0, over = 0;
+  float far = 0;  // targets at least this far from 0 are looked ahead for
+  // spread: EncoderMetric::spread.
+  SearchCode(const LiftCode& code, float gain, double spread = 1);
 };
 
 // The survivors after the last column: what a search that continues the row needs of them.

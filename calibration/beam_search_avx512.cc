@@ -100,12 +100,13 @@ struct Avx512Ops {
     }
   }
   static void Candidates(int m, int live, const SearchCode& code, int only, float aim, float weight,
-                         int index_bits, const float* cost, const float* feedback,
+                         float source, int index_bits, const float* cost, const float* feedback,
                          const float* base, const int32_t* parity, int32_t* keys) {
     const __m512i mask = _mm512_set1_epi32(~((1 << index_bits) - 1)),
                   invalid = _mm512_set1_epi32(beam_internal::kInvalidKey);
     const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     const __m512 most = _mm512_set1_ps(beam_internal::kMaxCost);
+    const __m512 limit = _mm512_set1_ps(code.limit), over = _mm512_set1_ps(code.over);
     for (int i = 0; i < m; i += 16) {
       const int left = std::clamp(live - i, 0, 16);
       const __mmask16 valid = static_cast<__mmask16>((1u << left) - 1);
@@ -122,13 +123,66 @@ struct Avx512Ops {
         const int flip =
             b ^ static_cast<int>(code.derived_of[static_cast<size_t>(b)] << code.stored);
         const __m512i index = _mm512_xor_si512(p, _mm512_set1_epi32(flip));
-        const __m512 e =
-            _mm512_sub_ps(goal, _mm512_add_ps(old, Table32(code.newest.data(), index)));
-        const __m512 c = _mm512_min_ps(_mm512_add_ps(before, _mm512_mul_ps(d, _mm512_mul_ps(e, e))),
-                                       most);  // NaN too
+        const __m512 v = _mm512_add_ps(old, Table32(code.newest.data(), index));
+        const __m512 e = _mm512_sub_ps(goal, v);
+        const __m512 left = _mm512_max_ps(
+            _mm512_sub_ps(_mm512_abs_ps(_mm512_sub_ps(_mm512_set1_ps(source), v)), limit),
+            _mm512_setzero_ps());
+        const __m512 loss =
+            _mm512_add_ps(_mm512_mul_ps(e, e), _mm512_mul_ps(over, _mm512_mul_ps(left, left)));
+        const __m512 c =
+            _mm512_min_ps(_mm512_add_ps(before, _mm512_mul_ps(d, loss)), most);  // NaN too
         const __m512i id = _mm512_add_epi32(lanes, _mm512_set1_epi32(b * m + i));
         const __m512i key = _mm512_or_si512(_mm512_and_si512(_mm512_castps_si512(c), mask), id);
         _mm512_store_si512(out, _mm512_mask_blend_epi32(valid, invalid, key));
+      }
+    }
+  }
+  static void OldSteps(int m, const SearchCode& code, int distance, const int32_t* history,
+                       float* sums) {
+    const float* table = &code.ahead_table[static_cast<size_t>(distance * code.chunks) * 32];
+    const __m512i low5 = _mm512_set1_epi32(31);
+    for (int i = 0; i < m; i += 16) {
+      const __m512i h = _mm512_load_si512(history + i);
+      __m512 sum = Table32(table, _mm512_and_si512(h, low5));
+      for (int c = 1; c < code.chunks; ++c) {
+        const __m512i index =
+            _mm512_and_si512(_mm512_srli_epi32(h, static_cast<unsigned>(5 * c)), low5);
+        sum = _mm512_add_ps(sum, Table32(table + 32 * c, index));
+      }
+      _mm512_store_ps(sums + i, sum);
+    }
+  }
+  static void ChargeKeys(int m, const SearchCode& code, const beam_internal::FarTargets& far,
+                         int index_bits, const float* old, const int32_t* parity, int32_t* keys) {
+    const __m512i mask = _mm512_set1_epi32(~((1 << index_bits) - 1)),
+                  invalid = _mm512_set1_epi32(beam_internal::kInvalidKey);
+    const __m512 most = _mm512_set1_ps(beam_internal::kMaxCost), zero = _mm512_setzero_ps();
+    for (int i = 0; i < m; i += 16) {
+      const __m512i p = _mm512_load_si512(parity + i);
+      for (int b = 0; b < code.branches; ++b) {
+        const int flip =
+            b ^ static_cast<int>(code.derived_of[static_cast<size_t>(b)] << code.stored);
+        const __m512i index = _mm512_xor_si512(p, _mm512_set1_epi32(flip));
+        __m512 charge = zero;
+        for (int k = 0; k < far.count; ++k) {
+          const size_t ahead = static_cast<size_t>(far.distance[k] - 1);
+          const __m512 aim = _mm512_set1_ps(far.aim[k]);
+          const __m512 sum = _mm512_add_ps(_mm512_load_ps(old + k * m + i),
+                                           Table32(&code.ahead_newest[ahead * 32], index));
+          const __m512 gap = far.aim[k] < 0 ? _mm512_sub_ps(sum, aim) : _mm512_sub_ps(aim, sum);
+          const __m512 miss =
+              _mm512_max_ps(_mm512_sub_ps(gap, _mm512_set1_ps(code.ahead_reach[ahead])), zero);
+          charge = _mm512_add_ps(
+              charge, _mm512_mul_ps(_mm512_set1_ps(far.weight[k]), _mm512_mul_ps(miss, miss)));
+        }
+        const __m512i key = _mm512_load_si512(keys + b * m + i);
+        const __m512 cost = _mm512_min_ps(
+            _mm512_add_ps(_mm512_castsi512_ps(_mm512_and_si512(key, mask)), charge), most);
+        const __m512i charged = _mm512_or_si512(_mm512_and_si512(_mm512_castps_si512(cost), mask),
+                                                _mm512_andnot_si512(mask, key));
+        const __mmask16 valid = _mm512_cmplt_epi32_mask(key, invalid);
+        _mm512_store_si512(keys + b * m + i, _mm512_mask_blend_epi32(valid, key, charged));
       }
     }
   }

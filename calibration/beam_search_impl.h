@@ -14,6 +14,7 @@
 #include <span>
 #include <utility>
 
+#include "calibration/beam_lookahead.h"
 #include "calibration/beam_search.h"
 #include "kernels/base/check.h"
 
@@ -37,8 +38,9 @@ class Search {
     LIFT_CHECK(m_ >= 16 && m_ <= kMaxBeam && std::has_single_bit(static_cast<unsigned>(m_)));
     LIFT_CHECK(p.block % kGroup == 0 && p.lag % p.block == 0 && p.block + p.lag <= kWindow);
     const size_t lanes = static_cast<size_t>(m_);
-    const size_t floats =
-        lanes * (kWindow + 3 * kGroup + 12 + kMaxMarks + static_cast<size_t>(code_.branches)) + 64;
+    const size_t floats = lanes * (kWindow + 3 * kGroup + 13 + kAhead + kMaxMarks +
+                                   static_cast<size_t>(code_.branches)) +
+                          64;
     if (scratch.floats.size() < floats) scratch.floats.resize(floats);
     float* next = scratch.floats.data();
     next += (64 - reinterpret_cast<uintptr_t>(next) % 64) % 64 / sizeof(float);
@@ -51,7 +53,8 @@ class Search {
     recent_ = take(lanes * kGroup);
     partial_ = take(lanes * kGroup);
     for (int32_t*& q : ancestor_) q = reinterpret_cast<int32_t*>(take(lanes));
-    for (float** q : {&cost_, &target_, &base_, &spare_}) *q = take(lanes);
+    for (float** q : {&cost_, &target_, &base_, &spare_, &charge_}) *q = take(lanes);
+    ahead_ = take(lanes * kAhead);
     for (int32_t** q : {&map_, &history_, &parity_, &parent_, &branch_, &order_})
       *q = reinterpret_cast<int32_t*>(take(lanes));
     keys_ = reinterpret_cast<int32_t*>(take(lanes * static_cast<size_t>(code_.branches)));
@@ -99,6 +102,7 @@ class Search {
       history_[i] = given ? p_.start->history[i]
                           : static_cast<int32_t>((state ^ state >> 15) & code_.history_mask);
       cost_[i] = given ? p_.start->cost[i] : 0;
+      charge_[i] = 0;
       map_[i] = i;
     }
   }
@@ -119,6 +123,67 @@ class Search {
     }
     Ops::PartialSums(m_, count, slots, weights, partial_);
     group_ = t;
+    GuessTargets(t, count, slots);
+  }
+
+  // The targets of columns [t, t + kGroup + kAhead) as the best path's errors before t leave them.
+  void GuessTargets(int64_t t, int count, const float* const* slots) {
+    const int64_t best = std::min_element(cost_, cost_ + live_) - cost_;
+    for (int j = 0; j < kGroup + kAhead; ++j) {
+      const int64_t k = t + j;
+      if (k >= p_.n) {
+        guess_[j] = 0;
+        continue;
+      }
+      float sum = p_.target[k] + correction_[k];
+      for (int i = 0; i < count; ++i) {
+        const int64_t back = k - 1 - (lo_ + i);
+        if (back < kWindow) sum += p_.band[k * kWindow + back] * slots[i][best];
+      }
+      guess_[j] = sum;
+    }
+  }
+
+  void FindFarTargets(int64_t t) {
+    far_.count = 0;
+    for (int d = 1; d <= kAhead; ++d) {
+      const float aim = guess_[t - group_ + d];
+      if (t + d >= p_.n || std::abs(aim) < code_.far) continue;
+      far_.distance[far_.count] = d;
+      far_.aim[far_.count] = aim;
+      far_.weight[far_.count++] = p_.diagonal[t + d];
+    }
+  }
+
+  // Takes the charges for far targets out of the costs, which stay non-negative.
+  void DropCharges() {
+    if (!charged_) return;
+    float least = kMaxCost;
+    for (int i = 0; i < live_; ++i) {
+      if (cost_[i] < kMaxCost) cost_[i] -= charge_[i];
+      least = std::min(least, cost_[i]);
+    }
+    for (int i = 0; i < live_; ++i) {
+      if (cost_[i] < kMaxCost) cost_[i] -= least;
+      charge_[i] = 0;
+    }
+    charged_ = false;
+  }
+
+  // Adds to every candidate's key what its history is certain to miss the far targets by.
+  void ChargeCandidates() {
+    for (int k = 0; k < far_.count; ++k)
+      Ops::OldSteps(m_, code_, far_.distance[k], history_, ahead_ + k * m_);
+    Ops::ChargeKeys(m_, code_, far_, index_bits_, ahead_, parity_, keys_);
+  }
+
+  // The survivors' own charges, which the next step takes out again.
+  void KeepCharges() {
+    charged_ = true;
+    for (int k = 0; k < far_.count; ++k) {
+      Ops::OldSteps(m_, code_, far_.distance[k] - 1, history_, spare_);
+      for (int i = 0; i < live_; ++i) charge_[i] += Charge(code_, far_, k, spare_[i]);
+    }
   }
 
   void Step(int64_t t) {
@@ -130,9 +195,12 @@ class Search {
     }
     const float aim = p_.target[t] + correction_[t];
     Ops::Predict(m_, code_, history_, base_, parity_);
+    DropCharges();
+    FindFarTargets(t);
     const int only = t >= p_.forced_from ? p_.forced[t] : -1;
-    Ops::Candidates(m_, live_, code_, only, aim, p_.diagonal[t], index_bits_, cost_, target_, base_,
-                    parity_, keys_);
+    Ops::Candidates(m_, live_, code_, only, aim, p_.diagonal[t], p_.target[t], index_bits_, cost_,
+                    target_, base_, parity_, keys_);
+    if (far_.count > 0) ChargeCandidates();
     const int candidates = m_ * code_.branches;
     int32_t bound = kInvalidKey;
     const int valid = only >= 0 ? live_ : live_ * code_.branches;
@@ -146,6 +214,8 @@ class Search {
     uint16_t* trace = trace_ + t * m_;
     for (int i = 0; i < m_; ++i) trace[i] = static_cast<uint16_t>(order_[i] & index_mask);
     Advance(t, c);
+    if (far_.count > 0) KeepCharges();
+    Merge();
   }
 
   // Moves the survivors' state to their new lanes and appends this column's signs and errors.
@@ -165,7 +235,6 @@ class Search {
     }
     // Raw error (without feedback) and the new history.
     Ops::Append(m_, code_, p_.target[t], base_, parity_, branch_, history_, recent_ + c * m_);
-    Merge();
   }
 
   // Of paths whose windows have become the same (so have their futures, feedback of old errors
@@ -270,6 +339,7 @@ class Search {
       std::memcpy(values, spare_, sizeof(float) * m_);
     };
     gather(cost_);
+    gather(charge_);
     gather(history_);
     for (int a = 0; a < ancestors_; ++a) gather(ancestor_[a]);
     for (int64_t s = upto; s <= t; ++s) gather(old_slot(s));
@@ -292,6 +362,11 @@ class Search {
   const int m_;
   SearchScratch& scratch_;
   float *old_, *recent_, *partial_, *cost_, *target_, *base_, *spare_;
+  float *charge_,
+      *ahead_;      // [lanes] part of cost_ that is a charge for far targets; [kAhead][lanes]
+  FarTargets far_;  // of the step at hand
+  float guess_[kGroup + kAhead] = {};  // the group's and the next columns' targets on its best path
+  bool charged_ = false;
   int32_t *map_, *history_, *parity_, *parent_, *branch_, *order_, *keys_;
   uint16_t* trace_;
   float *correction_, *committed_;

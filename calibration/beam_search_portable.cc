@@ -1,4 +1,6 @@
 // The primitives as plain loops over lanes, in the same operation order as the vector versions.
+#include <cmath>
+
 #include "calibration/beam_search_impl.h"
 
 namespace lift {
@@ -39,7 +41,7 @@ struct PortableOps {
     }
   }
   static void Candidates(int m, int live, const SearchCode& code, int only, float aim, float weight,
-                         int index_bits, const float* cost, const float* feedback,
+                         float source, int index_bits, const float* cost, const float* feedback,
                          const float* base, const int32_t* parity, int32_t* keys) {
     const int32_t mask = ~((1 << index_bits) - 1);
     for (int b = 0; b < code.branches; ++b) {
@@ -50,14 +52,48 @@ struct PortableOps {
       }
       const int32_t flip = b ^ static_cast<int32_t>(code.derived_of[b] << code.stored);
       for (int i = 0; i < live; ++i) {
-        const float e = (aim + feedback[i]) - (base[i] + code.newest[parity[i] ^ flip]);
-        const float c = cost[i] + weight * (e * e);
+        const float v = base[i] + code.newest[parity[i] ^ flip];
+        const float e = (aim + feedback[i]) - v;
+        const float left = std::max(std::abs(source - v) - code.limit, 0.0f);
+        const float c = cost[i] + weight * (e * e + code.over * (left * left));
         out[i] =
             (std::bit_cast<int32_t>(c < beam_internal::kMaxCost ? c : beam_internal::kMaxCost) &
              mask) |
             (b * m + i);
       }
       std::fill(out + live, out + m, beam_internal::kInvalidKey);
+    }
+  }
+  // What histories, as a column has them before its own step, put into the column `distance` steps
+  // after it.
+  static void OldSteps(int m, const SearchCode& code, int distance, const int32_t* history,
+                       float* sums) {
+    const float* table = &code.ahead_table[static_cast<size_t>(distance * code.chunks) * 32];
+    for (int i = 0; i < m; ++i) {
+      const uint32_t h = static_cast<uint32_t>(history[i]);
+      float sum = table[h & 31];
+      for (int c = 1; c < code.chunks; ++c) sum += table[c * 32 + (h >> (5 * c) & 31)];
+      sums[i] = sum;
+    }
+  }
+  // old: [far.count][m], what OldSteps gives the far targets. Invalid keys stay.
+  static void ChargeKeys(int m, const SearchCode& code, const beam_internal::FarTargets& far,
+                         int index_bits, const float* old, const int32_t* parity, int32_t* keys) {
+    const int32_t mask = ~((1 << index_bits) - 1);
+    for (int b = 0; b < code.branches; ++b) {
+      const int32_t flip = b ^ static_cast<int32_t>(code.derived_of[b] << code.stored);
+      int32_t* key = keys + b * m;
+      for (int i = 0; i < m; ++i) {
+        if (key[i] >= beam_internal::kInvalidKey) continue;
+        float charge = 0;
+        for (int k = 0; k < far.count; ++k) {
+          const float* newest = &code.ahead_newest[(far.distance[k] - 1) * 32];
+          charge += Charge(code, far, k, old[k * m + i] + newest[parity[i] ^ flip]);
+        }
+        const float cost = std::bit_cast<float>(key[i] & mask) + charge;
+        key[i] = (std::bit_cast<int32_t>(std::min(cost, beam_internal::kMaxCost)) & mask) |
+                 (key[i] & ~mask);
+      }
     }
   }
   static int CountBelow(int n, const int32_t* keys, int32_t bound) {

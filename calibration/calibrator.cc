@@ -213,8 +213,13 @@ class Calibrator {
     rotations_.push_back(std::make_unique<Rotation>(spec, cols));
     const Rotation& rotation = *rotations_.back();
     const Hessian flat(cols);
+    std::vector<StageSpec> stages = ChainOf(result_.chain);
+    for (const Strip& strip : strips) {
+      const auto& chain = ChainOf(StripChain(result_.chain, strip.weight));
+      stages.insert(stages.end(), chain.begin(), chain.end());
+    }
     const SiteMetric metric((hessian != nullptr ? *hessian : flat).Rotated(rotation, padded, pool_),
-                            padded, cols, ChainOf(result_.chain), encoder_.seam, pool_);
+                            padded, cols, stages, encoder_.seam, pool_);
     for (const std::string& name : names) {
       const std::vector<float> w = ReadMatrix(name);
       const int64_t rows = static_cast<int64_t>(w.size()) / cols;

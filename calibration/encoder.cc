@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 #include "calibration/beam_search.h"
 #include "kernels/base/check.h"
@@ -10,6 +11,42 @@ namespace lift {
 namespace {
 
 constexpr int64_t kBand = 64;
+// Targets this many deviations of the code's output away are rare and hard to reach.
+constexpr float kFar = 1.8f;
+// Errors above so many of their own deviations cost kOver times their excess more.
+constexpr float kLimit = 3.0f, kOver = 4.0f;
+// Mean squared error of codes of 1 to 4 stored bits on a unit Gaussian, roughly.
+constexpr float kTypicalError[] = {1.0f, 0.29f, 0.077f, 0.0195f, 0.0051f};
+
+// Mean square of e where (I + U)^T e = white noise, by a few fixed noises.
+double NoiseSpread(const LdlFactor& factor, int64_t live) {
+  constexpr int kNoises = 4;
+  uint64_t state = 1;
+  double sum = 0;
+  std::vector<float> e(static_cast<size_t>(live));
+  for (int i = 0; i < kNoises; ++i) {
+    for (float& x : e) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      x = (state >> 63) != 0 ? 1.0f : -1.0f;
+    }
+    for (int64_t s = 0; s < live; ++s) {
+      const float* u = &factor.upper[static_cast<size_t>(s * factor.n)];
+      const float x = e[static_cast<size_t>(s)];
+      sum += static_cast<double>(x) * x;
+      for (int64_t k = s + 1; k < live; ++k) e[static_cast<size_t>(k)] -= x * u[k];
+    }
+  }
+  return sum / static_cast<double>(kNoises * live);
+}
+
+std::vector<float> ShiftBoth(const std::vector<float>& h, int64_t n, int64_t start) {
+  std::vector<float> out(h.size());
+  for (int64_t i = 0; i < n; ++i) {
+    const auto row = h.begin() + (i + start) % n * n;
+    std::rotate_copy(row, row + start, row + n, out.begin() + i * n);
+  }
+  return out;
+}
 
 std::vector<float> MakeBand(const LdlFactor& factor) {
   std::vector<float> band(static_cast<size_t>(factor.n * kBand), 0.0f);
@@ -74,7 +111,7 @@ SearchFunction ChooseSearch(EncoderOptions::Isa isa) {
 
 }  // namespace
 
-SearchCode::SearchCode(const LiftCode& code, float gain)
+SearchCode::SearchCode(const LiftCode& code, float gain, double spread)
     : stored(code.stored), streams(code.streams()), branches(1 << code.stored) {
   int steps = code.steps - 1;
   for (uint64_t mask : code.masks)
@@ -84,26 +121,52 @@ SearchCode::SearchCode(const LiftCode& code, float gain)
   history_mask = bits == 32 ? 0xFFFFFFFFu : (1u << bits) - 1;
   chunks = std::max(1, (bits + 4) / 5);
   table.assign(static_cast<size_t>(chunks) * 32, 0.0f);
-  const auto tap =
-      [&](int bit) {  // of history bit `bit`: one step older than in the code's own window
-        const size_t index = static_cast<size_t>(bit + streams);
-        return index < code.taps.size() && bit < bits ? gain * code.taps[index] : 0.0f;
-      };
-  for (int c = 0; c < chunks; ++c) {
-    for (int v = 0; v < 32; ++v) {
-      float sum = 0;
-      for (int j = 0; j < 5; ++j) sum += (v >> j & 1) ? tap(5 * c + j) : -tap(5 * c + j);
-      table[static_cast<size_t>(c) * 32 + static_cast<size_t>(v)] = sum;
+  // Of history bit `bit` in the column `later` steps after the one whose history it is.
+  const auto tap = [&](int bit, int later) {
+    const size_t index = static_cast<size_t>(bit + (later + 1) * streams);
+    return index < code.taps.size() && bit < bits ? gain * code.taps[index] : 0.0f;
+  };
+  // Of the newest step's stream r, `later` steps after it.
+  const auto newest_tap = [&](int r, int later) {
+    const size_t index = static_cast<size_t>(r + later * streams);
+    return index < code.taps.size() ? gain * code.taps[index] : 0.0f;
+  };
+  const auto fill_table = [&](float* to, int later) {
+    for (int c = 0; c < chunks; ++c) {
+      for (int v = 0; v < 32; ++v) {
+        float sum = 0;
+        for (int j = 0; j < 5; ++j)
+          sum += (v >> j & 1) ? tap(5 * c + j, later) : -tap(5 * c + j, later);
+        to[c * 32 + v] = sum;
+      }
     }
-  }
+  };
+  const auto fill_newest = [&](float* to, int later) {
+    for (int v = 0; v < 1 << streams; ++v) {
+      float sum = 0;
+      for (int r = 0; r < streams; ++r)
+        sum += (v >> r & 1) ? newest_tap(r, later) : -newest_tap(r, later);
+      to[v] = sum;
+    }
+  };
+  table.assign(static_cast<size_t>(chunks) * 32, 0.0f);
+  fill_table(table.data(), 0);
   newest.assign(32, 0.0f);
-  for (int v = 0; v < 1 << streams; ++v) {
-    float sum = 0;
-    for (int r = 0; r < streams; ++r)
-      sum += (v >> r & 1) ? gain * code.taps[static_cast<size_t>(r)]
-                          : -gain * code.taps[static_cast<size_t>(r)];
-    newest[static_cast<size_t>(v)] = sum;
+  fill_newest(newest.data(), 0);
+  ahead_table.assign(static_cast<size_t>((kAhead + 1) * chunks) * 32, 0.0f);
+  fill_table(ahead_table.data(), 0);
+  ahead_newest.assign(static_cast<size_t>(kAhead) * 32, 0.0f);
+  float reach = 0, power = 0;
+  for (int d = 1; d <= kAhead; ++d) {
+    fill_table(&ahead_table[static_cast<size_t>(d * chunks) * 32], d);
+    fill_newest(&ahead_newest[static_cast<size_t>(d - 1) * 32], d);
+    for (int r = 0; r < streams; ++r) reach += std::abs(newest_tap(r, d - 1));
+    ahead_reach.push_back(reach);
   }
+  for (float t : code.taps) power += gain * t * gain * t;
+  far = kFar * std::sqrt(power);
+  limit = kLimit * std::sqrt(static_cast<float>(spread) * power * kTypicalError[stored]);
+  over = kOver;
   derived_of.assign(16, 0);
   for (int k = 0; k < code.derived; ++k) {
     const uint64_t mask = code.masks[static_cast<size_t>(k)];
@@ -125,10 +188,16 @@ int TraceBack(const SearchScratch& scratch, int64_t n, int beam, int lane, uint8
   return lane;
 }
 
-EncoderMetric::EncoderMetric(const std::vector<float>& hessian, int64_t n, int64_t live,
-                             double damping, int64_t seam)
-    : live_(live), factor_(LdlFactor::Compute(hessian.data(), n, n, live, damping)) {
-  LIFT_CHECK(n % kTileColumns == 0 && static_cast<int64_t>(hessian.size()) == n * n);
+EncoderMetric::EncoderMetric(const std::vector<float>& given, int64_t n, int64_t live,
+                             double damping, int64_t seam, int64_t start)
+    : live_(live), start_(start) {
+  LIFT_CHECK(n % kTileColumns == 0 && static_cast<int64_t>(given.size()) == n * n);
+  LIFT_CHECK(start >= 0 && start < n && (start == 0 || live == n));
+  std::vector<float> shifted;
+  if (start > 0) shifted = ShiftBoth(given, n, start);
+  const std::vector<float>& hessian = start > 0 ? shifted : given;
+  factor_ = LdlFactor::Compute(hessian.data(), n, n, live, damping);
+  spread_ = NoiseSpread(factor_, live);
   // Padding columns are free, but with no weight at all every path would tie there and the
   // survivors that reach the next lap would be chosen by number, not by diversity: a little weight
   // keeps the beam alive through them.
@@ -188,9 +257,12 @@ void ReconstructRows(const LiftCode& code, float gain, const uint8_t* bits, int6
   });
 }
 
-void EncodeRows(const LiftCode& code, float gain, const EncoderMetric& metric, const float* targets,
-                int64_t rows, const EncoderOptions& options, ThreadPool& pool, uint8_t* bits) {
-  const SearchCode search(code, gain);
+namespace {
+
+// From the metric's first column on.
+void SearchAll(const LiftCode& code, float gain, const EncoderMetric& metric, const float* targets,
+               int64_t rows, const EncoderOptions& options, ThreadPool& pool, uint8_t* bits) {
+  const SearchCode search(code, gain, metric.spread());
   const SearchFunction run = ChooseSearch(options.isa);
   const int64_t n = metric.n(), region = metric.seam_n(), live = metric.live();
   // Rows that a thread searches together share each read of U; more rows would spill the scratch
@@ -252,6 +324,21 @@ void EncodeRows(const LiftCode& code, float gain, const EncoderMetric& metric, c
       std::copy_n(head.data(), region - kSeamForced, row);
     }
   });
+}
+
+}  // namespace
+
+void EncodeRows(const LiftCode& code, float gain, const EncoderMetric& metric, const float* targets,
+                int64_t rows, const EncoderOptions& options, ThreadPool& pool, uint8_t* bits) {
+  const int64_t n = metric.n(), start = metric.start();
+  if (start == 0) return SearchAll(code, gain, metric, targets, rows, options, pool, bits);
+  std::vector<float> turned(static_cast<size_t>(rows * n));
+  for (int64_t r = 0; r < rows; ++r)
+    std::rotate_copy(targets + r * n, targets + r * n + start, targets + (r + 1) * n,
+                     turned.begin() + r * n);
+  SearchAll(code, gain, metric, turned.data(), rows, options, pool, bits);
+  for (int64_t r = 0; r < rows; ++r)
+    std::rotate(bits + r * n, bits + (r + 1) * n - start, bits + (r + 1) * n);
 }
 
 }  // namespace lift

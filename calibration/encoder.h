@@ -30,11 +30,16 @@ struct EncoderOptions {
 class EncoderMetric {
  public:
   // hessian: [n, n] row-major, columns >= live are padding. n is a multiple of kTileColumns.
+  // start: the circular rows are searched from this column on (> 0: no padding).
   EncoderMetric(const std::vector<float>& hessian, int64_t n, int64_t live, double damping,
-                int64_t seam);
+                int64_t seam, int64_t start = 0);
 
   int64_t n() const { return factor_.n; }
   int64_t live() const { return live_; }
+  int64_t start() const { return start_; }
+  // Mean square of a reconstruction's error over that of the errors the search sees, which include
+  // the feedback of earlier columns: what noise shaping costs.
+  double spread() const { return spread_; }
   const LdlFactor& factor() const { return factor_; }
   // band()[k * 64 + j] = U[k - 1 - j, k]
   const std::vector<float>& band() const { return band_; }
@@ -48,7 +53,8 @@ class EncoderMetric {
   void AddSeamShift(const float* e, float* shift) const;
 
  private:
-  int64_t live_;
+  int64_t live_, start_;
+  double spread_ = 1;
   LdlFactor factor_, seam_factor_;
   std::vector<float> band_, seam_band_, seam_gain_;
 };

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "calibration/encoder.h"
@@ -17,20 +18,23 @@ struct StageSpec {
   double damping = 0.3;  // of the Hessian, in units of its mean diagonal
   double scale = 1.0;  // table scale on top of the residual's deviation; > 1 trims the tail a later
                        // stage would inherit
+  // Circular rows are searched from their middle on. The errors are largest where a search ends, so
+  // stages that follow each other begin apart.
+  bool from_middle = false;
 };
 
 // Stages of the given sizes in bits, first to last, with the codes, dampings and scales that real
 // layers were found to want.
 std::vector<StageSpec> MakeStages(const std::vector<int>& sizes);
 
-// The metrics of one layer input at every damping its stages use; shared by the tensors that read
+// The metrics of one layer input as the stages use them; shared by the tensors that read
 // the input.
 class SiteMetric {
  public:
-  // hessian: Hessian::Rotated, [padded, padded].
+  // hessian: Hessian::Rotated, [padded, padded]. stages: all that will be asked for.
   SiteMetric(std::vector<float> hessian, int64_t padded, int64_t live,
-             const std::vector<StageSpec>& chain, int64_t seam, ThreadPool& pool);
-  const EncoderMetric& at(double damping) const { return metrics_.at(damping); }
+             const std::vector<StageSpec>& stages, int64_t seam, ThreadPool& pool);
+  const EncoderMetric& of(const StageSpec& stage) const { return metrics_.at(KeyOf(stage)); }
   const std::vector<float>& hessian() const { return hessian_; }
   int64_t padded() const { return padded_; }
   int64_t live() const { return live_; }
@@ -38,7 +42,9 @@ class SiteMetric {
  private:
   std::vector<float> hessian_;
   int64_t padded_, live_;
-  std::map<double, EncoderMetric> metrics_;
+  using Key = std::pair<double, int64_t>;  // damping, first column
+  Key KeyOf(const StageSpec& stage) const;
+  std::map<Key, EncoderMetric> metrics_;
 };
 
 struct LiftedStageBits {

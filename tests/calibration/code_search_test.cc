@@ -15,7 +15,7 @@ TEST(CodeSearch, TrainingLowersTheErrorOnOtherSamples) {
   options.beam = 32;
   options.lag = 48;
   LiftCode code = *FindCode("2+1p");
-  for (size_t i = 0; i < code.taps.size(); i += 2) code.taps[i] *= 0.8f;
+  for (size_t i = 0; i < code.taps.size(); i += 2) code.taps[i] *= 0.6f;
   const double before = GaussianError(code, 8, options, 1, pool);
   TrainTaps(code, 6, 4, options, 100, pool);
   const double after = GaussianError(code, 8, options, 1, pool);
