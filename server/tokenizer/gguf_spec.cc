@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "server/tokenizer/huggingface_spec.h"
 #include "server/tokenizer/pretokenizer_patterns.h"
+#include "server/tokenizer/sentencepiece_file.h"
 #include "server/tokenizer/spec_parts.h"
 
 namespace lift {
@@ -56,6 +58,52 @@ absl::Status ReadVocabulary(const GgufFile& file, TokenizerSpec& spec) {
   return absl::OkStatus();
 }
 
+absl::Status ReadByteLevel(const GgufFile& file, TokenizerSpec& spec, bool& add_bos) {
+  LIFT_ASSIGN_OR_RETURN(const std::string_view pre,
+                        file.GetString("tokenizer.ggml.pre", "default"));
+  LIFT_ASSIGN_OR_RETURN(PreTokenizerRecipe recipe, PreTokenizerByGgufName(pre));
+  spec.type = "byte_level_bpe";
+  spec.splits = std::move(recipe.splits);
+  spec.ignore_merges = recipe.ignore_merges;
+  spec.normalizer = recipe.normalizer;
+  add_bos = recipe.add_bos;
+  return ReadVocabulary(file, spec);
+}
+
+// "llama" (BPE) and "t5" (unigram).
+absl::Status ReadSentencePiece(const GgufFile& file, bool unigram, TokenizerSpec& spec) {
+  using Kind = SentencePieceSpec::Kind;
+  SentencePieceSpec& sp = spec.sentencepiece;
+  spec.type = unigram ? "sentencepiece_unigram" : "sentencepiece_bpe";
+  LIFT_ASSIGN_OR_RETURN(const auto tokens, file.GetStrings("tokenizer.ggml.tokens"));
+  LIFT_ASSIGN_OR_RETURN(sp.scores, file.GetFloats("tokenizer.ggml.scores"));
+  LIFT_ASSIGN_OR_RETURN(const auto types, file.GetInts("tokenizer.ggml.token_type"));
+  spec.tokens.assign(tokens.begin(), tokens.end());
+  if (types.size() != tokens.size() || sp.scores.size() != tokens.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(file.name(), ": ", types.size(), " types and ",
+                                                   sp.scores.size(), " scores for ", tokens.size(),
+                                                   " tokens"));
+  }
+  for (size_t i = 0; i < types.size(); ++i) {
+    if (types[i] < 1 || types[i] > 6 || !(std::abs(sp.scores[i]) <= 1e30f)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(file.name(), ": token ", i, " has no known type or no finite score"));
+    }
+    sp.kinds.push_back(static_cast<Kind>(types[i]));
+    if (sp.kinds[i] == Kind::kUnknown) spec.unk_id = static_cast<int32_t>(i);
+    sp.byte_fallback = sp.byte_fallback || sp.kinds[i] == Kind::kByte;
+  }
+  LIFT_ASSIGN_OR_RETURN(sp.add_dummy_prefix, file.GetBool("tokenizer.ggml.add_space_prefix", true));
+  LIFT_ASSIGN_OR_RETURN(sp.remove_extra_whitespaces,
+                        file.GetBool("tokenizer.ggml.remove_extra_whitespaces", false));
+  if (file.Has("tokenizer.ggml.precompiled_charsmap")) {
+    LIFT_ASSIGN_OR_RETURN(const auto bytes, file.GetInts("tokenizer.ggml.precompiled_charsmap"));
+    for (const int64_t byte : bytes) sp.charsmap += static_cast<char>(byte);
+  }
+  AddControlTokens(spec);
+  return absl::OkStatus();
+}
+
 absl::Status ReadSpecialIds(const GgufFile& file, TokenizerSpec& spec) {
   const size_t vocab = spec.tokens.size();
   LIFT_ASSIGN_OR_RETURN(spec.bos_id, TokenId(file, "tokenizer.ggml.bos_token_id", vocab));
@@ -84,23 +132,21 @@ absl::Status ReadSpecialIds(const GgufFile& file, TokenizerSpec& spec) {
 
 absl::StatusOr<TokenizerSpec> ReadGgufTokenizer(const GgufFile& file) {
   LIFT_ASSIGN_OR_RETURN(const std::string_view model, file.GetString("tokenizer.ggml.model"));
-  if (model != "gpt2") {
-    return absl::UnimplementedError(
-        absl::StrCat(file.name(), ": tokenizer model \"", std::string(model),
-                     "\" is not supported; byte-level BPE (\"gpt2\") is the only one"));
+  if (model != "gpt2" && model != "llama" && model != "t5") {
+    return absl::UnimplementedError(absl::StrCat(
+        file.name(), ": tokenizer model \"", std::string(model),
+        "\" is not supported; gpt2 (byte-level BPE), llama and t5 (SentencePiece) are"));
   }
-  LIFT_ASSIGN_OR_RETURN(const std::string_view pre,
-                        file.GetString("tokenizer.ggml.pre", "default"));
-  LIFT_ASSIGN_OR_RETURN(PreTokenizerRecipe recipe, PreTokenizerByGgufName(pre));
   TokenizerSpec spec;
-  spec.type = "byte_level_bpe";
-  spec.splits = std::move(recipe.splits);
-  spec.ignore_merges = recipe.ignore_merges;
-  spec.normalizer = recipe.normalizer;
-  LIFT_RETURN_IF_ERROR(ReadVocabulary(file, spec));
+  bool add_bos = model == "llama", add_eos = model == "t5";
+  if (model == "gpt2") {
+    LIFT_RETURN_IF_ERROR(ReadByteLevel(file, spec, add_bos));
+  } else {
+    LIFT_RETURN_IF_ERROR(ReadSentencePiece(file, model == "t5", spec));
+  }
   LIFT_RETURN_IF_ERROR(ReadSpecialIds(file, spec));
-  LIFT_ASSIGN_OR_RETURN(spec.add_bos, file.GetBool("tokenizer.ggml.add_bos_token", recipe.add_bos));
-  LIFT_ASSIGN_OR_RETURN(spec.add_eos, file.GetBool("tokenizer.ggml.add_eos_token", false));
+  LIFT_ASSIGN_OR_RETURN(spec.add_bos, file.GetBool("tokenizer.ggml.add_bos_token", add_bos));
+  LIFT_ASSIGN_OR_RETURN(spec.add_eos, file.GetBool("tokenizer.ggml.add_eos_token", add_eos));
   spec.add_bos = spec.add_bos && spec.bos_id >= 0;
   spec.add_eos = spec.add_eos && spec.eos_id >= 0;
   LIFT_ASSIGN_OR_RETURN(const std::string_view chat_template,

@@ -7,8 +7,10 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "server/tokenizer/huggingface_pretokenizer.h"
+#include "server/tokenizer/sentencepiece_file.h"
 #include "server/tokenizer/spec_parts.h"
 
 namespace lift {
@@ -231,6 +233,32 @@ absl::Status ReadConfig(const std::string& text, TokenizerSpec& spec) {
   return absl::OkStatus();
 }
 
+// Tokens beyond the pieces of a SentencePiece model, and which of these are special.
+absl::Status ReadAddedTokensDecoder(const std::string& text, TokenizerSpec& spec) {
+  if (text.empty()) return absl::OkStatus();
+  LIFT_ASSIGN_OR_RETURN(const Json config,
+                        ParseJson(text, "tokenizer_config.json", kMaxTokenizerJsonBytes));
+  // Llama's tokenizer class puts BOS in front unless told otherwise.
+  LIFT_ASSIGN_OR_RETURN(const std::string kind, JsonString(config, "tokenizer_class", ""));
+  LIFT_ASSIGN_OR_RETURN(spec.add_bos, JsonBool(config, "add_bos_token", kind.starts_with("Llama")));
+  const Json* list = JsonFind(config, "added_tokens_decoder");
+  if (list == nullptr) return absl::OkStatus();
+  if (!list->is_object()) return Invalid("\"added_tokens_decoder\" must be an object");
+  const size_t known = spec.tokens.size() + list->size();
+  for (const auto& [key, item] : list->items()) {
+    Json whole = item;
+    int32_t id = -1;
+    if (!absl::SimpleAtoi(key, &id) || !item.is_object())
+      return Invalid("added_tokens_decoder has the entry \"", key.substr(0, 80), "\"");
+    whole["id"] = id;
+    LIFT_ASSIGN_OR_RETURN(AddedToken token, ParseAddedToken(whole));
+    LIFT_RETURN_IF_ERROR(PlaceToken(token.content, token.id, known, spec));
+    std::erase_if(spec.added_tokens, [&](const AddedToken& other) { return other.id == token.id; });
+    spec.added_tokens.push_back(std::move(token));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ReadGenerationConfig(const std::string& text, TokenizerSpec& spec) {
   if (text.empty()) return absl::OkStatus();
   LIFT_ASSIGN_OR_RETURN(const Json config,
@@ -284,19 +312,41 @@ absl::StatusOr<TokenizerSpec> ParseHuggingFaceTokenizer(const HuggingFaceTokeniz
   return spec;
 }
 
+absl::StatusOr<TokenizerSpec> ParseHuggingFaceSentencePiece(
+    std::string_view model, const HuggingFaceTokenizerFiles& files) {
+  LIFT_ASSIGN_OR_RETURN(TokenizerSpec spec, ParseSentencePieceModel(model));
+  LIFT_RETURN_IF_ERROR(ReadAddedTokensDecoder(files.tokenizer_config, spec));
+  // What tokenizer_config.json names goes before what the model's trainer knew.
+  const TokenizerSpec trained = spec;
+  spec.bos_id = spec.eos_id = -1;
+  LIFT_RETURN_IF_ERROR(ReadConfig(files.tokenizer_config, spec));
+  if (spec.bos_id < 0) spec.bos_id = trained.bos_id, spec.bos_token = trained.bos_token;
+  if (spec.eos_id < 0) spec.eos_id = trained.eos_id, spec.eos_token = trained.eos_token;
+  spec.add_bos = trained.add_bos && spec.bos_id >= 0;
+  LIFT_RETURN_IF_ERROR(ReadGenerationConfig(files.generation_config, spec));
+  if (!files.chat_template.empty()) spec.chat_template = files.chat_template;
+  LIFT_RETURN_IF_ERROR(ValidateTokenizerSpec(spec));
+  return spec;
+}
+
 absl::StatusOr<TokenizerSpec> LoadHuggingFaceTokenizer(const std::string& folder) {
   const std::filesystem::path path(folder);
   HuggingFaceTokenizerFiles files;
   LIFT_ASSIGN_OR_RETURN(files.tokenizer, ReadOptional(path / "tokenizer.json"));
-  if (files.tokenizer.empty()) {
-    return absl::NotFoundError(
-        absl::StrCat("No tokenizer.json in ", folder,
-                     "; convert the tokenizer to the fast format and save it there"));
+  LIFT_ASSIGN_OR_RETURN(const std::string pieces, ReadOptional(path / "tokenizer.model"));
+  if (files.tokenizer.empty() && pieces.empty()) {
+    return absl::NotFoundError(absl::StrCat("Neither tokenizer.json nor tokenizer.model in ",
+                                            folder, "; save the model's tokenizer there"));
   }
   LIFT_ASSIGN_OR_RETURN(files.tokenizer_config, ReadOptional(path / "tokenizer_config.json"));
   LIFT_ASSIGN_OR_RETURN(files.generation_config, ReadOptional(path / "generation_config.json"));
   LIFT_ASSIGN_OR_RETURN(files.chat_template, ReadOptional(path / "chat_template.jinja"));
-  return ParseHuggingFaceTokenizer(files);
+  if (files.tokenizer.empty()) return ParseHuggingFaceSentencePiece(pieces, files);
+  absl::StatusOr<TokenizerSpec> spec = ParseHuggingFaceTokenizer(files);
+  // Folders of SentencePiece models often have it in both forms; the original is the one we read.
+  if (absl::IsUnimplemented(spec.status()) && !pieces.empty())
+    return ParseHuggingFaceSentencePiece(pieces, files);
+  return spec;
 }
 
 }  // namespace lift

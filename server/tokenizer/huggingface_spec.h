@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "server/tokenizer/tokenizer_spec.h"
 
@@ -18,6 +19,12 @@ struct HuggingFaceTokenizerFiles {
 // UNIMPLEMENTED names the component that is not supported, INVALID_ARGUMENT what is malformed.
 absl::StatusOr<TokenizerSpec> ParseHuggingFaceTokenizer(const HuggingFaceTokenizerFiles& files);
 
+// From the bytes of tokenizer.model and all but tokenizer.json of `files`.
+absl::StatusOr<TokenizerSpec> ParseHuggingFaceSentencePiece(std::string_view model,
+                                                            const HuggingFaceTokenizerFiles& files);
+
+// tokenizer.json, or tokenizer.model where there is no tokenizer.json or one of an unsupported
+// kind.
 absl::StatusOr<TokenizerSpec> LoadHuggingFaceTokenizer(const std::string& folder);
 
 }  // namespace lift

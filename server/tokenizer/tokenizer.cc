@@ -1,12 +1,14 @@
 #include "server/tokenizer/tokenizer.h"
 
 #include <deque>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "server/tokenizer/added_tokens.h"
 #include "server/tokenizer/bpe.h"
 #include "server/tokenizer/normalizer.h"
 #include "server/tokenizer/pattern.h"
+#include "server/tokenizer/sentencepiece.h"
 #include "server/tokenizer/utf8.h"
 
 namespace lift {
@@ -14,11 +16,29 @@ namespace {
 
 constexpr size_t kMaxTextBytes = 256u << 20;
 
+// What a piece stands for in a text.
+std::string PieceBytes(const std::string& piece, SentencePieceSpec::Kind kind) {
+  if (kind == SentencePieceSpec::Kind::kUnknown)
+    return " \xE2\x81\x87 ";  // as the original shows it
+  if (kind == SentencePieceSpec::Kind::kByte) {
+    const int byte = BytePieceValue(piece);
+    if (byte >= 0) return std::string(1, static_cast<char>(byte));
+  }
+  std::string bytes;
+  for (size_t i = 0; i < piece.size();) {
+    const bool space = std::string_view(piece).substr(i).starts_with(kSentencePieceSpace);
+    bytes += space ? ' ' : piece[i];
+    i += space ? 3 : 1;
+  }
+  return bytes;
+}
+
 }  // namespace
 
 struct Tokenizer::Impl {
   TokenizerSpec spec;
   BpeModel bpe;
+  std::optional<SentencePieceModel> pieces;  // instead of bpe, splits and normalization
   NormalForm normal_form;
   std::vector<SplitPattern> splits;
   AddedTokenMatcher raw_matcher,
@@ -46,13 +66,24 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> Tokenizer::Create(TokenizerSpec
   LIFT_RETURN_IF_ERROR(ValidateTokenizerSpec(spec));
   LIFT_ASSIGN_OR_RETURN(const NormalForm form, NormalFormFromName(spec.normalizer));
   LIFT_ASSIGN_OR_RETURN(BpeModel bpe, BpeModel::Create(spec));
-  auto impl =
-      std::unique_ptr<Impl>(new Impl{std::move(spec), std::move(bpe), form, {}, {}, {}, {}, {}});
+  std::optional<SentencePieceModel> pieces;
+  if (spec.type != "byte_level_bpe") {
+    LIFT_ASSIGN_OR_RETURN(pieces, SentencePieceModel::Create(spec));
+  }
+  auto impl = std::unique_ptr<Impl>(
+      new Impl{std::move(spec), std::move(bpe), std::move(pieces), form, {}, {}, {}, {}, {}});
   for (const auto& split : impl->spec.splits) {
     LIFT_ASSIGN_OR_RETURN(SplitPattern pattern, SplitPattern::Create(split));
     impl->splits.push_back(std::move(pattern));
   }
-  for (const std::string& token : impl->spec.tokens) impl->bytes.push_back(FromByteAlphabet(token));
+  const SentencePieceSpec& sp = impl->spec.sentencepiece;
+  for (size_t i = 0; i < impl->spec.tokens.size(); ++i) {
+    const std::string& token = impl->spec.tokens[i];
+    const bool added = impl->pieces && i >= sp.kinds.size();
+    impl->bytes.push_back(added          ? token
+                          : impl->pieces ? PieceBytes(token, sp.kinds[i])
+                                         : FromByteAlphabet(token));
+  }
   impl->special.assign(impl->bytes.size(), false);
   for (const AddedToken& token : impl->spec.added_tokens) {
     impl->special[token.id] = token.special;
@@ -109,6 +140,10 @@ absl::Status Tokenizer::Impl::EncodeSegment(std::string_view text, bool parse_sp
 
 absl::Status Tokenizer::Impl::EncodePlain(std::string_view text, Call& call,
                                           std::vector<int32_t>& ids) const {
+  if (pieces) {
+    pieces->Encode(text, ids);
+    return absl::OkStatus();
+  }
   call.pieces.assign(1, text);
   call.prefixed.clear();
   for (size_t i = 0; i < splits.size(); ++i) {

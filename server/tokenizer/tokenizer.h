@@ -1,4 +1,5 @@
-// Text <-> token ids, identical to Hugging Face `tokenizers` for byte-level BPE.
+// Text <-> token ids, identical to Hugging Face `tokenizers` for byte-level BPE and to
+// `sentencepiece` for its BPE and unigram models.
 #pragma once
 
 #include <cstdint>

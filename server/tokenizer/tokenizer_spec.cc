@@ -1,9 +1,13 @@
 #include "server/tokenizer/tokenizer_spec.h"
 
+#include <cmath>
+
 #include "absl/container/flat_hash_set.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "server/tokenizer/normalizer.h"
 #include "server/tokenizer/pattern.h"
+#include "server/tokenizer/sentencepiece.h"
 #include "server/tokenizer/spec_parts.h"
 #include "server/tokenizer/utf8.h"
 
@@ -12,7 +16,7 @@ namespace {
 
 constexpr size_t kMaxTokens = 4u << 20, kMaxMerges = 8u << 20, kMaxTokenBytes = 64u << 10,
                  kMaxSplits = 32, kMaxPatternBytes = 64u << 10, kMaxAddedTokens = 128u << 10,
-                 kMaxAddedBytes = 1024, kMaxTemplateBytes = 1u << 20;
+                 kMaxAddedBytes = 1024, kMaxTemplateBytes = 1u << 20, kMaxCharsMapBytes = 16u << 20;
 
 absl::Status Invalid(absl::string_view a, const auto&... rest) {
   return absl::InvalidArgumentError(absl::StrCat("Tokenizer: ", a, rest...));
@@ -74,13 +78,33 @@ absl::Status CheckAddedTokens(const TokenizerSpec& spec) {
   return absl::OkStatus();
 }
 
+absl::Status CheckSentencePiece(const TokenizerSpec& spec) {
+  const SentencePieceSpec& sp = spec.sentencepiece;
+  const bool wanted = spec.type != "byte_level_bpe";
+  if (sp.scores.size() != sp.kinds.size() || sp.kinds.size() > spec.tokens.size() ||
+      wanted == sp.kinds.empty()) {
+    return Invalid("", sp.scores.size(), " scores and ", sp.kinds.size(), " kinds do not fit ",
+                   spec.tokens.size(), " tokens of type ", spec.type);
+  }
+  for (const float score : sp.scores) {
+    if (!std::isfinite(score)) return Invalid("a piece has a score that is not finite");
+  }
+  if (sp.charsmap.size() > kMaxCharsMapBytes)
+    return Invalid("its normalization rules are longer than ", kMaxCharsMapBytes, " bytes");
+  return CharsMap::Parse(sp.charsmap).status();
+}
+
 }  // namespace
 
 absl::Status ValidateTokenizerSpec(const TokenizerSpec& spec) {
-  if (spec.type != "byte_level_bpe") {
-    return absl::UnimplementedError(absl::StrCat(
-        "Tokenizer type \"", spec.type, "\" is not supported; byte_level_bpe is the only one"));
+  if (spec.type != "byte_level_bpe" && spec.type != "sentencepiece_bpe" &&
+      spec.type != "sentencepiece_unigram") {
+    return absl::UnimplementedError(
+        absl::StrCat("Tokenizer type \"", spec.type,
+                     "\" is not supported; byte_level_bpe, sentencepiece_bpe and "
+                     "sentencepiece_unigram are"));
   }
+  LIFT_RETURN_IF_ERROR(CheckSentencePiece(spec));
   LIFT_RETURN_IF_ERROR(CheckTokens(spec));
   LIFT_RETURN_IF_ERROR(CheckAddedTokens(spec));
   if (spec.splits.size() > kMaxSplits)
@@ -150,6 +174,49 @@ absl::StatusOr<AddedToken> ParseAddedToken(const Json& object) {
   return token;
 }
 
+namespace {
+
+Json SentencePieceToJson(const SentencePieceSpec& spec) {
+  std::vector<int> kinds;
+  for (const SentencePieceSpec::Kind kind : spec.kinds) kinds.push_back(static_cast<int>(kind));
+  return {{"scores", spec.scores},
+          {"kinds", kinds},
+          {"byte_fallback", spec.byte_fallback},
+          {"add_dummy_prefix", spec.add_dummy_prefix},
+          {"remove_extra_whitespaces", spec.remove_extra_whitespaces},
+          {"escape_whitespaces", spec.escape_whitespaces},
+          {"charsmap", absl::Base64Escape(spec.charsmap)}};
+}
+
+absl::StatusOr<SentencePieceSpec> SentencePieceFromJson(const Json& json) {
+  SentencePieceSpec spec;
+  const Json* scores = JsonFind(json, "scores");
+  const Json* kinds = JsonFind(json, "kinds");
+  if (!scores || !scores->is_array() || !kinds || !kinds->is_array())
+    return Invalid("\"sentencepiece\" needs lists of scores and kinds");
+  for (const Json& score : *scores) {
+    if (!score.is_number()) return Invalid("a score is not a number");
+    const double value = score.get<double>();
+    if (!(std::abs(value) <= 1e30)) return Invalid("a score is out of range");
+    spec.scores.push_back(static_cast<float>(value));
+  }
+  for (const Json& kind : *kinds) {
+    const int64_t value = kind.is_number_integer() ? kind.get<int64_t>() : 0;
+    if (value < 1 || value > 6) return Invalid("the kind of a piece is not 1 to 6");
+    spec.kinds.push_back(static_cast<SentencePieceSpec::Kind>(value));
+  }
+  LIFT_ASSIGN_OR_RETURN(spec.byte_fallback, JsonBool(json, "byte_fallback", false));
+  LIFT_ASSIGN_OR_RETURN(spec.add_dummy_prefix, JsonBool(json, "add_dummy_prefix", true));
+  LIFT_ASSIGN_OR_RETURN(spec.remove_extra_whitespaces,
+                        JsonBool(json, "remove_extra_whitespaces", true));
+  LIFT_ASSIGN_OR_RETURN(spec.escape_whitespaces, JsonBool(json, "escape_whitespaces", true));
+  LIFT_ASSIGN_OR_RETURN(const std::string charsmap, JsonString(json, "charsmap", ""));
+  if (!absl::Base64Unescape(charsmap, &spec.charsmap)) return Invalid("charsmap is not base64");
+  return spec;
+}
+
+}  // namespace
+
 std::string TokenizerSpec::ToJson() const {
   Json json = {{"version", 1},
                {"type", type},
@@ -172,6 +239,7 @@ std::string TokenizerSpec::ToJson() const {
                {"chat_template", chat_template},
                {"bos_token", bos_token},
                {"eos_token", eos_token}};
+  if (!sentencepiece.kinds.empty()) json["sentencepiece"] = SentencePieceToJson(sentencepiece);
   for (const auto& [a, b] : merges) {
     const bool spaces = a.find(' ') != std::string::npos || b.find(' ') != std::string::npos;
     json["merges"].push_back(spaces ? Json::array({a, b}) : Json(absl::StrCat(a, " ", b)));
@@ -243,6 +311,9 @@ absl::StatusOr<TokenizerSpec> TokenizerSpec::FromJson(const std::string& text) {
   TokenizerSpec spec;
   LIFT_ASSIGN_OR_RETURN(spec.type, JsonString(json, "type", ""));
   LIFT_RETURN_IF_ERROR(ReadLists(json, spec));
+  if (const Json* pieces = JsonFind(json, "sentencepiece")) {
+    LIFT_ASSIGN_OR_RETURN(spec.sentencepiece, SentencePieceFromJson(*pieces));
+  }
   LIFT_ASSIGN_OR_RETURN(spec.add_prefix_space, JsonBool(json, "add_prefix_space", false));
   LIFT_ASSIGN_OR_RETURN(spec.prefix_space_at, JsonInt32(json, "prefix_space_at", 0));
   LIFT_ASSIGN_OR_RETURN(spec.ignore_merges, JsonBool(json, "ignore_merges", false));

@@ -16,9 +16,22 @@ struct AddedToken {
   bool special = false, lstrip = false, rstrip = false, single_word = false, normalized = false;
 };
 
+// What SentencePiece models have instead of merges and a pre-tokenizer. Added tokens may follow the
+// pieces in TokenizerSpec::tokens.
+struct SentencePieceSpec {
+  enum class Kind : uint8_t { kNormal = 1, kUnknown, kControl, kUserDefined, kUnused, kByte };
+  std::vector<float> scores;   // [pieces]
+  std::vector<Kind> kinds;     // [pieces]
+  bool byte_fallback = false;  // unknown characters become the pieces of their bytes
+  bool add_dummy_prefix = true, remove_extra_whitespaces = true, escape_whitespaces = true;
+  std::string charsmap;  // compiled normalization rules, bytes; empty: none
+};
+
 struct TokenizerSpec {
-  std::string type;                                         // "byte_level_bpe"
-  std::vector<std::string> tokens;                          // [vocab], in byte-level alphabet
+  std::string type;  // "byte_level_bpe", "sentencepiece_bpe" or "sentencepiece_unigram"
+  std::vector<std::string>
+      tokens;  // [vocab], in byte-level alphabet; pieces with U+2581 for spaces
+  SentencePieceSpec sentencepiece;
   std::vector<std::pair<std::string, std::string>> merges;  // by rank
   // Pre-tokenizer: applied in order; each splits the pieces of the one before.
   struct Split {
