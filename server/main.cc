@@ -202,6 +202,7 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
   EngineOptions options{.max_batch = config.max_batch,
                         .max_waiting = config.max_queue,
                         .prefill_chunk_tokens = config.prefill_chunk,
+                        .speculation = config.speculate,
                         .weight_resident_bytes = serving.info.resident_bytes,
                         .observer = &observers};
   if (*ledger != nullptr) {

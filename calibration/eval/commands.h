@@ -28,7 +28,14 @@ struct PerplexityOptions {
 struct GenerateCommandOptions {
   std::string prompt, variant, prefill_variant;  // empty variant = the finest
   int64_t max_new_tokens = 128;
+  int64_t min_new_tokens = 0;
   SamplingParams sampling;
+  std::vector<std::string> logit_bias;  // "TOKEN_ID:BIAS"
+  std::vector<std::string> stop;
+  std::vector<int32_t> stop_token_ids;
+  std::string regex, json_schema, grammar;  // at most one; "@FILE" is read from there
+  std::vector<std::string> choices;
+  bool json_object = false;
   bool chat = false, ignore_eos = false, parse_special = false;
 };
 

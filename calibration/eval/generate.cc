@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
+#include <string>
 
 #include "absl/strings/str_cat.h"
+#include "server/engine/stop_matcher.h"
 
 namespace lift {
 namespace {
@@ -28,8 +31,78 @@ absl::Status CheckRequest(const StepModel& model, std::span<const int32_t> promp
                                                    options.max_new_tokens,
                                                    " are asked for; the context holds ", room));
   }
+  if (options.min_new_tokens < 0 || options.min_new_tokens > options.max_new_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat("min_new_tokens is ", options.min_new_tokens,
+                                                   "; it must be from 0 to max_new_tokens"));
+  }
+  if (options.tokenizer == nullptr && (options.constraint || !options.stop_strings.empty())) {
+    return absl::InvalidArgumentError("stop strings and constraints need the tokenizer");
+  }
   return options.sampling.Validate(vocab);
 }
+
+bool Contains(std::span<const int32_t> ids, int32_t id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+// Draws an answer's tokens and knows when it ends.
+class Answer {
+ public:
+  Answer(std::span<const int32_t> prompt, const GenerateOptions& options)
+      : options_(options), stops_(options.stop_strings) {
+    history_.AddPrompt(prompt);
+    if (options.tokenizer != nullptr) decoder_.emplace(*options.tokenizer);
+    if (options.constraint == nullptr) return;
+    state_ = options.constraint->start();
+    for (const int32_t id : options.stop_ids) {
+      if (!IsTextToken(*options.tokenizer, id)) controls_.push_back(id);
+    }
+  }
+
+  // False if there is no token to draw.
+  bool Draw(std::span<const float> logits) {
+    const auto step = static_cast<int64_t>(tokens.size());
+    std::span<const int32_t> banned;
+    if (step < options_.min_new_tokens) banned = options_.stop_ids;
+    TokenMask mask;
+    if (options_.constraint != nullptr) {
+      mask.words = options_.constraint->Allowed(state_);
+      if (options_.constraint->Accepts(state_)) mask.also = controls_;
+    }
+    const TokenMask* allowed = options_.constraint != nullptr ? &mask : nullptr;
+    int32_t id = Sample(logits, options_.sampling, history_, step, banned, allowed).id;
+    if (id < 0 && allowed != nullptr) {
+      id = Sample(logits, options_.sampling, history_, step, {}, allowed).id;
+    }
+    if (id < 0) return false;
+    tokens.push_back(id);
+    history_.AddGenerated(id);
+    ended = Ends(id);
+    return true;
+  }
+
+  std::vector<int32_t> tokens;
+  bool ended = false;
+
+ private:
+  bool Ends(int32_t id) {
+    const auto count = static_cast<int64_t>(tokens.size());
+    if (Contains(options_.stop_ids, id) || count == options_.max_new_tokens) return true;
+    if (!decoder_) return false;
+    const std::string text = decoder_->Push(id);
+    if (count >= options_.min_new_tokens && stops_.Push(text).matched >= 0) return true;
+    if (options_.constraint == nullptr) return false;
+    state_ = options_.constraint->Advance(state_, id);
+    return options_.constraint->Complete(state_);
+  }
+
+  const GenerateOptions& options_;
+  TokenHistory history_;
+  StopMatcher stops_;
+  std::optional<StreamDecoder> decoder_;
+  int32_t state_ = 0;
+  std::vector<int32_t> controls_;  // end tokens that are no text
+};
 
 }  // namespace
 
@@ -39,8 +112,7 @@ absl::StatusOr<std::vector<int32_t>> GenerateTokens(StepModel& model,
   LIFT_RETURN_IF_ERROR(CheckRequest(model, prompt, options));
   std::vector<int32_t> blocks(static_cast<size_t>(model.num_blocks()));
   std::iota(blocks.begin(), blocks.end(), 0);
-  TokenHistory history;
-  history.AddPrompt(prompt);
+  Answer answer(prompt, options);
   std::vector<float> logits;
   SequenceChunk chunk;
   chunk.blocks = blocks;
@@ -58,18 +130,13 @@ absl::StatusOr<std::vector<int32_t>> GenerateTokens(StepModel& model,
     step(part, options.prefill_variant,
          prompt.empty() ? SequenceChunk::Logits::kLast : SequenceChunk::Logits::kNone);
   }
-  std::vector<int32_t> answer;
-  for (int64_t i = 0;; ++i) {
-    const int32_t id = Sample(logits, options.sampling, history, i).id;
-    if (id < 0) return absl::InternalError("the model gave no finite logit to choose a token from");
-    answer.push_back(id);
-    const bool stop =
-        std::find(options.stop_ids.begin(), options.stop_ids.end(), id) != options.stop_ids.end();
-    if (stop || i + 1 == options.max_new_tokens) break;
-    history.AddGenerated(id);
-    step({&answer.back(), 1}, options.variant, SequenceChunk::Logits::kLast);
+  for (;;) {
+    if (!answer.Draw(logits)) {
+      return absl::InternalError("the model gave no finite logit to choose a token from");
+    }
+    if (answer.ended) return std::move(answer.tokens);
+    step({&answer.tokens.back(), 1}, options.variant, SequenceChunk::Logits::kLast);
   }
-  return answer;
 }
 
 }  // namespace lift

@@ -3,12 +3,16 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "kernels/base/status.h"
+#include "server/constraint/constraint.h"
 #include "server/engine/sampler.h"
 #include "server/model/step_model.h"
+#include "server/tokenizer/tokenizer.h"
 
 namespace lift {
 
@@ -19,6 +23,10 @@ struct GenerateOptions {
   SamplingParams sampling;
   std::vector<int32_t>
       stop_ids;  // generation ends with the first of these, which is the answer's last
+  int64_t min_new_tokens = 0;             // no end before; yields to a constraint
+  std::vector<std::string> stop_strings;  // generation ends with the token that completes one
+  std::shared_ptr<const CompiledConstraint> constraint = nullptr;
+  const Tokenizer* tokenizer = nullptr;  // needed with stop strings or a constraint
 };
 
 // `prompt` and the answer must fit the model's context and state pool (INVALID_ARGUMENT).

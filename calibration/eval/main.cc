@@ -49,6 +49,26 @@ void AddSamplingOptions(CLI::App& app, SamplingParams& sampling) {
       ->capture_default_str();
   app.add_option("--repetition-penalty", sampling.repetition_penalty, "1 = off")
       ->capture_default_str();
+  app.add_option("--presence-penalty", sampling.presence_penalty, "0 = off")->capture_default_str();
+  app.add_option("--frequency-penalty", sampling.frequency_penalty, "0 = off")
+      ->capture_default_str();
+}
+
+void AddEndOptions(CLI::App& app, GenerateCommandOptions& o) {
+  app.add_option("--logit-bias", o.logit_bias, "TOKEN_ID:BIAS, comma-separated")->delimiter(',');
+  app.add_option("--min-new-tokens", o.min_new_tokens, "No end before this many tokens")
+      ->capture_default_str();
+  app.add_option("--stop", o.stop, "End with this string (may be repeated)")
+      ->allow_extra_args(false);
+  app.add_option("--stop-token-ids", o.stop_token_ids, "End at these tokens")->delimiter(',');
+  auto* what = app.add_option_group("constraint", "What the answer's text must be; at most one");
+  what->add_option("--regex", o.regex, "A match of this pattern (or of that in @FILE)");
+  what->add_option("--json-schema", o.json_schema, "An instance of this schema (or @FILE)");
+  what->add_option("--grammar", o.grammar, "A text of this grammar, in GBNF (or @FILE)");
+  what->add_option("--choice", o.choices, "One of these strings (may be repeated)")
+      ->allow_extra_args(false);
+  what->add_flag("--json-object", o.json_object, "Any JSON object");
+  what->require_option(0, 1);
 }
 
 // Wrong input is the caller's to mend (2); the rest is work that failed (1).
@@ -106,6 +126,7 @@ int Main(int argc, char** argv) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
       ->capture_default_str();
   AddSamplingOptions(*generate_app, generate.sampling);
+  AddEndOptions(*generate_app, generate);
   generate_app->add_flag("--chat", generate.chat,
                          "Send the prompt as a user message through the model's chat template");
   generate_app->add_flag("--parse-special", generate.parse_special,

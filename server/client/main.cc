@@ -95,18 +95,22 @@ int Ask(const ClientOptions& options, F&& call) {
   return Report(status);
 }
 
+int WrongInput(const absl::Status& status) {
+  std::fprintf(stderr, "lift-client: %s\n", std::string(status.message()).c_str());
+  return kExitWrongInput;
+}
+
 int RunGeneration(const ClientOptions& o, const std::shared_ptr<grpc::Channel>& channel) {
   auto stub = api::GenerationService::NewStub(channel);
   Call scope(o);
   if (o.command == "generate") {
-    return ReadAnswer(o, *stub->GenerateStream(scope.context(), ToGenerate(o)));
+    const auto request = ToGenerate(o);
+    if (!request.ok()) return WrongInput(request.status());
+    return ReadAnswer(o, *stub->GenerateStream(scope.context(), *request));
   }
   if (o.command == "chat") {
     const auto request = ToChat(o);
-    if (!request.ok()) {
-      std::fprintf(stderr, "lift-client: %s\n", std::string(request.status().message()).c_str());
-      return kExitWrongInput;
-    }
+    if (!request.ok()) return WrongInput(request.status());
     return ReadAnswer(o, *stub->ChatStream(scope.context(), *request));
   }
   if (o.command == "explain") {
@@ -188,11 +192,6 @@ int RunHealth(const ClientOptions& o, const std::shared_ptr<grpc::Channel>& chan
     return status;
   });
   return code == 0 && !serving ? kExitFailed : code;
-}
-
-int WrongInput(const absl::Status& status) {
-  std::fprintf(stderr, "lift-client: %s\n", std::string(status.message()).c_str());
-  return kExitWrongInput;
 }
 
 int Run(ClientOptions o) {

@@ -29,12 +29,22 @@ void AddGeneration(CLI::App& app, ClientOptions& o) {
   app.add_option("--presence-penalty", o.presence_penalty, "0 = off");
   app.add_option("--frequency-penalty", o.frequency_penalty, "0 = off");
   app.add_option("--seed", o.seed, "Makes sampling repeatable");
-  app.add_option("--stop", o.stop, "End before this string (may be repeated)")->expected(1);
+  app.add_option("--stop", o.stop, "End before this string (may be repeated)")
+      ->allow_extra_args(false);
   app.add_option("--stop-token-ids", o.stop_token_ids, "End at these tokens")->delimiter(',');
+  app.add_option("--logit-bias", o.logit_bias, "TOKEN_ID:BIAS, comma-separated")->delimiter(',');
   app.add_flag("--ignore-eos", o.ignore_eos, "Go on after the end-of-text token");
   app.add_option("--logprobs", o.logprobs, "Report log-probabilities with this many alternatives");
   app.add_option("--priority", o.priority, "Higher runs first when requests wait");
   AddPrecision(app, o);
+  auto* what = app.add_option_group("constraint", "What the answer's text must be; at most one");
+  what->add_option("--regex", o.regex, "A match of this pattern (or of that in @FILE)");
+  what->add_option("--json-schema", o.json_schema, "An instance of this schema (or @FILE)");
+  what->add_option("--grammar", o.grammar, "A text of this grammar, in GBNF (or @FILE)");
+  what->add_option("--choice", o.choices, "One of these strings (may be repeated)")
+      ->allow_extra_args(false);
+  what->add_flag("--json-object", o.json_object, "Any JSON object");
+  what->require_option(0, 1);
 }
 
 CLI::App* AddCommand(CLI::App& app, const char* name, const char* help) {

@@ -1,16 +1,58 @@
 #include "server/client/requests.h"
 
 #include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 
 namespace lift::client {
 namespace {
 
+// The text itself, or that of the file behind an '@'.
+absl::StatusOr<std::string> TextOrFile(const char* flag, const std::string& value) {
+  if (!value.starts_with('@')) return value;
+  std::ifstream in(value.substr(1), std::ios::binary);
+  if (!in) return absl::InvalidArgumentError(absl::StrCat(flag, " ", value, " cannot be read"));
+  return std::string(std::istreambuf_iterator<char>(in), {});
+}
+
+absl::Status FillConstraint(const ClientOptions& o, api::Constraint& constraint) {
+  if (!o.regex.empty()) {
+    LIFT_ASSIGN_OR_RETURN(*constraint.mutable_regex(), TextOrFile("--regex", o.regex));
+  }
+  if (!o.json_schema.empty()) {
+    LIFT_ASSIGN_OR_RETURN(*constraint.mutable_json_schema(),
+                          TextOrFile("--json-schema", o.json_schema));
+  }
+  if (!o.grammar.empty()) {
+    LIFT_ASSIGN_OR_RETURN(*constraint.mutable_grammar(), TextOrFile("--grammar", o.grammar));
+  }
+  for (const std::string& choice : o.choices) constraint.mutable_choices()->add_texts(choice);
+  if (o.json_object) constraint.set_json_object(true);
+  return absl::OkStatus();
+}
+
+absl::Status FillBias(const ClientOptions& o, api::SamplingOptions& sampling) {
+  for (const std::string& entry : o.logit_bias) {
+    const std::pair<std::string, std::string> parts =
+        absl::StrSplit(entry, absl::MaxSplits(':', 1));
+    int32_t id = 0;
+    float bias = 0;
+    if (!absl::SimpleAtoi(parts.first, &id) || !absl::SimpleAtof(parts.second, &bias)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--logit-bias '", entry, "' must be TOKEN_ID:BIAS"));
+    }
+    (*sampling.mutable_logit_bias())[id] = bias;
+  }
+  return absl::OkStatus();
+}
+
 // What generate and chat share.
 template <class Request>
-void Fill(const ClientOptions& o, Request& request) {
+absl::Status Fill(const ClientOptions& o, Request& request) {
   request.set_model(o.model);
   request.set_request_id(o.request_id);
   request.set_priority(o.priority);
@@ -35,6 +77,13 @@ void Fill(const ClientOptions& o, Request& request) {
     request.mutable_output()->set_logprobs(true);
     request.mutable_output()->set_top_logprobs(o.logprobs);
   }
+  LIFT_RETURN_IF_ERROR(FillBias(o, sampling));
+  api::Constraint constraint;
+  LIFT_RETURN_IF_ERROR(FillConstraint(o, constraint));
+  if (constraint.kind_case() != api::Constraint::KIND_NOT_SET) {
+    *request.mutable_constraint() = std::move(constraint);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -51,9 +100,9 @@ api::PrecisionOptions ToPrecision(const ClientOptions& o) {
   return precision;
 }
 
-api::GenerateStreamRequest ToGenerate(const ClientOptions& o) {
+absl::StatusOr<api::GenerateStreamRequest> ToGenerate(const ClientOptions& o) {
   api::GenerateStreamRequest request;
-  Fill(o, request);
+  LIFT_RETURN_IF_ERROR(Fill(o, request));
   if (o.token_ids.empty()) {
     request.set_text(o.prompt);
   } else {
@@ -65,7 +114,7 @@ api::GenerateStreamRequest ToGenerate(const ClientOptions& o) {
 
 absl::StatusOr<api::ChatStreamRequest> ToChat(const ClientOptions& o) {
   api::ChatStreamRequest request;
-  Fill(o, request);
+  LIFT_RETURN_IF_ERROR(Fill(o, request));
   const auto add = [&](const std::string& role, const std::string& content) {
     auto& message = *request.add_messages();
     message.set_role(role);

@@ -9,8 +9,9 @@ namespace lift::client {
 namespace api = liftserve::v1;
 
 api::PrecisionOptions ToPrecision(const ClientOptions& options);
-api::GenerateStreamRequest ToGenerate(const ClientOptions& options);
-// Reads --messages; INVALID_ARGUMENT if the file is not a conversation.
+// INVALID_ARGUMENT naming the flag, also below.
+absl::StatusOr<api::GenerateStreamRequest> ToGenerate(const ClientOptions& options);
+// Reads --messages, which must be a conversation.
 absl::StatusOr<api::ChatStreamRequest> ToChat(const ClientOptions& options);
 
 }  // namespace lift::client

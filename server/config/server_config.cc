@@ -39,6 +39,7 @@ std::map<std::string, Setter> SettersOf(ServerConfig& c) {
           {"max_batch", into(c.max_batch)},
           {"max_queue", into(c.max_queue)},
           {"prefill_chunk", into(c.prefill_chunk)},
+          {"speculate", into(c.speculate)},
           {"max_message_mb", into(c.max_message_mb)},
           {"variants", into(c.variants)},
           {"drain_seconds", into(c.drain_seconds)},
@@ -90,6 +91,10 @@ void AddFlags(CLI::App& app, ServerConfig& c) {
   app.add_option("--max-queue", c.max_queue, "Requests that may wait; more are refused")
       ->capture_default_str();
   app.add_option("--prefill-chunk", c.prefill_chunk, "Prompt tokens read per step")
+      ->capture_default_str();
+  app.add_option("--speculate", c.speculate,
+                 "Guess up to this many tokens ahead and verify them in one step, where that is "
+                 "faster; answers stay the same; 0 = off")
       ->capture_default_str();
   app.add_option("--max-message-mb", c.max_message_mb, "Largest request message in MiB")
       ->capture_default_str();
@@ -251,6 +256,7 @@ absl::Status ServerConfig::Validate() const {
   LIFT_RETURN_IF_ERROR(CheckRange("--max-batch", max_batch, 1, 4096));
   LIFT_RETURN_IF_ERROR(CheckRange("--max-queue", max_queue, 0, 1000000));
   LIFT_RETURN_IF_ERROR(CheckRange("--prefill-chunk", prefill_chunk, 1, 65536));
+  LIFT_RETURN_IF_ERROR(CheckRange("--speculate", speculate, 0, 16));
   LIFT_RETURN_IF_ERROR(CheckRange("--max-message-mb", max_message_mb, 1, 1024));
   if (kv_tokens > 0 && kv_memory_mb > 0) {
     return absl::InvalidArgumentError(

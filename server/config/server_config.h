@@ -23,6 +23,7 @@ struct ServerConfig {
   int64_t max_batch = 32;             // sequences in a step
   int64_t max_queue = 256;            // requests waiting; beyond this QUEUE_FULL
   int64_t prefill_chunk = 256;        // prompt tokens per step
+  int64_t speculate = 0;              // tokens guessed ahead, at most; 0 = none
   int64_t max_message_mb = 4;         // largest request message, MiB
   std::vector<std::string> variants;  // to serve; empty = all of the file
   double drain_seconds = 30;          // grace of running requests after SIGTERM

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/check.h"
+#include "server/constraint/constraint_compiler.h"
 #include "server/engine/admission.h"
 #include "server/engine/engine_loop.h"
 #include "server/engine/registry.h"
@@ -52,13 +53,15 @@ struct Engine::Impl {
                .num_blocks = model.num_blocks()},
         views(Views(model.variants())),
         registry(options.max_waiting, model.num_blocks()),
-        loop(model, options, registry, views) {
+        loop(model, options, registry, views),
+        constraints(tokenizer) {
     LIFT_CHECK(!views.empty() && options.max_batch > 0 && options.prefill_chunk_tokens > 0);
     thread = std::thread([this] { loop.Run(); });
   }
 
   absl::Status Check(const EngineRequest& request, const router::TextFeatures& features) const;
   absl::Status CheckDeadline(const EngineRequest& request) const;
+  void CompileConstraint(std::shared_ptr<RequestGroup> group);
   std::span<const router::VariantView> ResidentViews() const {
     return std::span(views).first(static_cast<size_t>(loop.resident()));
   }
@@ -69,6 +72,7 @@ struct Engine::Impl {
   const std::vector<router::VariantView> views;
   RequestRegistry registry;
   EngineLoop loop;
+  ConstraintCompiler constraints;
   std::thread thread;
 };
 
@@ -78,6 +82,18 @@ absl::Status Engine::Impl::Check(const EngineRequest& request,
   LIFT_RETURN_IF_ERROR(
       router::Route(features, {}, request.precision, ResidentViews(), {}).status());
   return CheckDeadline(request);
+}
+
+// What comes of it, also that it waits in vain, reaches the engine thread after the request itself.
+void Engine::Impl::CompileConstraint(std::shared_ptr<RequestGroup> group) {
+  const auto tell = [this, group](const ConstraintCompiler::Result& result) {
+    registry.Post([this, group, result](bool stopping) {
+      if (!stopping) loop.SetConstraint(*group, result);
+    });
+  };
+  const absl::Status queued =
+      constraints.Compile(group->request.constraint, group->request.tenant, tell);
+  if (!queued.ok()) tell(queued);
 }
 
 // Also refuses a deadline that even an empty server could not meet, before work is spent on it.
@@ -126,7 +142,9 @@ absl::StatusOr<std::string> Engine::Submit(EngineRequest request,
   live->features = features;
   status = impl_->registry.Add(live);
   if (!status.ok()) return reject(live->request, std::move(status));
-  return live->request.request_id;
+  std::string id = live->request.request_id;
+  if (live->request.constraint != nullptr) impl_->CompileConstraint(std::move(live));
+  return id;
 }
 
 bool Engine::Cancel(const std::string& request_id) { return impl_->registry.Cancel(request_id); }

@@ -12,6 +12,7 @@
 
 #include "kernels/base/status.h"
 #include "router/router.h"
+#include "server/constraint/constraint.h"
 #include "server/engine/sampler.h"
 #include "server/model/step_model.h"
 #include "server/tokenizer/tokenizer.h"
@@ -50,6 +51,8 @@ struct EngineRequest {
   std::string traceparent = {};  // W3C trace context of the caller, for the log only; may be empty
   uint64_t sequence = 0;         // the engine's own number, from 1 on; set at submission
   CacheParams cache;
+  // What every answer's text must be; null = anything. Compiled before the request is scheduled.
+  std::shared_ptr<const ConstraintSource> constraint = nullptr;
 };
 
 inline constexpr int kMaxChoices = 64;

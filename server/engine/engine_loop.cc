@@ -11,8 +11,6 @@
 namespace lift {
 namespace {
 
-// An idle engine still reports its idle memory this often.
-constexpr std::chrono::milliseconds kIdlePatience{1000};
 // Fewer tokens than this say more about a step's overhead than about how fast tokens can be read.
 constexpr int64_t kMeasurableTokens = 16;
 
@@ -38,13 +36,14 @@ EngineLoop::EngineLoop(StepModel& model, const EngineOptions& options, RequestRe
 
 void EngineLoop::Run() {
   for (;;) {
-    RequestRegistry::Mail mail = registry_.Take(requests_.empty(), kIdlePatience);
-    if (requests_.empty()) Settle({});
+    const bool idle = Idle();
+    RequestRegistry::Mail mail = registry_.Take(idle, Patience());
+    if (idle) Settle({});
     for (auto& group : mail.arrived) TakeOver(std::move(group));
     for (auto& task : mail.tasks) task(mail.stopping);
     if (mail.stopping) break;
     EndExpired();
-    if (!requests_.empty()) RunStep();
+    if (!Idle()) RunStep();
   }
   for (LiveRequest* request : requests_) {
     Finish(*request, FinishReason::kDrained,

@@ -32,6 +32,9 @@ class EngineLoop {
   int resident() const { return resident_; }
   // Engine thread, between steps; see Engine::SetResidentVariants.
   absl::StatusOr<ResidencyChange> SetResident(int count);
+  // Engine thread, between steps: the group's constraint is ready, or it cannot be met.
+  void SetConstraint(RequestGroup& group,
+                     absl::StatusOr<std::shared_ptr<const CompiledConstraint>> result);
   // Of the fastest step of any size, so no answer of n tokens takes less than n of these (n - 1 if
   // its prompt is counted as above).
   double fastest_step_seconds() const { return fastest_step_seconds_; }
@@ -47,6 +50,8 @@ class EngineLoop {
   absl::Status CheckResident(const LiveRequest& request, int count) const;
   void MoveTo(LiveRequest& request, int count, ResidencyChange& change);
   void EndExpired();
+  bool Idle() const;
+  std::chrono::milliseconds Patience() const;
   void RunStep();
   StepPlan Plan(EngineClock::time_point now) const;
   void Apply(const StepPlan& plan, EngineClock::time_point now);

@@ -41,6 +41,9 @@ LiveRequest::LiveRequest(RequestGroup& g, int c, const Tokenizer& tokenizer, Blo
     ending_ids_.insert(ending_ids_.end(), spec.eos_ids.begin(), spec.eos_ids.end());
     if (spec.eos_id >= 0) ending_ids_.push_back(spec.eos_id);
   }
+  for (const int32_t id : ending_ids_) {
+    if (!IsTextToken(tokenizer, id)) ending_controls_.push_back(id);
+  }
   usage.prompt_tokens = leads() ? prompt_tokens() : 0;
 }
 
@@ -93,7 +96,29 @@ void LiveRequest::Preempt(EngineClock::time_point now, int resident) {
 SampledToken LiveRequest::SampleAhead(std::span<const float> logits, int64_t ahead) const {
   std::span<const int32_t> banned;
   if (generated() + ahead < request.stopping.min_new_tokens) banned = ending_ids_;
-  return Sample(logits, sampling, history_, generated() + ahead, banned);
+  SampledToken token = Draw(logits, ahead, banned);
+  if (token.id < 0 && group.constraint != nullptr) token = Draw(logits, ahead, {});
+  return token;
+}
+
+int32_t LiveRequest::ConstraintStateAhead(int64_t ahead) const {
+  int32_t state = constraint_state_.value_or(group.constraint->start());
+  // The first of the drafts is the last token already drawn.
+  for (int64_t i = 1; i <= ahead && state != CompiledConstraint::kDead; ++i) {
+    state = group.constraint->Advance(state, drafts[static_cast<size_t>(i)]);
+  }
+  return state;
+}
+
+SampledToken LiveRequest::Draw(std::span<const float> logits, int64_t ahead,
+                               std::span<const int32_t> banned) const {
+  const int64_t step = generated() + ahead;
+  if (group.constraint == nullptr) return Sample(logits, sampling, history_, step, banned);
+  const int32_t state = ConstraintStateAhead(ahead);
+  if (state == CompiledConstraint::kDead) return {.id = -1, .logprob = 0, .top = {}};
+  TokenMask mask{.words = group.constraint->Allowed(state), .also = {}};
+  if (group.constraint->Accepts(state)) mask.also = ending_controls_;
+  return Sample(logits, sampling, history_, step, banned, &mask);
 }
 
 LiveRequest::Accepted LiveRequest::Accept(SampledToken sampled) {
@@ -115,6 +140,12 @@ LiveRequest::Accepted LiveRequest::Accept(SampledToken sampled) {
     return accepted;
   }
   accepted.token.text = decoder_.Push(id);
+  bool complete = false;
+  if (group.constraint != nullptr) {
+    const int32_t state = group.constraint->Advance(ConstraintStateAhead(0), id);
+    complete = group.constraint->Complete(state);
+    constraint_state_ = state;
+  }
   if (generated() >= request.stopping.min_new_tokens) {
     StopMatcher::Result result = matcher_.Push(accepted.token.text);
     accepted.token.text = std::move(result.text);
@@ -125,7 +156,11 @@ LiveRequest::Accepted LiveRequest::Accept(SampledToken sampled) {
       return accepted;
     }
   }
-  if (generated() >= request.stopping.max_new_tokens) accepted.finish = FinishReason::kLength;
+  if (complete) {
+    accepted.finish = FinishReason::kStop;
+  } else if (generated() >= request.stopping.max_new_tokens) {
+    accepted.finish = FinishReason::kLength;
+  }
   return accepted;
 }
 

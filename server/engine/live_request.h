@@ -37,7 +37,10 @@ struct RequestGroup {
   std::optional<router::Decision> decision;  // the leader's, for all
   std::vector<SampledToken> prompt_logprobs;
   std::vector<ChoiceEnd> ends;  // [choices]
-  FinishedEvent summary;        // of the choices that ended so far
+  // Of request.constraint; not scheduled while it is being compiled.
+  std::shared_ptr<const CompiledConstraint> constraint;
+  bool compiling() const { return request.constraint != nullptr && constraint == nullptr; }
+  FinishedEvent summary;  // of the choices that ended so far
 };
 
 // Engine thread only.
@@ -70,8 +73,8 @@ struct LiveRequest {
   bool drafts_looked_up = false;
 
   bool leads() const { return choice == 0; }
-  // Nothing to do yet: the leader is still reading the prompt.
-  bool following() const { return !leads() && !group.decision; }
+  // Nothing to do yet: the leader is still reading the prompt, or the constraint is compiled.
+  bool following() const { return (!leads() && !group.decision) || group.compiling(); }
   // The logits of every prompt token are needed, so all of them are computed.
   bool WantsPromptLogprobs() const { return leads() && !decided && request.prompt_logprobs >= 0; }
   int64_t prompt_tokens() const { return static_cast<int64_t>(request.prompt.size()); }
@@ -87,8 +90,8 @@ struct LiveRequest {
   // From `first` on nothing is (to be) computed at a variant that is not resident.
   void Clamp(int64_t first, int resident);
 
-  // The next token; end and stop tokens are out of the question while min_new_tokens is not
-  // reached.
+  // The next token, of those the constraint allows; end and stop tokens are out of the question
+  // while min_new_tokens is not reached, unless the constraint leaves nothing else.
   SampledToken SampleNext(std::span<const float> logits) const { return SampleAhead(logits, 0); }
   // A guess of the token `ahead` places later, with the random number it will be drawn with.
   SampledToken SampleAhead(std::span<const float> logits, int64_t ahead) const;
@@ -104,11 +107,17 @@ struct LiveRequest {
 
  private:
   std::string TokenText(int32_t id) const;
+  // Of the text so far and `ahead` guesses behind it; kDead if a guess is not allowed.
+  int32_t ConstraintStateAhead(int64_t ahead) const;
+  SampledToken Draw(std::span<const float> logits, int64_t ahead,
+                    std::span<const int32_t> banned) const;
 
   const Tokenizer& tokenizer_;
   StreamDecoder decoder_;
   StopMatcher matcher_;
-  std::vector<int32_t> ending_ids_;  // stop ids and, unless ignored, the model's end tokens
+  std::vector<int32_t> ending_ids_;          // stop ids and, unless ignored, the model's end tokens
+  std::vector<int32_t> ending_controls_;     // those of them that are no text
+  std::optional<int32_t> constraint_state_;  // once a token has been drawn
   bool penalized_;
   TokenHistory history_;  // kept only if a penalty needs it
 };

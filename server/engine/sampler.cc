@@ -60,14 +60,38 @@ void ApplyPenalties(const SamplingParams& p, const TokenHistory& history, std::s
   }
 }
 
+void ApplyMask(const TokenMask& mask, std::span<float> scores) {
+  std::vector<float> kept;
+  for (const int32_t id : mask.also) {
+    const bool known = id >= 0 && static_cast<size_t>(id) < scores.size();
+    kept.push_back(known ? scores[id] : kNever);
+  }
+  constexpr size_t kBits = 64;
+  for (size_t first = 0; first < scores.size(); first += kBits) {
+    const uint64_t word = first / kBits < mask.words.size() ? mask.words[first / kBits] : 0;
+    const auto part = scores.subspan(first, std::min(kBits, scores.size() - first));
+    if (word == 0) {
+      std::fill(part.begin(), part.end(), kNever);
+    } else if (word != ~uint64_t{0}) {
+      for (size_t i = 0; i < part.size(); ++i) part[i] = (word >> i & 1) != 0 ? part[i] : kNever;
+    }
+  }
+  for (size_t i = 0; i < kept.size(); ++i) {
+    const int32_t id = mask.also[i];
+    if (id >= 0 && static_cast<size_t>(id) < scores.size()) scores[id] = kept[i];
+  }
+}
+
 std::vector<float> Scores(std::span<const float> logits, const SamplingParams& p,
-                          const TokenHistory& history, std::span<const int32_t> banned) {
+                          const TokenHistory& history, std::span<const int32_t> banned,
+                          const TokenMask* allowed) {
   std::vector<float> scores(logits.size());
   std::transform(logits.begin(), logits.end(), scores.begin(), Clean);
   if (HasPenalty(p)) ApplyPenalties(p, history, scores);
   for (const auto& [id, bias] : p.logit_bias) {
     if (id >= 0 && static_cast<size_t>(id) < scores.size()) scores[id] += bias;
   }
+  if (allowed != nullptr) ApplyMask(*allowed, scores);
   for (const int32_t id : banned) {
     if (id >= 0 && static_cast<size_t>(id) < scores.size()) scores[id] = kNever;
   }
@@ -142,9 +166,9 @@ int32_t Draw(const SamplingParams& p, std::span<const float> scores, int64_t ste
   if (best == kNever) return -1;
   std::vector<float> weights(scores.size());
   for (size_t i = 0; i < scores.size(); ++i) {
+    if (scores[i] == kNever) continue;  // its weight is 0
     const double x = (static_cast<double>(scores[i]) - best) / p.temperature;
     weights[i] = std::exp(static_cast<float>(std::max(x, -200.0)));
-    if (scores[i] == kNever) weights[i] = 0;
   }
   Filter(p, scores, weights);
   double total = 0;
@@ -226,14 +250,15 @@ void TokenHistory::AddPrompt(std::span<const int32_t> ids) {
 void TokenHistory::AddGenerated(int32_t id) { ++counts_[id].generated; }
 
 SampledToken Sample(std::span<const float> logits, const SamplingParams& params,
-                    const TokenHistory& history, int64_t step, std::span<const int32_t> banned) {
+                    const TokenHistory& history, int64_t step, std::span<const int32_t> banned,
+                    const TokenMask* allowed) {
   LIFT_CHECK(!logits.empty());
   SampledToken token;
-  const bool plain = !ChangesScores(params, history, banned);
+  const bool plain = allowed == nullptr && !ChangesScores(params, history, banned);
   if (params.temperature == 0 && plain) {
     token.id = ArgMax(logits);
   } else {
-    const std::vector<float> scores = Scores(logits, params, history, banned);
+    const std::vector<float> scores = Scores(logits, params, history, banned, allowed);
     token.id = params.temperature == 0 ? ArgMax(scores) : Draw(params, scores, step);
   }
   if (params.top_logprobs >= 0 && token.id >= 0) AddLogprobs(logits, params.top_logprobs, token);

@@ -50,17 +50,24 @@ class TokenHistory {
   std::map<int32_t, Count> counts_;
 };
 
+// Which tokens may be drawn: those with their bit in `words` set (tokens past its end are not), and
+// `also`.
+struct TokenMask {
+  std::span<const uint64_t> words;
+  std::span<const int32_t> also;
+};
+
 // Order: repetition penalty (over prompt + generated; a positive logit is divided by it, a negative
 // one multiplied, as in Hugging Face), presence and frequency penalties (over generated,
-// subtracted, as in OpenAI), logit_bias, `banned` ids removed, temperature, top-k, top-p (of what
-// top-k left), min-p (of the best probability). Ties are kept and broken by lowest id. step: index
-// of the generated token; the random number is a counter-based function of (seed, step), so a token
-// does not depend on batch, preemption or what was sampled elsewhere. NaN logits are treated as
-// -inf. The id is -1 when no token has a logit above -inf. Logprobs are computed only if
-// params.top_logprobs >= 0.
+// subtracted, as in OpenAI), logit_bias, ids that are not in `allowed` (null: all) or `banned`
+// removed, temperature, top-k, top-p (of what top-k left), min-p (of the best probability). Ties
+// are kept and broken by lowest id. step: index of the generated token; the random number is a
+// counter-based function of (seed, step), so a token does not depend on batch, preemption or what
+// was sampled elsewhere. NaN logits are treated as -inf. The id is -1 when no token has a logit
+// above -inf. Logprobs are computed only if params.top_logprobs >= 0.
 SampledToken Sample(std::span<const float> logits, const SamplingParams& params,
-                    const TokenHistory& history, int64_t step,
-                    std::span<const int32_t> banned = {});
+                    const TokenHistory& history, int64_t step, std::span<const int32_t> banned = {},
+                    const TokenMask* allowed = nullptr);
 
 // A given token with its log-probability and the `count` best ones.
 SampledToken LogprobsOf(std::span<const float> logits, int32_t id, int count);

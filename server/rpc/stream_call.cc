@@ -128,8 +128,9 @@ void StreamCall::Pump() {
     {
       std::lock_guard lock(mutex_);
       if (writing_ || done_) return;
-      event = TakeNext();
-      if (event) {
+      if (broken_) encoded_.clear();
+      if (encoded_.empty()) event = TakeNext();
+      if (event || !encoded_.empty()) {
         writing_ = true;
       } else if (final_status_) {
         done_ = true;
@@ -137,10 +138,16 @@ void StreamCall::Pump() {
       }
     }
     if (event) {
-      if (auto encoded = encode_(*std::move(event))) {
-        buffer_ = *std::move(encoded);
-        return StartWrite(&buffer_);
+      for (grpc::ByteBuffer& message : encode_(*std::move(event))) {
+        encoded_.push_back(std::move(message));
       }
+    }
+    if (!encoded_.empty()) {
+      buffer_ = std::move(encoded_.front());
+      encoded_.pop_front();
+      return StartWrite(&buffer_);
+    }
+    if (event) {
       std::lock_guard lock(mutex_);
       writing_ = false;
       continue;

@@ -5,6 +5,7 @@
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -12,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "server/rpc/events.h"
 #include "server/rpc/wire.h"
@@ -20,18 +22,18 @@ namespace lift::rpc {
 
 // Turns an event into the bytes of the RPC's own response type.
 using StreamEvent = std::variant<api::Started, api::Delta, api::Finished>;
-// Nothing for an event the RPC has no message for. Called in order, one event at a time.
-using EventEncoder = std::function<std::optional<grpc::ByteBuffer>(StreamEvent)>;
+// The messages of an event, none if the RPC has none for it. Called in order, one event at a time.
+using EventEncoder = std::function<std::vector<grpc::ByteBuffer>(StreamEvent)>;
 
 template <class Response>
-grpc::ByteBuffer EncodeEvent(StreamEvent event) {
+std::vector<grpc::ByteBuffer> EncodeEvent(StreamEvent event) {
   Response response;
   if (auto* started = std::get_if<api::Started>(&event)) response.mutable_started()->Swap(started);
   if (auto* delta = std::get_if<api::Delta>(&event)) response.mutable_delta()->Swap(delta);
   if (auto* finished = std::get_if<api::Finished>(&event)) {
     response.mutable_finished()->Swap(finished);
   }
-  return SerializeMessage(response);
+  return {SerializeMessage(response)};
 }
 
 // One write is in flight at a time. What arrives meanwhile is merged into one pending Delta, so a
@@ -81,7 +83,8 @@ class StreamCall : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public Req
   std::optional<api::Finished> finished_;  // not yet written
   std::optional<absl::Status> final_status_;
   bool writing_ = false, broken_ = false, done_ = false;
-  grpc::ByteBuffer buffer_;  // of the write in flight
+  std::deque<grpc::ByteBuffer> encoded_;  // not yet written; whoever sets writing_ touches it
+  grpc::ByteBuffer buffer_;               // of the write in flight
 };
 
 }  // namespace lift::rpc

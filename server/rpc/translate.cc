@@ -173,6 +173,27 @@ absl::StatusOr<StoppingParams> ToStopping(const ServiceContext& context,
   return params;
 }
 
+// Null for none. Checks the syntax; the engine compiles it.
+ConstraintSource::Result ToConstraint(const api::Constraint& constraint) {
+  switch (constraint.kind_case()) {
+    case api::Constraint::kJsonSchema:
+      return ConstraintSource::JsonSchema(constraint.json_schema());
+    case api::Constraint::kRegex:
+      return ConstraintSource::Regex(constraint.regex());
+    case api::Constraint::kGrammar:
+      return ConstraintSource::Ebnf(constraint.grammar());
+    case api::Constraint::kChoices:
+      return ConstraintSource::Choices(
+          {constraint.choices().texts().begin(), constraint.choices().texts().end()});
+    case api::Constraint::kJsonObject:
+      if (constraint.json_object()) return ConstraintSource::JsonObject();
+      return nullptr;
+    case api::Constraint::KIND_NOT_SET:
+      break;
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 absl::StatusOr<Prompt> TextPrompt(const ServiceContext& context, const std::string& text,
@@ -284,6 +305,7 @@ absl::StatusOr<EngineRequest> ToEngineRequest(const ServiceContext& context,
                     context.limits.choices);
   }
   request.choices = std::max(1, parts.sampling.n());
+  LIFT_ASSIGN_OR_RETURN(request.constraint, ToConstraint(parts.constraint));
   if (parts.output.prompt_logprobs()) request.prompt_logprobs = parts.output.top_logprobs();
   if (parts.cache.salt().size() > kMaxCacheSaltBytes) {
     return BadField("cache.salt", "has ", parts.cache.salt().size(), " bytes; at most ",

@@ -37,12 +37,13 @@ struct RequestParts {
   const api::OutputOptions& output;
   const api::PrecisionOptions& precision;
   const api::CacheOptions& cache;
+  const api::Constraint& constraint;
   int32_t priority;
 };
 template <class Request>
 RequestParts PartsOf(const Request& request) {
-  return {request.request_id(), request.sampling(), request.stopping(), request.output(),
-          request.precision(),  request.cache(),    request.priority()};
+  return {request.request_id(), request.sampling(), request.stopping(),   request.output(),
+          request.precision(),  request.cache(),    request.constraint(), request.priority()};
 }
 
 // Makes a request id and a seed where the client gave none.

@@ -11,8 +11,10 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "server/model/weights.h"
 #include "tests/bench/bench_codes.h"
+#include "tests/bench/bench_constraint.h"
 #include "tests/bench/bench_kernels.h"
 #include "tests/bench/bench_model.h"
+#include "tests/bench/bench_speculation.h"
 #include "tests/bench/read_loop.h"
 #include "tests/bench/serve/serve.h"
 #include "tests/bench/synthetic.h"
@@ -310,11 +312,19 @@ int main(int argc, char** argv) {
   lift::bench::Flags flags;
   lift::bench::DeclareFlags(app, flags);
   const lift::bench::CodesCommand codes(app);
+  const lift::bench::ConstraintCommand constraint(app);
+#ifdef LIFTSERVE_HAVE_SERVER
+  const lift::bench::SpeculationCommand speculation(app);
+#endif
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : lift::bench::kWrongInput;
   }
   if (codes.selected()) return codes.Run();
+  if (constraint.selected()) return constraint.Run();
+#ifdef LIFTSERVE_HAVE_SERVER
+  if (speculation.selected()) return speculation.Run();
+#endif
   return lift::bench::Run(flags);
 }

@@ -260,5 +260,33 @@ TEST(Sampler, ValidateNamesTheField) {
   EXPECT_THAT(message(params), HasSubstr("top_logprobs"));
 }
 
+// Words may be fewer than the logits need; what they do not speak of is not allowed.
+TEST(Sampler, MaskAllowsItsBitsAndAlsoTheOthersNamed) {
+  std::mt19937_64 rng(6);
+  for (int trial = 0; trial < 200; ++trial) {
+    const int vocab = 1 + static_cast<int>(rng() % 300);
+    const std::vector<float> logits = RandomLogits(vocab, rng());
+    std::vector<uint64_t> words(rng() % 5);
+    for (uint64_t& word : words) word = rng() % 3 == 0 ? 0 : rng() % 3 == 1 ? ~uint64_t{0} : rng();
+    const std::vector<int32_t> also = {static_cast<int32_t>(rng() % 300), -1};
+    const TokenMask mask{.words = words, .also = also};
+    std::vector<int32_t> banned;
+    for (int id = 0; id < vocab; ++id) {
+      const auto word = static_cast<size_t>(id) / 64;
+      const bool bit = word < words.size() && (words[word] >> (id % 64) & 1) != 0;
+      if (!bit && id != also[0]) banned.push_back(id);
+    }
+    SamplingParams params;
+    params.temperature = trial % 2;
+    params.seed = rng();
+    params.logit_bias = {{0, 2.0F}};
+    const int32_t masked = Sample(logits, params, {}, trial, {}, &mask).id;
+    EXPECT_EQ(masked, Sample(logits, params, {}, trial, banned).id);
+    if (banned.size() == logits.size()) {
+      EXPECT_EQ(masked, -1);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace lift

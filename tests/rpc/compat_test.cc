@@ -224,6 +224,68 @@ TEST_F(CompatTest, VllmStreamsTokenIdsThenCompletes) {
   }
 }
 
+TEST_F(CompatTest, VllmSeveralAnswersEachComplete) {
+  for (const bool streaming : {true, false}) {
+    grpc::ClientContext context;
+    auto request = Vllm("hello", 12, streaming);
+    request.mutable_sampling_params()->set_n(3);
+    request.mutable_sampling_params()->set_logprobs(0);
+    request.mutable_sampling_params()->set_regex("[a-z]{5}|[0-9]{7}");
+    request.mutable_sampling_params()->set_temperature(50);
+    request.mutable_sampling_params()->set_seed(3);
+    auto reader = vllm_->Generate(&context, request);
+    std::map<uint32_t, std::string> pieces, answers;
+    engine::GenerateResponse response;
+    while (reader->Read(&response)) {
+      if (response.has_chunk()) {
+        for (const uint32_t id : response.chunk().token_ids()) {
+          pieces[response.chunk().index()] += static_cast<char>(id);
+        }
+        continue;
+      }
+      const auto& ids = response.complete().output_ids();
+      answers[response.complete().index()] = std::string(ids.begin(), ids.end());
+      EXPECT_EQ(response.complete().finish_reason(), "stop");
+      EXPECT_EQ(response.complete().output_logprobs().token_logprobs_size(), ids.size());
+    }
+    EXPECT_TRUE(reader->Finish().ok());
+    EXPECT_EQ(answers.size(), 3u);
+    for (const auto& [index, text] : answers) {
+      EXPECT_THAT(text, testing::MatchesRegex("[a-z]*|[0-9]*"));
+      EXPECT_THAT(text.size(), testing::AnyOf(5u, 7u));
+    }
+    if (streaming) {
+      EXPECT_EQ(pieces, answers);
+    }
+  }
+}
+
+TEST_F(CompatTest, OipConstraints) {
+  const auto ask = [&](const std::string& parameters) {
+    auto request = Infer("hello", 30, "coarse");
+    auto& input = *request.add_inputs();
+    input.set_name("sampling_parameters");
+    input.set_datatype("BYTES");
+    input.add_shape(1);
+    input.mutable_contents()->add_bytes_contents(parameters);
+    inference::ModelInferResponse response;
+    const grpc::Status status = Call(request, response);
+    return status.ok() ? response.outputs(0).contents().bytes_contents(0)
+                       : DetailsOf(status).field();
+  };
+  EXPECT_THAT(ask(R"({"regex":"x[0-9]"})"), testing::MatchesRegex("x[0-9]"));
+  EXPECT_THAT(ask(R"({"choices":["yes","no"]})"), testing::AnyOf("yes", "no"));
+  EXPECT_EQ(
+      ask(R"({"json_schema":{"properties":{"b":{"const":1},"a":{"const":2}},"required":["b","a"]},
+                    "temperature":0})")
+          .substr(0, 5),
+      R"({"b":)");
+  EXPECT_EQ(ask(R"({"grammar":"root ::= \"a\" b\nb ::= \"c\""})"), "ac");
+  EXPECT_EQ(ask(R"({"json_object":true})").substr(0, 1), "{");
+  EXPECT_EQ(ask(R"({"regex":"("})"), "constraint.regex");
+  EXPECT_EQ(ask(R"({"choices":[1]})"), "parameters.choices");
+}
+
 TEST_F(CompatTest, VllmAbortInfoAndRefusals) {
   model_.step_micros = 2000;
   grpc::ClientContext context, abort, info, state, health;
@@ -259,7 +321,11 @@ TEST_F(CompatTest, VllmAbortInfoAndRefusals) {
     EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
     return DetailsOf(status).field();
   };
-  EXPECT_EQ(refused([](auto& p) { p.set_n(2); }), "sampling_params.n");
+  EXPECT_EQ(refused([](auto& p) { p.set_n(99); }), "sampling.n");
+  EXPECT_EQ(refused([](auto& p) { p.set_regex("(a"); }), "constraint.regex");
+  EXPECT_EQ(refused([](auto& p) { p.set_json_schema("{\"not\":{}}"); }), "constraint.json_schema");
+  EXPECT_EQ(refused([](auto& p) { p.set_grammar("x"); }), "constraint.grammar");
+  EXPECT_EQ(refused([](auto& p) { p.mutable_choice(); }), "constraint.choices");
   EXPECT_EQ(refused([](auto& p) { p.set_prompt_logprobs(1); }), "sampling_params.prompt_logprobs");
   EXPECT_EQ(refused([](auto& p) { p.set_structural_tag("x"); }), "sampling_params.structural_tag");
   EXPECT_EQ(refused([](auto& p) { p.set_logprobs(-1); }), "output.top_logprobs");

@@ -20,14 +20,15 @@ std::string WriteFile(const std::string& name, const std::string& text) {
 }
 
 TEST(ServerConfig, FlagsWinOverTheFileAndTheFileOverDefaults) {
-  const std::string path =
-      WriteFile("config.json",
-                R"({"model": "a.lift", "max_batch": 7, "max_queue": 9, "variants": ["x", "y"]})");
+  const std::string path = WriteFile(
+      "config.json",
+      R"({"model": "a.lift", "max_batch": 7, "max_queue": 9, "speculate": 3, "variants": ["x", "y"]})");
   const auto parsed = Parse({"--config", path.c_str(), "--max-batch", "5"});
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(parsed->config.model, "a.lift");
   EXPECT_EQ(parsed->config.max_batch, 5);
   EXPECT_EQ(parsed->config.max_queue, 9);
+  EXPECT_EQ(parsed->config.speculate, 3);
   EXPECT_THAT(parsed->config.variants, testing::ElementsAre("x", "y"));
   EXPECT_EQ(parsed->config.drain_seconds, 30);
 }
@@ -49,6 +50,7 @@ TEST(ServerConfig, WrongInputIsNamed) {
       {{"--model", "m", "--threads", "-1"}, "--threads"},
       {{"--model", "m", "--listen", "8080"}, "--listen"},
       {{"--model", "m", "--max-batch", "0"}, "--max-batch"},
+      {{"--model", "m", "--speculate", "17"}, "--speculate"},
       {{"--model", "m", "--device", "tpu"}, "--device"},
       {{"--model", "m", "--kv-tokens", "5", "--kv-memory-mb", "5"}, "exclude"},
       {{"--model", "m", "--verify", "never"}, "start, background"},

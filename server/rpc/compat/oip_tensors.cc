@@ -11,7 +11,7 @@ namespace {
 
 using inference::InferParameter;
 using inference::ModelInferRequest;
-using nlohmann::json;
+using json = nlohmann::ordered_json;  // a schema's properties keep their order
 
 template <class... Parts>
 absl::Status Wrong(const std::string& field, const Parts&... parts) {
@@ -90,9 +90,34 @@ absl::Status Apply(const std::string& key, const json& value, api::GenerateReque
     out.mutable_stopping()->set_ignore_eos(value);
     return absl::OkStatus();
   }
+  if (key == "json_object" && value.is_boolean()) {
+    out.mutable_constraint()->set_json_object(value);
+    return absl::OkStatus();
+  }
   if (key == "variant" && value.is_string()) {
     out.mutable_precision()->set_mode(api::PRECISION_MODE_PINNED);
     out.mutable_precision()->set_variant(value.get<std::string>());
+    return absl::OkStatus();
+  }
+  if (key == "regex" && value.is_string()) {
+    out.mutable_constraint()->set_regex(value.get<std::string>());
+    return absl::OkStatus();
+  }
+  if (key == "grammar" && value.is_string()) {
+    out.mutable_constraint()->set_grammar(value.get<std::string>());
+    return absl::OkStatus();
+  }
+  if (key == "json_schema" && (value.is_string() || value.is_object())) {
+    out.mutable_constraint()->set_json_schema(value.is_string() ? value.get<std::string>()
+                                                                : value.dump());
+    return absl::OkStatus();
+  }
+  if (key == "choices" && value.is_array()) {
+    auto& choices = *out.mutable_constraint()->mutable_choices();
+    for (const json& entry : value) {
+      if (!entry.is_string()) return Wrong("parameters.choices", "must hold strings");
+      choices.add_texts(entry.get<std::string>());
+    }
     return absl::OkStatus();
   }
   if (key == "stop" && value.is_string()) {

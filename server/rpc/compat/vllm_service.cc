@@ -22,27 +22,31 @@ absl::Status Unsupported(const char* field) {
 }
 
 absl::Status CheckSupported(const wire::SamplingParams& p) {
-  if (p.n() > 1) return Unsupported("n");
+  // Its answer has no field for them.
   if (p.has_prompt_logprobs()) return Unsupported("prompt_logprobs");
   if (p.has_truncate_prompt_tokens()) return Unsupported("truncate_prompt_tokens");
   if (p.include_stop_str_in_output()) return Unsupported("include_stop_str_in_output");
-  switch (p.constraint_case()) {
-    case wire::SamplingParams::CONSTRAINT_NOT_SET:
-      return absl::OkStatus();
-    case wire::SamplingParams::kJsonSchema:
-      return Unsupported("json_schema");
-    case wire::SamplingParams::kRegex:
-      return Unsupported("regex");
-    case wire::SamplingParams::kGrammar:
-      return Unsupported("grammar");
-    case wire::SamplingParams::kStructuralTag:
-      return Unsupported("structural_tag");
-    case wire::SamplingParams::kJsonObject:
-      return Unsupported("json_object");
-    case wire::SamplingParams::kChoice:
-      return Unsupported("choice");
-  }
+  if (p.has_structural_tag()) return Unsupported("structural_tag");
   return absl::OkStatus();
+}
+
+void FillConstraint(const wire::SamplingParams& p, api::GenerateRequest& out) {
+  switch (p.constraint_case()) {
+    case wire::SamplingParams::kJsonSchema:
+      return out.mutable_constraint()->set_json_schema(p.json_schema());
+    case wire::SamplingParams::kRegex:
+      return out.mutable_constraint()->set_regex(p.regex());
+    case wire::SamplingParams::kGrammar:
+      return out.mutable_constraint()->set_grammar(p.grammar());
+    case wire::SamplingParams::kJsonObject:
+      return out.mutable_constraint()->set_json_object(p.json_object());
+    case wire::SamplingParams::kChoice:
+      *out.mutable_constraint()->mutable_choices()->mutable_texts() = p.choice().choices();
+      return;
+    case wire::SamplingParams::kStructuralTag:
+    case wire::SamplingParams::CONSTRAINT_NOT_SET:
+      return;
+  }
 }
 
 // proto3 zeros of fields that are not optional mean "not given" there.
@@ -57,6 +61,7 @@ void FillSampling(const wire::SamplingParams& p, api::GenerateRequest& out) {
   if (p.repetition_penalty() != 0) sampling.set_repetition_penalty(p.repetition_penalty());
   if (p.has_seed()) sampling.set_seed(static_cast<uint32_t>(p.seed()));
   sampling.mutable_logit_bias()->insert(p.logit_bias().begin(), p.logit_bias().end());
+  sampling.set_n(static_cast<int32_t>(std::min<uint32_t>(p.n(), INT32_MAX)));
   auto& stopping = *out.mutable_stopping();
   if (p.has_max_tokens()) stopping.set_max_new_tokens(p.max_tokens());
   stopping.set_min_new_tokens(p.min_tokens());
@@ -79,11 +84,13 @@ const char* ReasonText(api::FinishReason reason) {
 
 // What earlier events of a stream leave for later ones.
 struct Progress {
-  bool stream = false;
+  struct Choice {
+    std::vector<uint32_t> ids;
+    wire::OutputLogProbs logprobs;
+  };
+  bool stream = false, want_logprobs = false;
   uint32_t prompt_tokens = 0, cached_tokens = 0;
-  std::vector<uint32_t> ids;
-  wire::OutputLogProbs logprobs;
-  bool want_logprobs = false;
+  std::vector<Choice> choices;
 };
 
 void AppendLogprobs(const api::Delta& delta, wire::OutputLogProbs& out) {
@@ -98,41 +105,53 @@ void AppendLogprobs(const api::Delta& delta, wire::OutputLogProbs& out) {
   }
 }
 
-std::optional<grpc::ByteBuffer> EncodeDelta(const api::Delta& delta, Progress& progress) {
-  for (const int32_t id : delta.token_ids()) progress.ids.push_back(static_cast<uint32_t>(id));
-  if (progress.want_logprobs) AppendLogprobs(delta, progress.logprobs);
-  if (!progress.stream || delta.token_ids().empty()) return std::nullopt;
+std::vector<grpc::ByteBuffer> EncodeDelta(const api::Delta& delta, Progress& progress) {
+  Progress::Choice& choice = progress.choices[static_cast<size_t>(delta.index())];
+  for (const int32_t id : delta.token_ids()) choice.ids.push_back(static_cast<uint32_t>(id));
+  if (progress.want_logprobs) AppendLogprobs(delta, choice.logprobs);
+  if (!progress.stream || delta.token_ids().empty()) return {};
   wire::GenerateResponse response;
   auto& chunk = *response.mutable_chunk();
   for (const int32_t id : delta.token_ids()) chunk.add_token_ids(static_cast<uint32_t>(id));
   chunk.set_prompt_tokens(progress.prompt_tokens);
-  chunk.set_completion_tokens(static_cast<uint32_t>(progress.ids.size()));
+  chunk.set_completion_tokens(static_cast<uint32_t>(choice.ids.size()));
   chunk.set_cached_tokens(progress.cached_tokens);
+  chunk.set_index(static_cast<uint32_t>(delta.index()));
   if (progress.want_logprobs) AppendLogprobs(delta, *chunk.mutable_output_logprobs());
-  return SerializeMessage(response);
+  return {SerializeMessage(response)};
 }
 
-grpc::ByteBuffer EncodeFinished(const api::Finished& finished, Progress& progress) {
-  wire::GenerateResponse response;
-  auto& complete = *response.mutable_complete();
-  complete.mutable_output_ids()->Add(progress.ids.begin(), progress.ids.end());
-  complete.set_finish_reason(ReasonText(finished.reason()));
-  complete.set_prompt_tokens(static_cast<uint32_t>(finished.usage().prompt_tokens()));
-  complete.set_completion_tokens(static_cast<uint32_t>(finished.usage().generated_tokens()));
-  complete.set_cached_tokens(static_cast<uint32_t>(finished.usage().cached_tokens()));
-  if (progress.want_logprobs) complete.mutable_output_logprobs()->Swap(&progress.logprobs);
-  return SerializeMessage(response);
+// One for each answer.
+std::vector<grpc::ByteBuffer> EncodeFinished(const api::Finished& finished, Progress& progress) {
+  std::vector<grpc::ByteBuffer> messages;
+  for (size_t i = 0; i < progress.choices.size(); ++i) {
+    Progress::Choice& choice = progress.choices[i];
+    wire::GenerateResponse response;
+    auto& complete = *response.mutable_complete();
+    complete.mutable_output_ids()->Add(choice.ids.begin(), choice.ids.end());
+    const bool several = finished.choices_size() > 0;
+    complete.set_finish_reason(
+        ReasonText(several ? finished.choices(static_cast<int>(i)).reason() : finished.reason()));
+    complete.set_prompt_tokens(static_cast<uint32_t>(finished.usage().prompt_tokens()));
+    complete.set_completion_tokens(static_cast<uint32_t>(choice.ids.size()));
+    complete.set_cached_tokens(static_cast<uint32_t>(finished.usage().cached_tokens()));
+    complete.set_index(static_cast<uint32_t>(i));
+    if (progress.want_logprobs) complete.mutable_output_logprobs()->Swap(&choice.logprobs);
+    messages.push_back(SerializeMessage(response));
+  }
+  return messages;
 }
 
 EventEncoder MakeEncoder(const wire::GenerateRequest& request) {
   auto progress = std::make_shared<Progress>();
   progress->stream = request.stream();
   progress->want_logprobs = request.sampling_params().has_logprobs();
-  return [progress](StreamEvent event) -> std::optional<grpc::ByteBuffer> {
+  progress->choices.resize(std::max<size_t>(request.sampling_params().n(), 1));
+  return [progress](StreamEvent event) -> std::vector<grpc::ByteBuffer> {
     if (const auto* started = std::get_if<api::Started>(&event)) {
       progress->prompt_tokens = static_cast<uint32_t>(started->prompt_tokens());
       progress->cached_tokens = static_cast<uint32_t>(started->cached_tokens());
-      return std::nullopt;
+      return {};
     }
     if (const auto* delta = std::get_if<api::Delta>(&event)) return EncodeDelta(*delta, *progress);
     return EncodeFinished(std::get<api::Finished>(event), *progress);
@@ -147,6 +166,7 @@ absl::StatusOr<api::GenerateRequest> FromVllm(const ServiceContext& services,
   api::GenerateRequest out;
   out.set_request_id(request.request_id());
   FillSampling(request.sampling_params(), out);
+  FillConstraint(request.sampling_params(), out);
   if (request.input_case() == wire::GenerateRequest::kText) out.set_text(request.text());
   if (request.has_tokenized()) {
     auto& ids = *out.mutable_token_ids()->mutable_ids();
