@@ -26,6 +26,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 PROMPTS = ["Once upon a time", "The capital of France is", "def add(a, b):", "A short list:\n1.", "In 1969", "She said",
            "Water boils at", "The quick brown fox"]
 TOKENS = 48
+# A third of the answers are constrained: the request's fields and lift-eval's flags for the same.
+CONSTRAINTS = [
+    ({}, []), ({}, []), ({}, []), ({}, []),
+    ({"regex": "[A-Z][a-z]+( [a-z]+){2,9}\\."}, ["--regex", "[A-Z][a-z]+( [a-z]+){2,9}\\."]),
+    ({"json_object": True}, ["--json-object"]),
+]
 
 
 def stubs(folder):
@@ -39,16 +45,17 @@ def stubs(folder):
 
 
 def offline(build, model, variants):
-    """(prompt, variant, seed, temperature) -> token ids."""
+    """(prompt, variant, seed, temperature, index of the constraint) -> token ids."""
     answers = {}
     for index, prompt in enumerate(PROMPTS):
-        for variant in variants:
+        for at, variant in enumerate(variants):
             temperature, seed = (0.0, 1) if index % 2 else (0.8, 7 + index)
+            constraint = (index + at) % len(CONSTRAINTS)
             done = subprocess.run(
                 [build / "bin/lift-eval", "generate", "--model", model, "--prompt", prompt, "--variant", variant,
-                 "--max-new-tokens", str(TOKENS), "--seed", str(seed), "--temperature", str(temperature), "--json"],
-                capture_output=True, text=True, check=True)
-            answers[prompt, variant, seed, temperature] = json.loads(done.stdout)["token_ids"]
+                 "--max-new-tokens", str(TOKENS), "--seed", str(seed), "--temperature", str(temperature), "--json",
+                 *CONSTRAINTS[constraint][1]], capture_output=True, text=True, check=True)
+            answers[prompt, variant, seed, temperature, constraint] = json.loads(done.stdout)["token_ids"]
     return answers
 
 
@@ -94,10 +101,11 @@ class Client(threading.Thread):
 
     def one(self, stub, key, kind):
         from liftserve.v1 import generation_pb2 as api
-        prompt, variant, seed, temperature = key
+        prompt, variant, seed, temperature, constraint = key
         request = api.GenerateStreamRequest(
             text=prompt, sampling={"seed": seed, "temperature": temperature}, stopping={"max_new_tokens": TOKENS},
-            output={"token_ids": True}, precision={"mode": "PRECISION_MODE_PINNED", "variant": variant})
+            output={"token_ids": True}, precision={"mode": "PRECISION_MODE_PINNED", "variant": variant},
+            constraint=CONSTRAINTS[constraint][0])
         expected, got, finished = self.answers[key], [], False
         call = stub.GenerateStream(request, timeout=self.random.uniform(0.05, 1) if kind == "deadline" else 300)
         stop_at = self.random.randrange(TOKENS)
