@@ -17,6 +17,7 @@
 #include "calibration/progress.h"
 #include "calibration/sensitivity.h"
 #include "calibration/strips.h"
+#include "calibration/variant_plan.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "nlohmann/json.hpp"
 #include "server/model/model_layout.h"
@@ -121,46 +122,8 @@ class Calibrator {
   }
 
   absl::Status PlanChain() {
-    const double weights = static_cast<double>(result_.weights);
-    for (const VariantRequest& request : options_.variants) {
-      double bits = 0;
-      LiftedVariant variant;
-      if (request.lambda && *request.lambda >= 1.0) {
-        variant.full = true;
-      } else if (request.lambda) {
-        bits = std::pow(16.0, *request.lambda);
-      } else if (request.bits) {
-        bits = *request.bits;
-      } else {
-        variant.budget_bytes = *request.budget_bytes;
-        bits = (static_cast<double>(*request.budget_bytes) - static_cast<double>(FixedBytes())) *
-               8 / weights;
-        if (bits < 1.0) {
-          return absl::InvalidArgumentError(absl::StrCat(
-              "a budget of ", *request.budget_bytes / 1e6,
-              " MB is too small for this model: one bit per weight needs ",
-              std::ceil((weights / 8 + static_cast<double>(FixedBytes())) / 1e5) / 10, " MB"));
-        }
-        bits = std::min(bits, 12.0);
-      }
-      if (!variant.full && !(bits >= 1.0 && bits <= 12.0)) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("a variant of ", bits,
-                         " bits per weight is out of range: choose 1 to 12 bits (lambda 0 to 0.89) "
-                         "or lambda 1"));
-      }
-      wanted_bits_.push_back(variant.full ? 0 : bits);
-      wanted_.push_back(variant);
-    }
-    std::vector<int> chain = options_.chain;
-    if (chain.empty()) {
-      std::vector<double> bits;
-      for (double b : wanted_bits_)
-        if (b > 0) bits.push_back(b);
-      if (bits.empty()) bits = {4.0};
-      chain = ChainForBits(bits);
-    }
-    result_.chain = chain;
+    LIFT_ASSIGN_OR_RETURN(wanted_, PlanVariants(options_.variants, result_.weights, FixedBytes()));
+    result_.chain = options_.chain.empty() ? ChainForVariants(wanted_) : options_.chain;
     return absl::OkStatus();
   }
 
@@ -388,50 +351,12 @@ class Calibrator {
                          std::move(stages), keep_source ? part.source : std::nullopt);
     }
     writer_->SetPlaneOrder(order_);
-    LIFT_RETURN_IF_ERROR(NameVariants());
+    LIFT_RETURN_IF_ERROR(PlaceVariants(costs_, result_.weights, wanted_));
     writer_->SetVariants(wanted_);
     LIFT_RETURN_IF_ERROR(writer_->Finish(options_.out_path));
     LIFT_ASSIGN_OR_RETURN(const auto file, LiftedFile::Open(options_.out_path));
     result_.variants.assign(file->variants().begin(), file->variants().end());
     EndPhase("write");
-    return absl::OkStatus();
-  }
-
-  absl::Status NameVariants() {
-    uint64_t all = 0, base = 0;
-    for (const TensorCost& cost : costs_) {
-      base += cost.stage_bytes[0];
-      for (uint64_t bytes : cost.stage_bytes) all += bytes;
-    }
-    for (size_t i = 0; i < wanted_.size(); ++i) {
-      LiftedVariant& v = wanted_[i];
-      if (v.full) {
-        v.name = "full";
-        continue;
-      }
-      const uint64_t bytes = static_cast<uint64_t>(
-          std::llround(wanted_bits_[i] * static_cast<double>(result_.weights) / 8));
-      if (bytes + static_cast<uint64_t>(result_.weights) / 800 < base) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "a variant of ", wanted_bits_[i], " bits per weight is below the first stage of chain ",
-            result_.chain[0], "; ask for at least ",
-            8.0 * static_cast<double>(base) / static_cast<double>(result_.weights)));
-      }
-      v.plane_bytes = std::clamp(bytes, base, all);
-      char name[32];
-      std::snprintf(name, sizeof name, "q%.2f", wanted_bits_[i]);
-      v.name = name;
-      if (v.name.back() == '0') v.name.pop_back();
-      v.wide_stages = wanted_bits_[i] < 3.5 ? 0 : wanted_bits_[i] < 5.5 ? 1 : 2;
-    }
-    std::sort(wanted_.begin(), wanted_.end(), [](const auto& a, const auto& b) {
-      return a.full != b.full ? b.full : a.plane_bytes < b.plane_bytes;
-    });
-    for (size_t i = 1; i < wanted_.size(); ++i) {
-      if (wanted_[i].name == wanted_[i - 1].name)
-        return absl::InvalidArgumentError(
-            absl::StrCat("variant ", wanted_[i].name, " was asked for twice"));
-    }
     return absl::OkStatus();
   }
 
@@ -468,7 +393,6 @@ class Calibrator {
   std::string tokenizer_json_;
   CalibrationData data_;
   std::vector<LiftedVariant> wanted_;
-  std::vector<double> wanted_bits_;
   std::map<std::vector<int>, std::vector<StageSpec>> chains_;
   std::unique_ptr<Transformer> model_;
   std::vector<std::unique_ptr<SampleBatch>> batches_;

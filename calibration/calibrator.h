@@ -8,18 +8,13 @@
 
 #include "calibration/calib_data.h"
 #include "calibration/encoder.h"
+#include "calibration/variant_plan.h"
 #include "kernels/base/status.h"
 #include "kernels/format/lifted_file.h"
 
 namespace lift {
 
 enum class CalibrationQuality { kFast, kDefault, kBest };
-
-// One variant as the user asked for it; exactly one of the three.
-struct VariantRequest {
-  std::optional<double> bits, lambda;
-  std::optional<uint64_t> budget_bytes;
-};
 
 struct CalibrationOptions {
   std::string model_path, out_path;

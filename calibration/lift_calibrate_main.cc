@@ -9,6 +9,7 @@
 #include "CLI/CLI.hpp"
 #include "calibration/calibrator.h"
 #include "calibration/export/export_command.h"
+#include "calibration/plan_command.h"
 #include "nlohmann/json.hpp"
 
 namespace {
@@ -32,6 +33,7 @@ void Describe(CLI::App& app, Arguments& a) {
       "Example:\n  lift-calibrate --model model.gguf --calib text.txt --bits 2,3,4,6 --out "
       "model.lift\n"
       "lift-calibrate export --help: one variant as safetensors or ONNX.\n"
+      "lift-calibrate plan --help: other sizes of a calibrated file.\n"
       "Exit codes: 0 done, 1 the work failed, 2 the command line or an input is wrong.");
   app.add_option("--model", a.options.model_path, "Hugging Face folder or GGUF file")->required();
   app.add_option("--calib", a.options.calib_paths,
@@ -173,6 +175,7 @@ void PrintTable(const lift::CalibrationResult& result) {
 int main(int argc, char** argv) {
   if (argc > 1 && std::string_view(argv[1]) == "export")
     return lift::ExportMain(argc - 1, argv + 1);
+  if (argc > 1 && std::string_view(argv[1]) == "plan") return lift::PlanMain(argc - 1, argv + 1);
   CLI::App app;
   Arguments arguments;
   Describe(app, arguments);

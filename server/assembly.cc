@@ -159,7 +159,9 @@ uint64_t FillResidentBytes(std::span<const LiftedVariant> variants,
 absl::StatusOr<std::unique_ptr<ServingModel>> LoadServingModel(const ServerConfig& config) {
   LIFT_RETURN_IF_ERROR(CheckDevice(config));
   auto out = std::make_unique<ServingModel>();
-  LIFT_ASSIGN_OR_RETURN(out->weights, Weights::Open(config.model, {.verify_planes = false}));
+  LIFT_ASSIGN_OR_RETURN(out->weights,
+                        Weights::Open(config.model, {.verify_planes = false,
+                                                     .cuts = BytesOfMegabytes(config.cut_mb)}));
   LIFT_ASSIGN_OR_RETURN(std::vector<int> kept,
                         SelectVariants(out->weights->variants(), config.variants));
   out->pool = std::make_unique<ThreadPool>(config.threads > 0 ? config.threads : AvailableCores());

@@ -7,6 +7,7 @@
 
 #include "kernels/base/kv_format.h"
 #include "kernels/base/status.h"
+#include "kernels/format/lifted_file.h"
 #include "server/engine/sampler.h"
 
 namespace lift::eval {
@@ -16,7 +17,9 @@ struct CommonOptions {
   std::string text_path;  // commands that read a text
   int threads = 0;        // 0 = all cores
   bool json = false;
+  std::vector<double> cut_mb;  // further variants of these sizes, MB
   std::string kv_cache = std::string(KvFormatName(kDefaultKvFormat));  // checked by the parser
+  LiftedFile::OpenOptions open_options() const { return {.cuts = BytesOfMegabytes(cut_mb)}; }
   KvFormat kv_format() const { return *ParseKvFormat(kv_cache); }
 };
 

@@ -96,7 +96,8 @@ absl::StatusOr<std::shared_ptr<const CompiledConstraint>> Constraint(
 }  // namespace
 
 absl::Status RunGenerate(const CommonOptions& common, const GenerateCommandOptions& options) {
-  LIFT_ASSIGN_OR_RETURN(std::shared_ptr<const Weights> weights, Weights::Open(common.model));
+  LIFT_ASSIGN_OR_RETURN(std::shared_ptr<const Weights> weights,
+                        Weights::Open(common.model, common.open_options()));
   GenerateOptions generate;
   LIFT_ASSIGN_OR_RETURN(generate.variant, VariantOrFinest(*weights, options.variant));
   LIFT_ASSIGN_OR_RETURN(generate.prefill_variant,
@@ -137,7 +138,8 @@ absl::Status RunGenerate(const CommonOptions& common, const GenerateCommandOptio
 
 absl::Status RunLogits(const CommonOptions& common, const LogitsOptions& options) {
   constexpr int64_t kSliceRows = 128;
-  LIFT_ASSIGN_OR_RETURN(std::shared_ptr<const Weights> weights, Weights::Open(common.model));
+  LIFT_ASSIGN_OR_RETURN(std::shared_ptr<const Weights> weights,
+                        Weights::Open(common.model, common.open_options()));
   LIFT_ASSIGN_OR_RETURN(const int variant, VariantOrFinest(*weights, options.variant));
   const ModelConfig& config = weights->config();
   const auto tokens = static_cast<int64_t>(options.token_ids.size());
@@ -181,7 +183,7 @@ absl::Status RunLogits(const CommonOptions& common, const LogitsOptions& options
 
 absl::Status RunTokenize(const CommonOptions& common, const TokenizeOptions& options) {
   LIFT_ASSIGN_OR_RETURN(const std::string text, ReadText(common.text_path));
-  LIFT_ASSIGN_OR_RETURN(auto weights, Weights::Open(common.model));
+  LIFT_ASSIGN_OR_RETURN(auto weights, Weights::Open(common.model, common.open_options()));
   LIFT_ASSIGN_OR_RETURN(auto tokenizer, LoadTokenizer(*weights));
   LIFT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
                         tokenizer->Encode(text, {.add_special = options.add_special,

@@ -49,7 +49,7 @@ void PrintTable(const Weights& weights, const Evaluation& evaluation, bool with_
 
 absl::Status RunPerplexity(const CommonOptions& common, const PerplexityOptions& options) {
   LIFT_ASSIGN_OR_RETURN(const std::string text, ReadText(common.text_path));
-  LIFT_ASSIGN_OR_RETURN(auto weights, Weights::Open(common.model));
+  LIFT_ASSIGN_OR_RETURN(auto weights, Weights::Open(common.model, common.open_options()));
   EvaluateOptions evaluate;
   evaluate.context = options.context;
   evaluate.max_tokens = options.max_tokens;

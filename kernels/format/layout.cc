@@ -237,6 +237,37 @@ void FillVariants(Contents& contents, const Layout& layout) {
   }
 }
 
+absl::Status AddCuts(Contents& contents, const Layout& layout, std::span<const uint64_t> budgets) {
+  uint64_t base = 0;
+  for (const LiftedTensor& tensor : contents.tensors) base += tensor.stages.front().bytes;
+  std::vector<LiftedVariant>& variants = contents.variants;
+  for (uint64_t budget : budgets) {
+    const uint64_t least = layout.fixed_bytes() + base;
+    if (budget < least) {
+      return Invalid(absl::StrCat("a variant of ", static_cast<double>(budget) / 1e6,
+                                  " MB is not to be had: its first stages alone need ",
+                                  std::ceil(static_cast<double>(least) / 1e4) / 100, " MB"));
+    }
+    LiftedVariant cut;
+    cut.name = absl::StrCat("b", static_cast<double>(budget) / 1e6);
+    cut.budget_bytes = budget;
+    cut.plane_bytes = CutPlanes(contents, budget - layout.fixed_bytes());
+    cut.wide_stages = WideStages(8.0 * static_cast<double>(cut.plane_bytes) /
+                                 static_cast<double>(layout.weights));
+    const auto at = std::find_if(variants.begin(), variants.end(), [&](const LiftedVariant& v) {
+      return v.full || v.plane_bytes >= cut.plane_bytes;
+    });
+    if (at != variants.end() && !at->full && at->plane_bytes == cut.plane_bytes) {
+      return Invalid(absl::StrCat("a variant of ", static_cast<double>(budget) / 1e6,
+                                  " MB would hold the same planes as '", at->name,
+                                  "'; leave it out"));
+    }
+    variants.insert(at, std::move(cut));
+  }
+  FillVariants(contents, layout);
+  return CheckVariants(contents, layout);
+}
+
 absl::Status CheckVariants(const Contents& contents, const Layout& layout) {
   const std::vector<LiftedVariant>& variants = contents.variants;
   if (variants.empty() || variants.size() > 255) return Invalid("a file needs 1 to 255 variants");

@@ -72,6 +72,8 @@ std::vector<int64_t> RowsInPrefix(const LiftedTensor& tensor, uint64_t plane_byt
 // Derives lambda, bits_per_weight and bytes of each variant from its plane_bytes (cut to a row tile
 // first).
 void FillVariants(Contents& contents, const Layout& layout);
+// Adds a variant for each budget; see LiftedFile::OpenOptions::cuts.
+absl::Status AddCuts(Contents& contents, const Layout& layout, std::span<const uint64_t> budgets);
 // Order, names, ranges; derived fields must be what FillVariants gives.
 absl::Status CheckVariants(const Contents& contents, const Layout& layout);
 

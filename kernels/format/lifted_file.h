@@ -110,6 +110,9 @@ class LiftedFile {
  public:
   struct OpenOptions {
     bool verify_planes = true;  // check the CRC of PLANES and SOURCE too (reads every byte)
+    // Further variants, one for each budget in bytes (everything included), named "b" and the
+    // budget in MB ("b61.5"). INVALID_ARGUMENT for a budget below the first stage of every tensor.
+    std::vector<uint64_t> cuts = {};
   };
   // INVALID_ARGUMENT with one sentence for anything wrong: magic, version, truncated, checksum,
   // overlap, overflow, bad code.
@@ -168,6 +171,13 @@ class LiftedFile {
   explicit LiftedFile(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
+
+// How many leading stages of a variant of so many bits per weight need finer lifted activations, so
+// that their rounding stays below the planes' own error.
+int WideStages(double bits_per_weight);
+
+// Budgets in MB (10^6 bytes) as people write them -> OpenOptions::cuts.
+std::vector<uint64_t> BytesOfMegabytes(std::span<const double> megabytes);
 
 // Name of the k-th strip of rows of a tensor that is stored in several (an embedding, whose
 // frequent rows deserve more planes than its rare ones).

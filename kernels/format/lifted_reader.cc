@@ -2,6 +2,7 @@
 #include <zlib.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -264,6 +265,7 @@ absl::Status LiftedFile::Impl::Load(const OpenOptions& options) {
   tokenizer.assign(reinterpret_cast<const char*>(tokenizer_bytes.data()), tokenizer_bytes.size());
   LIFT_RETURN_IF_ERROR(CheckExtents());
   LIFT_RETURN_IF_ERROR(CheckUnitSums());
+  if (!options.cuts.empty()) LIFT_RETURN_IF_ERROR(format::AddCuts(contents, layout, options.cuts));
   if (options.verify_planes) {
     constexpr uint64_t kWorthThreads = 32 << 20;
     ThreadPool pool(bytes.size() < kWorthThreads ? 1 : AvailableCores());
@@ -375,6 +377,16 @@ absl::Status LiftedFile::VerifySource(ThreadPool* pool, const std::atomic<bool>*
 
 uint64_t LiftedFile::CutPlanes(uint64_t plane_bytes) const {
   return format::CutPlanes(impl_->contents, plane_bytes);
+}
+
+std::vector<uint64_t> BytesOfMegabytes(std::span<const double> megabytes) {
+  std::vector<uint64_t> bytes;
+  for (double mb : megabytes) bytes.push_back(static_cast<uint64_t>(std::llround(mb * 1e6)));
+  return bytes;
+}
+
+int WideStages(double bits_per_weight) {
+  return bits_per_weight < 3.5 ? 0 : bits_per_weight < 5.5 ? 1 : 2;
 }
 
 uint64_t CutToRowTile(const LiftedFile& file, uint64_t plane_bytes) {

@@ -42,6 +42,7 @@ std::map<std::string, Setter> SettersOf(ServerConfig& c) {
           {"speculate", into(c.speculate)},
           {"max_message_mb", into(c.max_message_mb)},
           {"variants", into(c.variants)},
+          {"cut_mb", into(c.cut_mb)},
           {"drain_seconds", into(c.drain_seconds)},
           {"device", into(c.device)},
           {"status_page", into(c.status_page)},
@@ -100,6 +101,10 @@ void AddFlags(CLI::App& app, ServerConfig& c) {
       ->capture_default_str();
   app.add_option("--variants", c.variants,
                  "Serve only these variants (comma-separated); default all")
+      ->delimiter(',');
+  app.add_option("--cut-mb", c.cut_mb,
+                 "Serve further variants of these sizes in MB (comma-separated), cut from the file "
+                 "as it is; lift-calibrate plan says what to expect of them")
       ->delimiter(',');
   app.add_option("--drain-seconds", c.drain_seconds,
                  "After SIGTERM, time running requests get to finish")
@@ -258,6 +263,9 @@ absl::Status ServerConfig::Validate() const {
   LIFT_RETURN_IF_ERROR(CheckRange("--prefill-chunk", prefill_chunk, 1, 65536));
   LIFT_RETURN_IF_ERROR(CheckRange("--speculate", speculate, 0, 16));
   LIFT_RETURN_IF_ERROR(CheckRange("--max-message-mb", max_message_mb, 1, 1024));
+  for (double mb : cut_mb) {
+    if (!(mb > 0 && mb < 1e9)) return absl::InvalidArgumentError("--cut-mb must be positive");
+  }
   if (kv_tokens > 0 && kv_memory_mb > 0) {
     return absl::InvalidArgumentError(
         "--kv-tokens and --kv-memory-mb exclude each other; give one");

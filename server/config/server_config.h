@@ -26,6 +26,7 @@ struct ServerConfig {
   int64_t speculate = 0;              // tokens guessed ahead, at most; 0 = none
   int64_t max_message_mb = 4;         // largest request message, MiB
   std::vector<std::string> variants;  // to serve; empty = all of the file
+  std::vector<double> cut_mb;         // further variants of these sizes, MB
   double drain_seconds = 30;          // grace of running requests after SIGTERM
   std::string device = "auto";        // auto | cpu | cuda
   bool status_page = true;            // the admin port's / shows it

@@ -220,6 +220,10 @@ absl::StatusOr<std::shared_ptr<Weights>> Weights::Open(const std::string& path,
     return FromLiftedFile(std::move(file));
   }
   LIFT_ASSIGN_OR_RETURN(auto checkpoint, Checkpoint::Open(path));
+  if (!options.cuts.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("variants can be cut from a lifted file only, and '", path, "' is none"));
+  }
   return FromCheckpoint(std::move(checkpoint));
 }
 

@@ -134,6 +134,36 @@ TEST(LiftedFile, VariantsSayWhatTheyHold) {
   fs::remove(path);
 }
 
+TEST(LiftedFile, AnyBudgetIsAVariant) {
+  const std::string path = WriteSample("cuts");
+  auto bare = LiftedFile::Open(path);
+  ASSERT_TRUE(bare.ok()) << bare.status();
+  const uint64_t fixed = (*bare)->fixed_bytes();
+  // One row tile (192 bytes) and a little into the last unit.
+  auto file = LiftedFile::Open(path, {.cuts = {fixed + 1408 + 200}});
+  ASSERT_TRUE(file.ok()) << file.status();
+  const auto variants = (*file)->variants();
+  ASSERT_EQ(variants.size(), 5u);
+  EXPECT_EQ(variants[1].plane_bytes, 1408u + 192u);
+  EXPECT_EQ(variants[1].bytes, fixed + 1408 + 192);
+  EXPECT_EQ(variants[1].budget_bytes, fixed + 1408 + 200);
+  EXPECT_EQ(variants[1].name[0], 'b');
+  EXPECT_EQ(variants[1].kl, -1);
+  EXPECT_EQ(variants[4].name, "full");
+  EXPECT_EQ((*file)->weights_sha256(), (*bare)->weights_sha256());
+
+  const auto refused = [&](std::vector<uint64_t> cuts, const char* why) {
+    const auto status = LiftedFile::Open(path, {.cuts = std::move(cuts)}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr(why));
+  };
+  refused({fixed + 1407}, "first stages alone need");
+  refused({0}, "first stages alone need");
+  refused({fixed + 1408 + 10}, "same planes");
+  refused({uint64_t{1} << 60}, "same planes");
+  fs::remove(path);
+}
+
 TEST(LiftedFile, PrefixArithmetic) {
   const std::string path = WriteSample("prefix", false);
   auto file = LiftedFile::Open(path);

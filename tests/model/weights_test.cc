@@ -142,6 +142,10 @@ TEST(Weights, OpenTellsKindsApart) {
   ASSERT_FALSE(lifted.ok());  // a lifted file, but its configuration is not a model's
   EXPECT_EQ(lifted.status().code(), absl::StatusCode::kInvalidArgument);
   const auto checkpoint = Weights::Open(LIFT_TEST_DATA "/tiny/tiny-gqa");
+  EXPECT_THAT(
+      std::string(
+          Weights::Open(LIFT_TEST_DATA "/tiny/tiny-gqa", {.cuts = {1000000}}).status().message()),
+      ::testing::HasSubstr("lifted file only"));
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   EXPECT_EQ((*checkpoint)->variants().size(), 1u);
   EXPECT_EQ((*checkpoint)->variants()[0].name, "full");

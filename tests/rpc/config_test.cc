@@ -56,6 +56,7 @@ TEST(ServerConfig, WrongInputIsNamed) {
       {{"--model", "m", "--verify", "never"}, "start, background"},
       {{"--model", "m", "--kv-cache", "fp8"}, "f32, f16, bf16, int8"},
       {{"--model", "m", "--drain-seconds", "nan"}, "--drain-seconds"},
+      {{"--model", "m", "--cut-mb", "40,-1"}, "--cut-mb"},
       {{"--config", "/nonexistent.json"}, "cannot be read"},
   };
   for (const auto& [args, expected] : cases) {

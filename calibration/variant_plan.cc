@@ -1,0 +1,162 @@
+#include "calibration/variant_plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "nlohmann/json.hpp"
+
+namespace lift {
+
+absl::StatusOr<std::vector<LiftedVariant>> PlanVariants(std::span<const VariantRequest> requests,
+                                                        int64_t weights, uint64_t fixed_bytes) {
+  std::vector<LiftedVariant> planned;
+  for (const VariantRequest& request : requests) {
+    LiftedVariant variant;
+    double& bits = variant.bits_per_weight;
+    if (request.lambda && *request.lambda >= 1.0) {
+      variant.full = true;
+    } else if (request.lambda) {
+      bits = std::pow(16.0, *request.lambda);
+    } else if (request.bits) {
+      bits = *request.bits;
+    } else {
+      const double budget = static_cast<double>(*request.budget_bytes),
+                   fixed = static_cast<double>(fixed_bytes), count = static_cast<double>(weights);
+      variant.budget_bytes = *request.budget_bytes;
+      bits = (budget - fixed) * 8 / count;
+      if (bits < 1.0) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("a budget of ", budget / 1e6,
+                         " MB is too small for this model: one bit per weight needs ",
+                         std::ceil((count / 8 + fixed) / 1e5) / 10, " MB"));
+      }
+      bits = std::min(bits, 12.0);
+    }
+    if (!variant.full && !(bits >= 1.0 && bits <= 12.0)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a variant of ", bits,
+                       " bits per weight is out of range: choose 1 to 12 bits (lambda 0 to 0.89) "
+                       "or lambda 1"));
+    }
+    planned.push_back(std::move(variant));
+  }
+  return planned;
+}
+
+std::vector<int> ChainForVariants(std::span<const LiftedVariant> variants) {
+  std::vector<double> bits;
+  for (const LiftedVariant& variant : variants) {
+    if (!variant.full) bits.push_back(variant.bits_per_weight);
+  }
+  return ChainForBits(bits.empty() ? std::vector<double>{4.0} : bits);
+}
+
+absl::Status PlaceVariants(std::span<const TensorCost> tensors, int64_t weights,
+                           std::vector<LiftedVariant>& variants) {
+  uint64_t all = 0, base = 0;
+  for (const TensorCost& cost : tensors) {
+    base += cost.stage_bytes[0];
+    for (uint64_t bytes : cost.stage_bytes) all += bytes;
+  }
+  for (LiftedVariant& v : variants) {
+    if (v.full) {
+      v.name = "full";
+      continue;
+    }
+    const uint64_t bytes =
+        static_cast<uint64_t>(std::llround(v.bits_per_weight * static_cast<double>(weights) / 8));
+    if (bytes + static_cast<uint64_t>(weights) / 800 < base) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "a variant of ", v.bits_per_weight,
+          " bits per weight is below the first stages of this chain; ask for at least ",
+          8.0 * static_cast<double>(base) / static_cast<double>(weights)));
+    }
+    v.plane_bytes = std::clamp(bytes, base, all);
+    char name[32];
+    std::snprintf(name, sizeof name, "q%.2f", v.bits_per_weight);
+    v.name = name;
+    if (v.name.back() == '0') v.name.pop_back();
+    v.wide_stages = WideStages(v.bits_per_weight);
+  }
+  std::sort(variants.begin(), variants.end(), [](const auto& a, const auto& b) {
+    return a.full != b.full ? b.full : a.plane_bytes < b.plane_bytes;
+  });
+  for (size_t i = 1; i < variants.size(); ++i) {
+    if (variants[i].name == variants[i - 1].name)
+      return absl::InvalidArgumentError(
+          absl::StrCat("variant ", variants[i].name, " was asked for twice"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<TensorCost>> CostsOf(const LiftedFile& file) {
+  const auto unusable = [&](std::string_view why) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the calibration report in '", file.path(), "' ", std::string(why),
+                     "; calibrate the model with this version to plan with it"));
+  };
+  const nlohmann::json report = nlohmann::json::parse(file.report_json(), nullptr, false);
+  if (!report.is_object() || !report.contains("tensors") || !report["tensors"].is_array())
+    return unusable("names no tensors");
+  std::map<std::string, const nlohmann::json*> entries;
+  for (const nlohmann::json& entry : report["tensors"]) {
+    if (!entry.is_object() || !entry.contains("name") || !entry["name"].is_string())
+      return unusable("names no tensors");
+    entries[entry["name"].get<std::string>()] = &entry;
+  }
+  std::vector<TensorCost> costs;
+  for (const LiftedTensor& tensor : file.tensors()) {
+    const auto found = entries.find(tensor.name);
+    if (found == entries.end()) return unusable(absl::StrCat("lacks tensor '", tensor.name, "'"));
+    const nlohmann::json& entry = *found->second;
+    TensorCost cost;
+    cost.name = tensor.name;
+    for (const LiftStage& stage : tensor.stages) cost.stage_bytes.push_back(stage.bytes);
+    const auto error = entry.find("error"), sensitivity = entry.find("sensitivity");
+    if (error == entry.end() || !error->is_array() || sensitivity == entry.end() ||
+        !sensitivity->is_number() || error->size() != tensor.stages.size() + 1)
+      return unusable(absl::StrCat("says too little of tensor '", tensor.name, "'"));
+    for (const nlohmann::json& e : *error) {
+      if (!e.is_number()) return unusable("holds an error that is no number");
+      cost.error.push_back(e.get<double>());
+    }
+    cost.sensitivity = sensitivity->get<double>();
+    costs.push_back(std::move(cost));
+  }
+  return costs;
+}
+
+double ExpectedKl(const LiftedFile& file, std::span<const TensorCost> tensors,
+                  uint64_t plane_bytes) {
+  struct Known {
+    double bytes, log_ratio;
+  };
+  std::vector<Known> known;
+  for (const LiftedVariant& v : file.variants()) {
+    if (v.full || !(v.kl > 0)) continue;
+    const double predicted = PredictedKl(tensors, file.plane_order(), v.plane_bytes);
+    if (predicted > 0)
+      known.push_back({static_cast<double>(v.plane_bytes), std::log(v.kl / predicted)});
+  }
+  double correction = 0;
+  if (!known.empty()) {
+    const double at = static_cast<double>(plane_bytes);
+    const auto above =
+        std::find_if(known.begin(), known.end(), [&](const Known& k) { return k.bytes >= at; });
+    if (above == known.begin()) {
+      correction = known.front().log_ratio;
+    } else if (above == known.end()) {
+      correction = known.back().log_ratio;
+    } else {
+      const Known &low = *(above - 1), &high = *above;
+      const double share = (at - low.bytes) / (high.bytes - low.bytes);
+      correction = low.log_ratio + share * (high.log_ratio - low.log_ratio);
+    }
+  }
+  return PredictedKl(tensors, file.plane_order(), plane_bytes) * std::exp(correction);
+}
+
+}  // namespace lift

@@ -1,0 +1,45 @@
+// What a user asks of variants (bits, lambda or bytes) -> prefixes of the planes.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "calibration/allocate.h"
+#include "kernels/base/status.h"
+#include "kernels/format/lifted_file.h"
+
+namespace lift {
+
+// One variant as the user asked for it; exactly one of the three.
+struct VariantRequest {
+  std::optional<double> bits, lambda;
+  std::optional<uint64_t> budget_bytes;
+};
+
+// Variants with full, bits_per_weight (as wanted) and budget_bytes set, in the order asked for.
+// fixed_bytes: what every variant holds besides planes. INVALID_ARGUMENT for a precision or a
+// budget that no file of this model has.
+absl::StatusOr<std::vector<LiftedVariant>> PlanVariants(std::span<const VariantRequest> requests,
+                                                        int64_t weights, uint64_t fixed_bytes);
+
+// ChainForBits of the planned variants.
+std::vector<int> ChainForVariants(std::span<const LiftedVariant> variants);
+
+// Sets plane_bytes, name and wide_stages of planned variants and sorts them. INVALID_ARGUMENT for
+// one below the first stages or asked for twice.
+absl::Status PlaceVariants(std::span<const TensorCost> tensors, int64_t weights,
+                           std::vector<LiftedVariant>& variants);
+
+// What calibration learned of a lifted file's tensors, read back from the file and its report.
+// FAILED_PRECONDITION if the file has no such report.
+absl::StatusOr<std::vector<TensorCost>> CostsOf(const LiftedFile& file);
+
+// KL that a variant of `plane_bytes` of the file will have: the tensors' costs, corrected by how
+// wrong they were about the file's measured variants (between two of them by interpolation).
+double ExpectedKl(const LiftedFile& file, std::span<const TensorCost> tensors,
+                  uint64_t plane_bytes);
+
+}  // namespace lift

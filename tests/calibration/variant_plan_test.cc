@@ -1,0 +1,113 @@
+#include "calibration/variant_plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+
+namespace lift {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+constexpr int64_t kRows = 32, kCols = 64;
+
+VariantRequest Bits(double bits) { return {bits, {}, {}}; }
+
+TEST(VariantPlan, BitsLambdaAndBytesAreOneKnob) {
+  const int64_t weights = 8000;
+  const std::vector<VariantRequest> requests = {
+      Bits(3), {{}, 0.5, {}}, {{}, {}, uint64_t{4100}}, {{}, 1.0, {}}};
+  const auto planned = PlanVariants(requests, weights, 100);
+  ASSERT_TRUE(planned.ok()) << planned.status();
+  EXPECT_DOUBLE_EQ((*planned)[0].bits_per_weight, 3);
+  EXPECT_DOUBLE_EQ((*planned)[1].bits_per_weight, 4);
+  EXPECT_DOUBLE_EQ((*planned)[2].bits_per_weight, 4);
+  EXPECT_TRUE((*planned)[3].full);
+  EXPECT_THAT(ChainForVariants(*planned), ElementsAre(3, 1));
+  const auto refused = [&](VariantRequest request) {
+    return std::string(PlanVariants({{request}}, weights, 100).status().message());
+  };
+  EXPECT_THAT(refused(Bits(13)), HasSubstr("choose 1 to 12 bits"));
+  EXPECT_THAT(refused(Bits(NAN)), HasSubstr("choose 1 to 12 bits"));
+  EXPECT_THAT(refused({{}, {}, uint64_t{500}}), HasSubstr("too small"));
+}
+
+TEST(VariantPlan, VariantsBecomePrefixesInOrder) {
+  const std::vector<TensorCost> costs = {{"a", {1000, 500}, {1, 0.1, 0.03}, 1}};
+  auto planned = *PlanVariants({{{{}, 1.0, {}}, Bits(3), Bits(2)}}, 4000, 0);
+  ASSERT_TRUE(PlaceVariants(costs, 4000, planned).ok());
+  EXPECT_EQ(planned[0].name, "q2.0");
+  EXPECT_EQ(planned[0].plane_bytes, 1000u);
+  EXPECT_EQ(planned[1].plane_bytes, 1500u);
+  EXPECT_EQ(planned[2].name, "full");
+  planned = *PlanVariants({{Bits(3), Bits(3)}}, 4000, 0);
+  EXPECT_THAT(std::string(PlaceVariants(costs, 4000, planned).message()), HasSubstr("twice"));
+  planned = *PlanVariants({{Bits(1.5)}}, 4000, 0);
+  EXPECT_THAT(std::string(PlaceVariants(costs, 4000, planned).message()), HasSubstr("at least 2"));
+}
+
+class VariantPlanFile : public testing::Test {
+ protected:
+  // A matrix of two stages of two bits, with the given report and a measured variant of each.
+  std::shared_ptr<const LiftedFile> File(std::string report, double coarse_kl, double fine_kl) {
+    LiftedFileWriter writer;
+    writer.SetModelConfig("{}");
+    writer.SetTokenizer("{}");
+    writer.SetSourceSha256(std::string(64, '0'));
+    writer.SetReport(std::move(report));
+    LiftCode code;
+    code.name = "2";
+    code.stored = 2;
+    code.steps = 1;
+    code.taps = {0.9f, 0.4f};
+    const int index = writer.AddCode(code);
+    const std::vector<uint8_t> planes(kRows * kCols * 2 / 8, 0x5A);
+    writer.AddTensor("a", kRows, kCols, {}, std::vector<uint16_t>(kRows, 0x3C00),
+                     {{index, 1.0f, planes}, {index, 0.3f, planes}});
+    writer.SetPlaneOrder({{0, 0}, {0, 1}});
+    std::vector<LiftedVariant> variants(2);
+    variants[0].name = "q2.0";
+    variants[0].plane_bytes = planes.size();
+    variants[0].kl = coarse_kl;
+    variants[1].name = "q4.0";
+    variants[1].plane_bytes = 2 * planes.size();
+    variants[1].kl = fine_kl;
+    writer.SetVariants(variants);
+    const std::string path = testing::TempDir() + "/variant_plan.lift";
+    EXPECT_TRUE(writer.Finish(path).ok());
+    auto file = LiftedFile::Open(path);
+    std::filesystem::remove(path);
+    EXPECT_TRUE(file.ok()) << file.status();
+    return *file;
+  }
+};
+
+TEST_F(VariantPlanFile, ExpectedKlFollowsThePredictionAndMeetsWhatWasMeasured) {
+  // Predicted .1 and .01; measured twice and once that.
+  const auto file = File(
+      R"({"tensors": [{"name": "a", "sensitivity": 1.0, "error": [1.0, 0.1, 0.01]}]})", 0.2, 0.01);
+  const auto costs = CostsOf(*file);
+  ASSERT_TRUE(costs.ok()) << costs.status();
+  const uint64_t stage = kRows * kCols * 2 / 8;
+  EXPECT_THAT((*costs)[0].stage_bytes, ElementsAre(stage, stage));
+  EXPECT_NEAR(ExpectedKl(*file, *costs, stage), 0.2, 1e-12);
+  EXPECT_NEAR(ExpectedKl(*file, *costs, 2 * stage), 0.01, 1e-12);
+  EXPECT_NEAR(ExpectedKl(*file, *costs, stage + stage / 2), 0.055 * std::sqrt(2.0), 1e-12);
+}
+
+TEST_F(VariantPlanFile, AFileWithoutAReportSaysSo) {
+  for (const char* report :
+       {"", "[]", R"({"tensors": 3})", R"({"tensors": [{"name": 1}]})", R"({"tensors": []})",
+        R"({"tensors": [{"name": "a", "sensitivity": 1.0, "error": [1.0, 0.1]}]})",
+        R"({"tensors": [{"name": "a", "sensitivity": 1.0, "error": [1.0, 0.1, "x"]}]})",
+        R"({"tensors": [{"name": "a", "sensitivity": "x", "error": [1.0, 0.1, 0.1]}]})"}) {
+    const auto costs = CostsOf(*File(report, -1, -1));
+    EXPECT_EQ(costs.status().code(), absl::StatusCode::kFailedPrecondition) << report;
+  }
+}
+
+}  // namespace
+}  // namespace lift
