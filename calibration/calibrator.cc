@@ -4,20 +4,24 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <map>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "calibration/allocate.h"
 #include "calibration/batches.h"
 #include "calibration/codes.h"
 #include "calibration/hessian_capture.h"
+#include "calibration/journal.h"
 #include "calibration/lift_tensor.h"
 #include "calibration/measure.h"
 #include "calibration/progress.h"
 #include "calibration/sensitivity.h"
 #include "calibration/strips.h"
 #include "calibration/variant_plan.h"
+#include "kernels/base/sha256.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "nlohmann/json.hpp"
 #include "server/model/model_layout.h"
@@ -64,11 +68,13 @@ class Calibrator {
     LIFT_RETURN_IF_ERROR(LoadInputs());
     LIFT_RETURN_IF_ERROR(PlanChain());
     LIFT_RETURN_IF_ERROR(MakeModel());
+    LIFT_RETURN_IF_ERROR(OpenJournal());
     LIFT_RETURN_IF_ERROR(LiftLayers());
     LIFT_RETURN_IF_ERROR(LiftEnds());
     Allocate();
     LIFT_RETURN_IF_ERROR(Write());
     if (options_.measure) LIFT_RETURN_IF_ERROR(Measure());
+    journal_->Remove();
     result_.seconds = Seconds();
     return result_;
   }
@@ -156,6 +162,33 @@ class Calibrator {
     return absl::OkStatus();
   }
 
+  // Everything that decides the lifted tensors.
+  std::string Fingerprint() {
+    Sha256 hash;
+    const auto add = [&](std::string_view bytes) {
+      hash.Update(std::as_bytes(std::span(bytes.data(), bytes.size())));
+    };
+    add(absl::StrCat("lifted tensors 1 ", checkpoint_->source_sha256(), " ", options_.seed, " ",
+                     encoder_.beam, " ", encoder_.block, " ", encoder_.lag, " ", encoder_.seam));
+    for (const StageSpec& stage : ChainOf(result_.chain)) {
+      add(absl::StrCat(" ", stage.code.name, " ", stage.damping, " ", stage.scale, " ",
+                       stage.from_middle, ":", absl::StrJoin(stage.code.taps, ",")));
+    }
+    for (const auto& sample : data_.samples) hash.Update(std::as_bytes(std::span(sample)));
+    hash.Update(std::as_bytes(std::span(data_.token_counts)));
+    return hash.HexDigest();
+  }
+
+  absl::Status OpenJournal() {
+    const std::string path = options_.out_path + ".journal";
+    if (!options_.resume) std::filesystem::remove(path);
+    LIFT_ASSIGN_OR_RETURN(journal_, Journal::Open(path, Fingerprint()));
+    if (journal_->size() > 0 && options_.show_progress)
+      std::fprintf(stderr, "going on after %zu lifted tensors of an interrupted run\n",
+                   journal_->size());
+    return absl::OkStatus();
+  }
+
   std::vector<float> ReadMatrix(const std::string& name) const {
     const DenseMatrixView view = *checkpoint_->Find(name);
     std::vector<float> w(static_cast<size_t>(view.rows * view.cols));
@@ -169,20 +202,31 @@ class Calibrator {
 
   // Lifts the tensors that read one input. hessian null: no data (an embedding look-up), every
   // direction counts alike. strips: rows that are lifted apart, each with a chain of its own.
-  void LiftSiteTensors(const std::vector<std::string>& names, const Hessian* hessian, int64_t layer,
-                       int kind, std::span<const Strip> strips = {}) {
+  absl::Status LiftSiteTensors(const std::vector<std::string>& names, const Hessian* hessian,
+                               int64_t layer, int kind, std::span<const Strip> strips = {}) {
     const int64_t cols = checkpoint_->Find(names[0])->cols, padded = PaddedColumns(cols);
     const RotationSpec spec{true, options_.seed * 0x9E3779B97F4A7C15u + rotations_.size()};
     rotations_.push_back(std::make_unique<Rotation>(spec, cols));
     const Rotation& rotation = *rotations_.back();
+    // The same parts as below; their names are all that matters here.
+    const auto part_name = [&](const std::string& name, size_t k) {
+      return strips.size() > 1 ? StripName(name, static_cast<int>(k)) : name;
+    };
+    bool all_done = true;
+    for (const std::string& name : names) {
+      for (size_t k = 0; k < std::max<size_t>(1, strips.size()); ++k)
+        all_done = all_done && journal_->Has(part_name(name, k));
+    }
     const Hessian flat(cols);
     std::vector<StageSpec> stages = ChainOf(result_.chain);
     for (const Strip& strip : strips) {
       const auto& chain = ChainOf(StripChain(result_.chain, strip.weight));
       stages.insert(stages.end(), chain.begin(), chain.end());
     }
-    const SiteMetric metric((hessian != nullptr ? *hessian : flat).Rotated(rotation, padded, pool_),
-                            padded, cols, stages, encoder_.seam, pool_);
+    std::optional<SiteMetric> metric;
+    if (!all_done)
+      metric.emplace((hessian != nullptr ? *hessian : flat).Rotated(rotation, padded, pool_),
+                     padded, cols, stages, encoder_.seam, pool_);
     for (const std::string& name : names) {
       const std::vector<float> w = ReadMatrix(name);
       const int64_t rows = static_cast<int64_t>(w.size()) / cols;
@@ -192,12 +236,16 @@ class Calibrator {
       double left = 0, energy = 0;
       for (const Strip& strip : parts) {
         const auto& chain = ChainOf(StripChain(result_.chain, strip.weight));
-        const std::string part =
-            parts.size() == 1 ? name : StripName(name, static_cast<int>(&strip - parts.data()));
-        tensors_.push_back(
-            {LiftTensor(part, &w[static_cast<size_t>(strip.begin * cols)], strip.rows, cols,
-                        rotation, spec, metric, chain, encoder_, *backend_, pool_),
-             &rotation, &chain, checkpoint_->Find(name)});
+        const std::string part = part_name(name, static_cast<size_t>(&strip - parts.data()));
+        if (!all_done && !journal_->Has(part)) {
+          tensors_.push_back(
+              {LiftTensor(part, &w[static_cast<size_t>(strip.begin * cols)], strip.rows, cols,
+                          rotation, spec, *metric, chain, encoder_, *backend_, pool_),
+               &rotation, &chain, checkpoint_->Find(name)});
+          LIFT_RETURN_IF_ERROR(journal_->Append(tensors_.back().bits));
+        } else {
+          tensors_.push_back({journal_->Take(part), &rotation, &chain, checkpoint_->Find(name)});
+        }
         DenseMatrixView& source = *tensors_.back().source;
         source.data = source.row(strip.begin);
         source.rows = strip.rows;
@@ -211,6 +259,7 @@ class Calibrator {
       matrix.probed.error = energy > 0 ? left / energy : 0.0;
       probed_.push_back(std::move(matrix));
     }
+    return absl::OkStatus();
   }
 
   absl::Status LiftLayers() {
@@ -226,7 +275,7 @@ class Calibrator {
            layout::LayerNames(checkpoint_->config(), layer).Sites()) {
         const Hessian* hessian = capture_.Find(site.name);  // null: an expert no token chose
         if (hessian == nullptr) unseen_.push_back(site.name);
-        LiftSiteTensors(site.matrices, hessian, layer, kind);
+        LIFT_RETURN_IF_ERROR(LiftSiteTensors(site.matrices, hessian, layer, kind));
         kind += static_cast<int>(site.matrices.size());
       }
       progress.Update(layer + 1, layers);
@@ -255,8 +304,9 @@ class Calibrator {
     if (config.tie_embeddings) head.AddIdentity(1.0);
     data_.token_counts.resize(static_cast<size_t>(config.vocab_size), 0);
     const std::vector<Strip> strips = VocabularyStrips(data_.token_counts);
-    LiftSiteTensors({layout::HeadName(config)}, &head, -1, 0, strips);
-    if (!config.tie_embeddings) LiftSiteTensors({layout::kEmbedding}, nullptr, -1, 1, strips);
+    LIFT_RETURN_IF_ERROR(LiftSiteTensors({layout::HeadName(config)}, &head, -1, 0, strips));
+    if (!config.tie_embeddings)
+      LIFT_RETURN_IF_ERROR(LiftSiteTensors({layout::kEmbedding}, nullptr, -1, 1, strips));
     EndPhase("lift embedding and head");
     return absl::OkStatus();
   }
@@ -411,6 +461,7 @@ class Calibrator {
   };
   std::vector<LiftedPart> tensors_;
   std::vector<ProbedMatrix> probed_;
+  std::unique_ptr<Journal> journal_;
   std::vector<std::string> unseen_;  // sites that no calibration token reached
   std::vector<TensorCost> costs_;
   std::vector<PlaneUnit> order_;

@@ -30,6 +30,7 @@ struct CalibrationOptions {
   uint64_t seed = 1;
   bool measure = true;  // fill in KL and perplexity
   bool show_progress = true;
+  bool resume = true;  // go on where an interrupted run with the same inputs and output left off
 };
 
 struct ReferenceRow {

@@ -73,6 +73,8 @@ void Describe(CLI::App& app, Arguments& a) {
       ->check(CLI::IsMember({"cpu"}))
       ->capture_default_str();
   app.add_flag("!--no-measure", a.options.measure, "skip measuring perplexity and KL");
+  app.add_flag("!--no-resume", a.options.resume,
+               "begin anew even where an interrupted run with the same inputs left OUT.journal");
   app.add_flag("--json", a.json, "print one JSON object on stdout");
   app.add_flag("--quiet", a.quiet, "no progress");
 }
