@@ -45,37 +45,53 @@ inline void AddTo(int32_t* acc, __m512i value) {
 }
 
 // One column: `w & mask_i` has bytes of value 0 or 2^i, summed in accumulator i, which is shifted
-// right by i at the end (exact). No unpacking.
+// right by i at the end (exact). No unpacking. Two tiles share each broadcast of u.
+template <int kTiles>
 void DotMasked(const SignDot& a, int64_t column) {
-  __m512i acc[8];
-#pragma GCC unroll 8
-  for (int bit = 0; bit < 8; ++bit) acc[bit] = _mm512_setzero_si512();
-  const int8_t* u = a.columns[column];
-  ForEachTile<1>(
-      a, [&](const __m512i* w, int64_t offset) __attribute__((always_inline)) {
-#pragma GCC unroll 8
-        for (int bit = 0; bit < 8; ++bit) {
-          const __m512i mask = _mm512_set1_epi8(static_cast<char>(1 << bit));
-          acc[bit] = _mm512_dpbusd_epi32(acc[bit], _mm512_and_si512(w[0], mask),
-                                         Bytes4(u + offset + 4 * bit));
-        }
-      });
-  __m512i sum = _mm512_setzero_si512();
-#pragma GCC unroll 8
-  for (int bit = 0; bit < 8; ++bit) {
-    sum = _mm512_add_epi32(sum, _mm512_srai_epi32(acc[bit], bit));
-  }
-  AddTo(a.acc + column * kTilePair, sum);
-}
-
-// Many columns: bytes of value 0 or 1, made once for all of them.
-template <int kTiles, int kColumns>
-void DotExpanded(const SignDot& a, int64_t first) {
-  __m512i acc[kTiles][kColumns];
+  __m512i acc[kTiles][8];
 #pragma GCC unroll 2
   for (int i = 0; i < kTiles; ++i) {
 #pragma GCC unroll 8
-    for (int c = 0; c < kColumns; ++c) acc[i][c] = _mm512_setzero_si512();
+    for (int bit = 0; bit < 8; ++bit) acc[i][bit] = _mm512_setzero_si512();
+  }
+  const int8_t* u = a.columns[column];
+  ForEachTile<kTiles>(
+      a, [&](const __m512i* w, int64_t offset) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+        for (int bit = 0; bit < 8; ++bit) {
+          const __m512i bytes = Bytes4(u + offset + 4 * bit);
+#pragma GCC unroll 2
+          for (int i = 0; i < kTiles; ++i) {
+            acc[i][bit] = _mm512_dpbusd_epi32(
+                acc[i][bit], _mm512_and_si512(w[i], _mm512_set1_epi8(static_cast<char>(1 << bit))),
+                bytes);
+          }
+        }
+      });
+#pragma GCC unroll 2
+  for (int i = 0; i < kTiles; ++i) {
+    __m512i sum = _mm512_setzero_si512();
+#pragma GCC unroll 8
+    for (int bit = 0; bit < 8; ++bit) {
+      sum = _mm512_add_epi32(sum, _mm512_srai_epi32(acc[i][bit], bit));
+    }
+    AddTo(a.acc + column * kTilePair + i * kTileRows, sum);
+  }
+}
+
+// Many columns: bytes of value 0 or 1, made once for all of them. A dot product takes several
+// cycles and two can start in each, so few columns are summed in several parts.
+template <int kTiles, int kColumns>
+void DotExpanded(const SignDot& a, int64_t first) {
+  constexpr int kSums = kTiles * kColumns, kParts = kSums <= 4 ? 4 : kSums <= 8 ? 2 : 1;
+  __m512i acc[kParts][kTiles][kColumns];
+#pragma GCC unroll 4
+  for (int part = 0; part < kParts; ++part) {
+#pragma GCC unroll 2
+    for (int i = 0; i < kTiles; ++i) {
+#pragma GCC unroll 8
+      for (int c = 0; c < kColumns; ++c) acc[part][i][c] = _mm512_setzero_si512();
+    }
   }
   const int8_t* u[kColumns];
   for (int c = 0; c < kColumns; ++c) u[c] = a.columns[first + c];
@@ -93,8 +109,10 @@ void DotExpanded(const SignDot& a, int64_t first) {
           for (int c = 0; c < kColumns; ++c) {
             const __m512i bytes = Bytes4(u[c] + offset + 4 * bit);
 #pragma GCC unroll 2
-            for (int i = 0; i < kTiles; ++i)
-              acc[i][c] = _mm512_dpbusd_epi32(acc[i][c], x[i], bytes);
+            for (int i = 0; i < kTiles; ++i) {
+              __m512i& sum = acc[bit % kParts][i][c];
+              sum = _mm512_dpbusd_epi32(sum, x[i], bytes);
+            }
           }
         }
       });
@@ -102,7 +120,10 @@ void DotExpanded(const SignDot& a, int64_t first) {
   for (int i = 0; i < kTiles; ++i) {
 #pragma GCC unroll 8
     for (int c = 0; c < kColumns; ++c) {
-      AddTo(a.acc + (first + c) * kTilePair + i * kTileRows, acc[i][c]);
+      __m512i sum = acc[0][i][c];
+#pragma GCC unroll 4
+      for (int part = 1; part < kParts; ++part) sum = _mm512_add_epi32(sum, acc[part][i][c]);
+      AddTo(a.acc + (first + c) * kTilePair + i * kTileRows, sum);
     }
   }
 }
@@ -111,7 +132,7 @@ template <int kTiles>
 void DotUpTo8(const SignDot& a, int64_t first, int64_t columns) {
   switch (columns) {
     case 1:
-      return DotMasked(a, first);
+      return DotMasked<kTiles>(a, first);
     case 2:
       return DotExpanded<kTiles, 2>(a, first);
     case 3:
@@ -132,8 +153,7 @@ void DotUpTo8(const SignDot& a, int64_t first, int64_t columns) {
 void SignDotAvx512(const SignDot& a) {
   for (int64_t first = 0; first < a.num_columns; first += 8) {
     const int64_t columns = a.num_columns - first < 8 ? a.num_columns - first : 8;
-    const bool one_by_one = columns == 1;  // eight sums a tile: two tiles would spill
-    if (a.tiles == 2 && !one_by_one) {
+    if (a.tiles == 2) {
       DotUpTo8<2>(a, first, columns);
       continue;
     }
@@ -158,51 +178,70 @@ void ScaleRows(const uint16_t* scale, int64_t rows, float* y) {
 
 // One or two columns (a token, or the two bytes of a wide one) with the derived signs made in
 // registers, so that memory and arithmetic overlap.
-template <int kStored, int kDerived, int kColumns>
-__attribute__((target("gfni,avx512vbmi2"))) void DotFused(const SignDot& a, int tile) {
+template <int kStored, int kDerived, int kColumns, int kTiles>
+__attribute__((target("gfni,avx512vbmi2"))) void DotFused(const SignDot& a, int first_tile) {
   constexpr int kStreams = kStored + kDerived;
   const ParityTables& tables = *a.parity;
-  __m512i acc[kColumns][8], before[kStored];
+  __m512i acc[kTiles][kColumns][8], before[kTiles][kStored];
+  const uint8_t* plane[kTiles];
 #pragma GCC unroll 2
-  for (int c = 0; c < kColumns; ++c) {
+  for (int i = 0; i < kTiles; ++i) {
+#pragma GCC unroll 2
+    for (int c = 0; c < kColumns; ++c) {
 #pragma GCC unroll 8
-    for (int bit = 0; bit < 8; ++bit) acc[c][bit] = _mm512_setzero_si512();
-  }
-  const uint8_t* plane = a.planes[tile];
-  const uint8_t* last = plane + (a.end - 1) * kStored * kTileBytes;
+      for (int bit = 0; bit < 8; ++bit) acc[i][c][bit] = _mm512_setzero_si512();
+    }
+    plane[i] = a.planes[first_tile + i];
+    const uint8_t* last = plane[i] + (a.end - 1) * kStored * kTileBytes;
 #pragma GCC unroll 4
-  for (int s = 0; s < kStored; ++s) before[s] = _mm512_loadu_si512(last + s * kTileBytes);
+    for (int s = 0; s < kStored; ++s) before[i][s] = _mm512_loadu_si512(last + s * kTileBytes);
+  }
   const int8_t* u[kColumns];
   for (int c = 0; c < kColumns; ++c) u[c] = a.columns[c];
   int64_t offset = 0;
-  const auto add = [&](__m512i w, int64_t at) __attribute__((always_inline)) {
+  const auto add = [&](const __m512i* w, int64_t at) __attribute__((always_inline)) {
 #pragma GCC unroll 8
     for (int bit = 0; bit < 8; ++bit) {
-      const __m512i x = _mm512_and_si512(w, _mm512_set1_epi8(static_cast<char>(1 << bit)));
+      __m512i x[kTiles];
+#pragma GCC unroll 2
+      for (int i = 0; i < kTiles; ++i)
+        x[i] = _mm512_and_si512(w[i], _mm512_set1_epi8(static_cast<char>(1 << bit)));
 #pragma GCC unroll 2
       for (int c = 0; c < kColumns; ++c) {
-        acc[c][bit] = _mm512_dpbusd_epi32(acc[c][bit], x, Bytes4(u[c] + at + 4 * bit));
+        const __m512i bytes = Bytes4(u[c] + at + 4 * bit);
+#pragma GCC unroll 2
+        for (int i = 0; i < kTiles; ++i) {
+          acc[i][c][bit] = _mm512_dpbusd_epi32(acc[i][c][bit], x[i], bytes);
+        }
       }
     }
   };
   for (int64_t b = 0; b < a.end; ++b, offset += kStreams * kTileColumns) {
-    __m512i q[kDerived + 1];
+    __m512i q[kDerived + 1][kTiles];
 #pragma GCC unroll 4
-    for (int s = 0; s < kStored; ++s, plane += kTileBytes) {
-      const __m512i w = _mm512_loadu_si512(plane);
-      _mm_prefetch(reinterpret_cast<const char*>(plane) + kPrefetchBytes, _MM_HINT_T0);
+    for (int s = 0; s < kStored; ++s) {
+      __m512i w[kTiles];
+#pragma GCC unroll 2
+      for (int i = 0; i < kTiles; ++i) {
+        w[i] = _mm512_loadu_si512(plane[i]);
+        _mm_prefetch(reinterpret_cast<const char*>(plane[i]) + kPrefetchBytes, _MM_HINT_T0);
+        plane[i] += kTileBytes;
+      }
       add(w, offset + s * kTileColumns);
       if constexpr (kDerived > 0) {
-        const __m512i byte_before = _mm512_shldi_epi32(w, before[s], 8);
-        before[s] = w;
 #pragma GCC unroll 2
-        for (int k = 0; k < kDerived; ++k) {
-          const __m512i same = _mm512_gf2p8affine_epi64_epi8(
-              w, _mm512_set1_epi64(static_cast<int64_t>(tables.low[k][s])), 0);
-          const __m512i carried = _mm512_gf2p8affine_epi64_epi8(
-              byte_before, _mm512_set1_epi64(static_cast<int64_t>(tables.high[k][s])), 0);
-          q[k] = s == 0 ? _mm512_xor_si512(same, carried)
-                        : _mm512_ternarylogic_epi32(q[k], same, carried, 0x96);
+        for (int i = 0; i < kTiles; ++i) {
+          const __m512i byte_before = _mm512_shldi_epi32(w[i], before[i][s], 8);
+          before[i][s] = w[i];
+#pragma GCC unroll 2
+          for (int k = 0; k < kDerived; ++k) {
+            const __m512i same = _mm512_gf2p8affine_epi64_epi8(
+                w[i], _mm512_set1_epi64(static_cast<int64_t>(tables.low[k][s])), 0);
+            const __m512i carried = _mm512_gf2p8affine_epi64_epi8(
+                byte_before, _mm512_set1_epi64(static_cast<int64_t>(tables.high[k][s])), 0);
+            q[k][i] = s == 0 ? _mm512_xor_si512(same, carried)
+                             : _mm512_ternarylogic_epi32(q[k][i], same, carried, 0x96);
+          }
         }
       }
     }
@@ -210,23 +249,27 @@ __attribute__((target("gfni,avx512vbmi2"))) void DotFused(const SignDot& a, int 
     for (int k = 0; k < kDerived; ++k) add(q[k], offset + (kStored + k) * kTileColumns);
   }
 #pragma GCC unroll 2
-  for (int c = 0; c < kColumns; ++c) {
-    __m512i sum = _mm512_setzero_si512();
+  for (int i = 0; i < kTiles; ++i) {
+#pragma GCC unroll 2
+    for (int c = 0; c < kColumns; ++c) {
+      __m512i sum = _mm512_setzero_si512();
 #pragma GCC unroll 8
-    for (int bit = 0; bit < 8; ++bit) {
-      sum = _mm512_add_epi32(sum, _mm512_srai_epi32(acc[c][bit], bit));
+      for (int bit = 0; bit < 8; ++bit) {
+        sum = _mm512_add_epi32(sum, _mm512_srai_epi32(acc[i][c][bit], bit));
+      }
+      AddTo(a.acc + c * kTilePair + (first_tile + i) * kTileRows, sum);
     }
-    AddTo(a.acc + c * kTilePair + tile * kTileRows, sum);
   }
 }
 
 template <int kStored, int kDerived>
 void DotFusedTiles(const SignDot& a) {
+  if (a.num_columns == 1 && a.tiles == 2) return DotFused<kStored, kDerived, 1, 2>(a, 0);
   for (int tile = 0; tile < a.tiles; ++tile) {
     if (a.num_columns == 1) {
-      DotFused<kStored, kDerived, 1>(a, tile);
+      DotFused<kStored, kDerived, 1, 1>(a, tile);
     } else {
-      DotFused<kStored, kDerived, 2>(a, tile);
+      DotFused<kStored, kDerived, 2, 1>(a, tile);
     }
   }
 }
