@@ -40,12 +40,21 @@ struct ReferenceRow {
   double bits_per_weight = 0;
 };
 
+// How well the variants serve one kind of text they were calibrated on.
+struct SourceReport {
+  std::string name;
+  double weight = 1;
+  int64_t samples = 0, tokens = 0;  // tokens: measured on, held out of the source
+  std::vector<double> kl;           // [variants]
+};
+
 struct CalibrationResult {
   std::vector<LiftedVariant> variants;
   ReferenceRow reference;
   std::string source_sha256, warning;
   std::vector<int> chain;
   double seconds = 0;
+  std::vector<SourceReport> sources;  // where sources have names or weights
   int64_t weights = 0, calibration_tokens = 0, eval_tokens = 0;
   std::vector<std::pair<std::string, double>> phases;  // name, seconds
 };

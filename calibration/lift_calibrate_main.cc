@@ -36,8 +36,10 @@ void Describe(CLI::App& app, Arguments& a) {
       "lift-calibrate plan --help: other sizes of a calibrated file.\n"
       "Exit codes: 0 done, 1 the work failed, 2 the command line or an input is wrong.");
   app.add_option("--model", a.options.model_path, "Hugging Face folder or GGUF file")->required();
-  app.add_option("--calib", a.options.calib_paths,
-                 "calibration text: plain text, or .jsonl with \"text\" or chat \"messages\"")
+  app.add_option(
+         "--calib", a.options.calib_paths,
+         "calibration text as [NAME=]PATH[:WEIGHT]: plain text, or .jsonl with \"text\" or chat "
+         "\"messages\"; weights share out the samples, named sources are measured apart")
       ->required()
       ->delimiter(',');
   app.add_option("--budget-mb", a.budget_mb,
@@ -142,6 +144,15 @@ nlohmann::json ToJson(const lift::CalibrationResult& result) {
   out["weights"] = result.weights;
   out["calibration_tokens"] = result.calibration_tokens;
   out["eval_tokens"] = result.eval_tokens;
+  for (const lift::SourceReport& source : result.sources) {
+    nlohmann::json kl;
+    for (size_t i = 0; i < source.kl.size(); ++i) kl[result.variants[i].name] = source.kl[i];
+    out["sources"].push_back({{"name", source.name},
+                              {"weight", source.weight},
+                              {"samples", source.samples},
+                              {"tokens", source.tokens},
+                              {"kl", kl}});
+  }
   for (const auto& [phase, seconds] : result.phases) out["phases"][phase] = seconds;
   return out;
 }
@@ -158,6 +169,14 @@ void PrintTable(const lift::CalibrationResult& result) {
     std::printf("%-12s %8.3f %8.3f %14llu %12s %12s\n", v.name.c_str(), v.lambda, v.bits_per_weight,
                 static_cast<unsigned long long>(v.bytes), number(v.perplexity, "%.3f").c_str(),
                 number(v.kl, "%.6f").c_str());
+  }
+  for (const lift::SourceReport& source : result.sources) {
+    std::printf("KL on %s (weight %g, %lld samples, %lld tokens held out):", source.name.c_str(),
+                source.weight, static_cast<long long>(source.samples),
+                static_cast<long long>(source.tokens));
+    for (size_t i = 0; i < source.kl.size(); ++i)
+      std::printf(" %s %s", result.variants[i].name.c_str(), number(source.kl[i], "%.5f").c_str());
+    std::printf("\n");
   }
   if (result.reference.perplexity > 0) {
     std::printf("%-12s %8s %8.3f %14llu %12.3f %12s\n", "(reference)", "1",

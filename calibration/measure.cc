@@ -39,16 +39,22 @@ absl::StatusOr<Measurement> MeasureVariants(const MeasureRequest& request,
   LIFT_ASSIGN_OR_RETURN(const Evaluation scores,
                         EvaluateVariants(lifted, reference, tokens, backend, pool, options));
   options.progress = nullptr;
-  LIFT_ASSIGN_OR_RETURN(const Evaluation full,
-                        EvaluateVariants(reference, nullptr, tokens, backend, pool, options));
+  Evaluation full;
+  if (request.with_reference) {
+    LIFT_ASSIGN_OR_RETURN(full,
+                          EvaluateVariants(reference, nullptr, tokens, backend, pool, options));
+  }
   Measurement out;
   out.tokens = scores.scored_tokens;
+  out.text = tokens;
   for (const VariantScore& score : scores.variants) {
     out.kl.push_back(score.kl);
     out.perplexity.push_back(score.perplexity);
   }
   const LiftedVariant& source = reference->variants()[0];
-  out.reference = {source.name, full.variants[0].perplexity, source.bytes, source.bits_per_weight};
+  if (request.with_reference)
+    out.reference = {source.name, full.variants[0].perplexity, source.bytes,
+                     source.bits_per_weight};
   return out;
 }
 

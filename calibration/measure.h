@@ -19,12 +19,14 @@ struct MeasureRequest {
   const std::vector<int32_t>& tokens;
   int64_t context, max_tokens;
   bool show_progress;
+  bool with_reference = true;  // the source's own perplexity too
 };
 
 struct Measurement {
   std::vector<double> kl, perplexity;  // [variants]
   ReferenceRow reference;
   int64_t tokens = 0;
+  std::vector<int32_t> text;  // what was measured on
 };
 
 absl::StatusOr<Measurement> MeasureVariants(const MeasureRequest& request,

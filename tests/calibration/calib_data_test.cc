@@ -122,5 +122,61 @@ TEST_F(CalibData, InvalidUtf8IsReplacedNotRefused) {
   EXPECT_TRUE(LoadCalibrationData({Write("t.txt", text)}, *ByteTokenizer(), {}).ok());
 }
 
+TEST_F(CalibData, SourcesHaveNamesAndWeights) {
+  const std::string path = Write("a:3", "text");
+  const auto parsed = [](const std::string& text) { return *ParseCalibrationSource(text); };
+  EXPECT_EQ(parsed(path).path, path);  // what exists is a path as it stands
+  EXPECT_FALSE(parsed(path).weight.has_value());
+  EXPECT_FALSE(parsed(path).named);
+  EXPECT_EQ(parsed("law=/x/y.txt:2.5").name, "law");
+  EXPECT_EQ(parsed("law=/x/y.txt:2.5").path, "/x/y.txt");
+  EXPECT_EQ(parsed("law=/x/y.txt:2.5").weight, 2.5);
+  EXPECT_EQ(parsed("/x/y.txt:2").name, "y.txt");
+  EXPECT_EQ(parsed("/x=1/y.txt").path, "/x=1/y.txt");
+  EXPECT_EQ(parsed("C:/y.txt").path, "C:/y.txt");
+  for (const char* wrong : {"", "a=", "=b", "b:0", "b:-1", "a=:3"})
+    EXPECT_EQ(ParseCalibrationSource(wrong).status().code(), absl::StatusCode::kInvalidArgument)
+        << wrong;
+}
+
+TEST_F(CalibData, WeightsShareTheSamples) {
+  const std::string a = Write("a.txt", std::string(4000, 'a')),
+                    b = Write("b.txt", std::string(4000, 'b'));
+  CalibrationDataOptions options;
+  options.samples = 8;
+  options.context = 50;
+  const auto data = LoadCalibrationData({"first=" + a + ":3", b}, *ByteTokenizer(), options);
+  ASSERT_TRUE(data.ok()) << data.status();
+  ASSERT_EQ(data->samples.size(), 8u);
+  std::set<int32_t> ids_of_a(data->samples[0].begin(), data->samples[0].end());
+  ASSERT_EQ(ids_of_a.size(), 1u);
+  int from_a = 0;
+  for (const auto& sample : data->samples) from_a += sample[0] == *ids_of_a.begin();
+  EXPECT_EQ(from_a, 6);
+  EXPECT_EQ(data->sources[0].samples, 6);
+  EXPECT_EQ(data->sources[1].samples, 2);
+  EXPECT_EQ(data->sources[0].held_out.size(), 400u);
+  EXPECT_EQ(data->warning, "");
+
+  // Too short for its share: says so and gives what it has.
+  const auto scarce = LoadCalibrationData({a, Write("c.txt", std::string(100, 'c')) + ":7"},
+                                          *ByteTokenizer(), options);
+  ASSERT_TRUE(scarce.ok()) << scarce.status();
+  EXPECT_NE(scarce->warning.find("'c.txt' yields 1 samples"), std::string::npos) << scarce->warning;
+}
+
+TEST_F(CalibData, TextOfAnotherKindIsNoticed) {
+  const auto tokenizer = ByteTokenizer();
+  const auto data = LoadCalibrationData({Write("t.txt", std::string(500, 'a'))}, *tokenizer, {});
+  ASSERT_TRUE(data.ok()) << data.status();
+  std::vector<int32_t> text(100, data->samples[0][1]);
+  EXPECT_EQ(UnlikeWarning(*data, text), "");
+  text[0] = text[1] = 0;
+  EXPECT_EQ(UnlikeWarning(*data, text), "");
+  for (int i = 0; i < 10; ++i) text[static_cast<size_t>(i)] = 255;
+  EXPECT_NE(UnlikeWarning(*data, text).find("10 %"), std::string::npos);
+  EXPECT_EQ(UnlikeWarning(*data, {}), "");
+}
+
 }  // namespace
 }  // namespace lift
