@@ -31,7 +31,7 @@ sys.path.insert(0, str(SOURCE / "tests/model"))
 from lifted_reader import LiftedFile  # noqa: E402
 
 MODELS = ["tiny/tiny-bias", "tiny/tiny-gqa-f16.gguf", "families/qwen3-1", "families/mistral-1", "families/mixtral-1",
-          "families/gpt_neox-1", "families/mamba-1", "families/mamba2-1"]
+          "families/gpt_neox-1", "families/starcoder2-1", "families/mamba-1", "families/mamba2-1"]
 TOLERANCE = 1e-3  # of logits of a few units
 
 
@@ -116,7 +116,7 @@ def canonical(tensors, config):
                              ("backbone.embeddings", "model.embed_tokens"), ("backbone.norm_f", "model.norm"),
                              ("backbone.", "model."),
                              ("attention.dense", "self_attn.o_proj"), ("dense_h_to_4h", "up_proj"),
-                             ("dense_4h_to_h", "down_proj")):
+                             ("dense_4h_to_h", "down_proj"), ("mlp.c_fc", "mlp.up_proj"), ("mlp.c_proj", "mlp.down_proj")):
             name = name.replace(theirs, ours)
         if config["model_type"].startswith("mamba") and name.endswith(".norm.weight") and "mixer" not in name:
             name = name.replace(".norm.", ".input_layernorm.") if "layers" in name else name

@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 
 #include "calibration/calibrator.h"
 #include "calibration/eval/generate.h"
+#include "server/model/checkpoint/safetensors.h"
 #include "server/model/mlp.h"
 #include "tests/model/runner.h"
 
@@ -140,12 +142,84 @@ TEST_P(FamilyCalibration, OnlyTouchedExpertsAreRead) {
 
 INSTANTIATE_TEST_SUITE_P(Tiny, FamilyCalibration,
                          ::testing::Values("qwen3-1", "mistral-1", "mixtral-1", "gpt_neox-1",
-                                           "mamba-1", "mamba2-1"),
+                                           "starcoder2-1", "mamba-1", "mamba2-1"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
+
+// A copy of mixtral-1 whose last three experts of layer 0 always score alike: of equals the lower
+// ones are taken, so nobody ever chooses the last.
+std::string WithAnUnreachableExpert() {
+  const std::string from = kFamilies + "mixtral-1",
+                    to = (std::filesystem::temp_directory_path() /
+                          ("lift_unseen_" + std::to_string(getpid())))
+                             .string();
+  std::filesystem::remove_all(to);
+  std::filesystem::copy(from, to);
+  const auto file = SafetensorsFile::Open(from + "/model.safetensors");
+  EXPECT_TRUE(file.ok()) << file.status();
+  const SafetensorsTensor& router =
+      (*file)->tensors().at("model.layers.0.block_sparse_moe.gate.weight");
+  const auto whole = (*file)->file_bytes();
+  std::vector<std::byte> bytes(whole.begin(), whole.end());
+  const size_t row = router.bytes.size() / 5;
+  std::byte* rows = bytes.data() + (router.bytes.data() - whole.data());
+  for (const int expert : {3, 4}) std::copy_n(rows + 2 * row, row, rows + expert * row);
+  std::ofstream(to + "/model.safetensors", std::ios::binary)
+      .write(reinterpret_cast<const char*>(bytes.data()),
+             static_cast<std::streamsize>(bytes.size()));
+  return to;
+}
+
+TEST(UnseenExperts, AreLiftedWithoutDataAndNamed) {
+  CalibrationOptions options;
+  options.model_path = WithAnUnreachableExpert();
+  options.out_path = options.model_path + "/model.lift";
+  options.calib_paths = {LIFT_TEST_DATA "/text/node_modules_and_packages.txt"};
+  options.variants = {{4.5, {}, {}}, {7.0, {}, {}}};
+  options.quality = CalibrationQuality::kFast;
+  options.data.samples = 8;
+  options.data.context = 96;
+  options.eval_tokens = 256;
+  options.chain = {2, 2, 2};
+  options.beam = 16;
+  options.threads = 2;
+  options.show_progress = false;
+  const auto result = Calibrate(options);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_NE(result->warning.find("lifted without data"), std::string::npos) << result->warning;
+  EXPECT_NE(result->warning.find("model.layers.0.mlp.experts.4."), std::string::npos)
+      << result->warning;
+  const auto weights = Weights::Open(options.out_path), source = Weights::Open(options.model_path);
+  std::filesystem::remove_all(options.model_path);  // stays mapped
+  ASSERT_TRUE(weights.ok()) << weights.status();
+  ASSERT_TRUE(source.ok()) << source.status();
+  // Its planes are as close to its weights as those of the experts that were seen.
+  ThreadPool pool(1);
+  const auto backend = MakeCpuBackend(pool);
+  const auto error = [&](int expert) {
+    const std::string name =
+        "model.layers.0.mlp.experts." + std::to_string(expert) + ".up_proj.weight";
+    const Matrix& lifted = **(*weights)->GetMatrix(name);
+    const Matrix& dense = **(*source)->GetMatrix(name);
+    std::vector<float> got(static_cast<size_t>(lifted.cols)), want(got);
+    double difference = 0, size = 0;
+    for (int64_t row = 0; row < lifted.rows; ++row) {
+      const auto [strip, at] = lifted.StripOf(row);
+      backend->LiftedRow(*strip, at, 1, got.data());
+      Dequantize(dense.dense->type, dense.dense->row(row), want);
+      for (size_t i = 0; i < got.size(); ++i) {
+        difference += std::pow(got[i] - want[i], 2);
+        size += std::pow(want[i], 2);
+      }
+    }
+    return difference / size;
+  };
+  EXPECT_LT(error(4), 0.3);  // one stage of two bits on rows this short
+  EXPECT_LT(error(4), 2 * error(0) + 0.02);
+}
 
 }  // namespace
 }  // namespace lift

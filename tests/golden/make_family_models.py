@@ -65,6 +65,14 @@ FAMILIES = {
         dict(hidden_size=48, intermediate_size=72, num_attention_heads=3, attention_bias=False,
              tie_word_embeddings=True, **rope(partial_rotary_factor=0.25)),
     ],
+    "starcoder2": [
+        dict(hidden_size=60, intermediate_size=59, num_attention_heads=6, num_key_value_heads=2, tie_word_embeddings=False,
+             **rope()),
+        dict(hidden_size=40, intermediate_size=56, num_attention_heads=5, num_key_value_heads=1, sliding_window=50,
+             **rope(1e6)),
+        dict(hidden_size=48, intermediate_size=72, num_attention_heads=3, num_key_value_heads=3, use_bias=False,
+             tie_word_embeddings=True, **rope(500.0)),
+    ],
     "mamba": [
         dict(hidden_size=36, expand=2, state_size=7, conv_kernel=4, time_step_rank=5, use_bias=True),
         dict(hidden_size=40, expand=3, state_size=16, conv_kernel=3, tie_word_embeddings=True),
@@ -83,6 +91,7 @@ CLASSES = {
     "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
     "mixtral": (transformers.MixtralConfig, transformers.MixtralForCausalLM),
     "gpt_neox": (transformers.GPTNeoXConfig, transformers.GPTNeoXForCausalLM),
+    "starcoder2": (transformers.Starcoder2Config, transformers.Starcoder2ForCausalLM),
     "mamba": (transformers.MambaConfig, transformers.MambaForCausalLM),
     "mamba2": (transformers.Mamba2Config, transformers.Mamba2ForCausalLM),
 }
@@ -141,7 +150,7 @@ def write_goldens(model, folder, rng):
 LLAMA_LAYER = {
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate",
+    "self_attn.q_norm": "attn_q_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down", "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }
 NEOX_LAYER = {
@@ -241,7 +250,7 @@ def save_gguf(family, model, path):
     if family in RECURRENT:
         return save_mamba_gguf(family, model, path)
     config = model.config
-    writer = gguf.GGUFWriter(str(path), {"qwen3": "qwen3", "mixtral": "llama", "gpt_neox": "gptneox"}[family])
+    writer = gguf.GGUFWriter(str(path), {"mixtral": "llama", "gpt_neox": "gptneox"}.get(family, family))
     writer.add_name(path.stem)
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_position_embeddings)
@@ -259,7 +268,10 @@ def save_gguf(family, model, path):
         writer.add_head_count_kv(config.num_key_value_heads)
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
-        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        if family == "starcoder2":
+            writer.add_layer_norm_eps(config.norm_epsilon)
+        else:
+            writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     if family == "mixtral":
         writer.add_expert_count(config.num_local_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)

@@ -89,7 +89,7 @@ StoredTensor Part(const StoredTensor& whole, std::vector<int64_t> shape,
 std::span<const Architecture> Architectures() {
   static const std::array kAll = {families::Llama(), families::Mistral(), families::Mixtral(),
                                   families::Qwen2(), families::Qwen3(),   families::GptNeoX(),
-                                  families::Mamba(), families::Mamba2()};
+                                  families::Mamba(), families::Mamba2(),  families::Starcoder2()};
   return kAll;
 }
 

@@ -15,6 +15,7 @@ Architecture Qwen3();
 Architecture GptNeoX();
 Architecture Mamba();
 Architecture Mamba2();
+Architecture Starcoder2();
 
 // GGUF's names for what Llama and its relatives have.
 std::span<const NameRule> LlamaGgufNames();
