@@ -404,7 +404,13 @@ class Calibrator {
     LIFT_RETURN_IF_ERROR(PlaceVariants(costs_, result_.weights, wanted_));
     writer_->SetVariants(wanted_);
     LIFT_RETURN_IF_ERROR(writer_->Finish(options_.out_path));
-    LIFT_ASSIGN_OR_RETURN(const auto file, LiftedFile::Open(options_.out_path));
+    LIFT_ASSIGN_OR_RETURN(auto file, LiftedFile::Open(options_.out_path));
+    LIFT_ASSIGN_OR_RETURN(const bool shrunk, FitBudgets(*file, wanted_));
+    if (shrunk) {
+      writer_->SetVariants(wanted_);
+      LIFT_RETURN_IF_ERROR(writer_->Finish(options_.out_path));
+      LIFT_ASSIGN_OR_RETURN(file, LiftedFile::Open(options_.out_path));
+    }
     result_.variants.assign(file->variants().begin(), file->variants().end());
     EndPhase("write");
     return absl::OkStatus();
@@ -425,27 +431,13 @@ class Calibrator {
     result_.eval_tokens = measured.tokens;
     if (const std::string unlike = UnlikeWarning(data_, measured.text); !unlike.empty())
       absl::StrAppend(&result_.warning, result_.warning.empty() ? "" : ". ", unlike);
-    LIFT_RETURN_IF_ERROR(MeasureSources(request));
+    LIFT_ASSIGN_OR_RETURN(result_.sources,
+                          MeasureSources(request, data_.sources, *tokenizer_, *backend_, pool_));
     writer_->SetVariants(wanted_);
     LIFT_RETURN_IF_ERROR(writer_->Finish(options_.out_path));
     LIFT_ASSIGN_OR_RETURN(const auto file, LiftedFile::Open(options_.out_path));
     result_.variants.assign(file->variants().begin(), file->variants().end());
     EndPhase("measure");
-    return absl::OkStatus();
-  }
-
-  // KL on each source's own held-out text, where the user tells sources apart.
-  absl::Status MeasureSources(const MeasureRequest& whole) {
-    for (const CalibrationSource& source : data_.sources) {
-      if (!source.named || source.held_out.size() < 2) continue;
-      const MeasureRequest request{
-          whole.lifted_path, whole.reference_path, "",   source.held_out, whole.context,
-          whole.max_tokens,  whole.show_progress,  false};
-      LIFT_ASSIGN_OR_RETURN(const Measurement measured,
-                            MeasureVariants(request, *tokenizer_, *backend_, pool_));
-      result_.sources.push_back(
-          {source.name, source.weight.value_or(1.0), source.samples, measured.tokens, measured.kl});
-    }
     return absl::OkStatus();
   }
 

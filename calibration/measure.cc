@@ -58,4 +58,21 @@ absl::StatusOr<Measurement> MeasureVariants(const MeasureRequest& request,
   return out;
 }
 
+absl::StatusOr<std::vector<SourceReport>> MeasureSources(const MeasureRequest& whole,
+                                                         std::span<const CalibrationSource> sources,
+                                                         const Tokenizer& tokenizer,
+                                                         Backend& backend, ThreadPool& pool) {
+  std::vector<SourceReport> reports;
+  for (const CalibrationSource& source : sources) {
+    if (!source.named || source.held_out.size() < 2) continue;
+    const MeasureRequest request{
+        whole.lifted_path, whole.reference_path, "",   source.held_out, whole.context,
+        whole.max_tokens,  whole.show_progress,  false};
+    LIFT_ASSIGN_OR_RETURN(Measurement measured, MeasureVariants(request, tokenizer, backend, pool));
+    reports.push_back({source.name, source.weight.value_or(1.0), source.samples, measured.tokens,
+                       std::move(measured.kl)});
+  }
+  return reports;
+}
+
 }  // namespace lift

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -32,5 +33,11 @@ struct Measurement {
 absl::StatusOr<Measurement> MeasureVariants(const MeasureRequest& request,
                                             const Tokenizer& tokenizer, Backend& backend,
                                             ThreadPool& pool);
+
+// KL on the held-out text of each source that the user tells apart; request: as for the whole.
+absl::StatusOr<std::vector<SourceReport>> MeasureSources(const MeasureRequest& request,
+                                                         std::span<const CalibrationSource> sources,
+                                                         const Tokenizer& tokenizer,
+                                                         Backend& backend, ThreadPool& pool);
 
 }  // namespace lift

@@ -88,8 +88,33 @@ absl::Status PlaceVariants(std::span<const TensorCost> tensors, int64_t weights,
     if (variants[i].name == variants[i - 1].name)
       return absl::InvalidArgumentError(
           absl::StrCat("variant ", variants[i].name, " was asked for twice"));
+    if (!variants[i].full && variants[i].plane_bytes == variants[i - 1].plane_bytes) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "variants ", variants[i - 1].name, " and ", variants[i].name,
+          " would hold the same planes: this chain has at most ",
+          8.0 * static_cast<double>(all) / static_cast<double>(weights), " bits per weight"));
+    }
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<bool> FitBudgets(const LiftedFile& file, std::vector<LiftedVariant>& variants) {
+  uint64_t base = 0;
+  for (const LiftedTensor& tensor : file.tensors()) base += tensor.stages.front().bytes;
+  bool changed = false;
+  for (LiftedVariant& v : variants) {
+    if (v.full || v.budget_bytes == 0 || file.fixed_bytes() + v.plane_bytes <= v.budget_bytes)
+      continue;
+    if (v.budget_bytes < file.fixed_bytes() + base) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "a budget of ", static_cast<double>(v.budget_bytes) / 1e6,
+          " MB is too small for this chain: its first stages need ",
+          std::ceil(static_cast<double>(file.fixed_bytes() + base) / 1e4) / 100, " MB"));
+    }
+    v.plane_bytes = v.budget_bytes - file.fixed_bytes();
+    changed = true;
+  }
+  return changed;
 }
 
 absl::StatusOr<std::vector<TensorCost>> CostsOf(const LiftedFile& file) {

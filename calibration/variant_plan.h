@@ -33,6 +33,10 @@ std::vector<int> ChainForVariants(std::span<const LiftedVariant> variants);
 absl::Status PlaceVariants(std::span<const TensorCost> tensors, int64_t weights,
                            std::vector<LiftedVariant>& variants);
 
+// Shrinks variants with a budget to what the written file lets them hold, beside its tables; true
+// if any changed. INVALID_ARGUMENT where a budget does not hold the first stages.
+absl::StatusOr<bool> FitBudgets(const LiftedFile& file, std::vector<LiftedVariant>& variants);
+
 // What calibration learned of a lifted file's tensors, read back from the file and its report.
 // FAILED_PRECONDITION if the file has no such report.
 absl::StatusOr<std::vector<TensorCost>> CostsOf(const LiftedFile& file);

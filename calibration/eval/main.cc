@@ -104,7 +104,7 @@ int Main(int argc, char** argv) {
   AddModelOptions(app, common, false);
   AddStateOption(app, common);
   app.add_option("--text", common.text_path, "UTF-8 text to score");
-  app.add_option("--variant", perplexity.variant, "Variant to score, or all")
+  app.add_option("--variant", perplexity.variant, "Variants to score (comma-separated), or all")
       ->capture_default_str();
   app.add_option("--context", perplexity.context, "Tokens of a window, capped by the model")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 24))

@@ -1,6 +1,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/str_split.h"
 #include "calibration/eval/commands.h"
 #include "calibration/eval/evaluate.h"
 #include "calibration/eval/session.h"
@@ -55,7 +56,10 @@ absl::Status RunPerplexity(const CommonOptions& common, const PerplexityOptions&
   evaluate.max_tokens = options.max_tokens;
   evaluate.kv_format = common.kv_format();
   if (options.variant != "all") {
-    LIFT_ASSIGN_OR_RETURN(evaluate.variants.emplace_back(), FindVariant(*weights, options.variant));
+    for (const absl::string_view name : absl::StrSplit(options.variant, ',')) {
+      LIFT_ASSIGN_OR_RETURN(const int index, FindVariant(*weights, std::string(name)));
+      evaluate.variants.push_back(index);
+    }
   }
   std::shared_ptr<Weights> reference;
   if (!options.reference.empty()) {

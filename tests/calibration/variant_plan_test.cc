@@ -45,6 +45,9 @@ TEST(VariantPlan, VariantsBecomePrefixesInOrder) {
   EXPECT_EQ(planned[2].name, "full");
   planned = *PlanVariants({{Bits(3), Bits(3)}}, 4000, 0);
   EXPECT_THAT(std::string(PlaceVariants(costs, 4000, planned).message()), HasSubstr("twice"));
+  planned = *PlanVariants({{Bits(5), Bits(6)}}, 4000, 0);
+  EXPECT_THAT(std::string(PlaceVariants(costs, 4000, planned).message()),
+              HasSubstr("at most 3 bits per weight"));
   planned = *PlanVariants({{Bits(1.5)}}, 4000, 0);
   EXPECT_THAT(std::string(PlaceVariants(costs, 4000, planned).message()), HasSubstr("at least 2"));
 }
@@ -96,6 +99,22 @@ TEST_F(VariantPlanFile, ExpectedKlFollowsThePredictionAndMeetsWhatWasMeasured) {
   EXPECT_NEAR(ExpectedKl(*file, *costs, stage), 0.2, 1e-12);
   EXPECT_NEAR(ExpectedKl(*file, *costs, 2 * stage), 0.01, 1e-12);
   EXPECT_NEAR(ExpectedKl(*file, *costs, stage + stage / 2), 0.055 * std::sqrt(2.0), 1e-12);
+}
+
+TEST_F(VariantPlanFile, BudgetsAreKept) {
+  const auto file = File("", -1, -1);
+  const uint64_t fixed = file->fixed_bytes(), stage = kRows * kCols * 2 / 8;
+  ASSERT_GT(fixed, 0u);
+  std::vector<LiftedVariant> variants(2);
+  variants[0].plane_bytes = variants[1].plane_bytes = 2 * stage;
+  variants[0].budget_bytes = fixed + 2 * stage - 10;
+  variants[1].budget_bytes = fixed + 2 * stage;
+  EXPECT_TRUE(*FitBudgets(*file, variants));
+  EXPECT_EQ(variants[0].plane_bytes, 2 * stage - 10);
+  EXPECT_EQ(variants[1].plane_bytes, 2 * stage);
+  EXPECT_FALSE(*FitBudgets(*file, variants));
+  variants[0].budget_bytes = fixed + stage - 1;
+  EXPECT_THAT(std::string(FitBudgets(*file, variants).status().message()), HasSubstr("too small"));
 }
 
 TEST_F(VariantPlanFile, AFileWithoutAReportSaysSo) {

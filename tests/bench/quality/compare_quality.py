@@ -26,8 +26,11 @@ def load_peers(paths):
 
 
 def measure_lifted(args, path):
+    cuts = []
+    if args.cut_mb:  # the names that lift-eval gives them
+        cuts = ["--cut-mb", args.cut_mb, "--variant", ",".join(f"b{float(mb):g}" for mb in args.cut_mb.split(","))]
     report = json.loads(ggml_peers.run(
-        args.lift_eval, "--model", path, "--reference", args.reference, "--text", args.text, "--context", args.context,
+        args.lift_eval, "--model", path, *cuts, "--reference", args.reference, "--text", args.text, "--context", args.context,
         "--max-tokens", args.max_tokens, "--threads", args.threads, "--json"))
     name = pathlib.Path(path).stem
     return [{"method": f"{name} {v['name']}", "lifted": True, "tokens": report["tokens"]}
@@ -115,6 +118,7 @@ def main():
     parser.add_argument("--peers", action="append", default=[], help="results of the other scripts; repeatable")
     parser.add_argument("--lifted", action="append", default=[], help="a lifted file, every variant of it; repeatable")
     parser.add_argument("--method", action="append", default=[], help="NAME=BYTES=MODEL; repeatable")
+    parser.add_argument("--cut-mb", help="measure only variants of these sizes (comma-separated) of the lifted files")
     parser.add_argument("--lift-eval", default="build/release/bin/lift-eval")
     parser.add_argument("--reference", help="the float model")
     parser.add_argument("--text")
