@@ -29,7 +29,9 @@ int64_t BlocksFor(const ModelConfig& config, int64_t tokens) {
 // One token for each of `batch` sequences that already hold `context` tokens. Borrows from itself:
 // not to be moved.
 struct DecodeStep {
-  DecodeStep(const Transformer& model, int variant, int64_t batch, int64_t context)
+  // Row i decodes at variants[i modulo their number].
+  DecodeStep(const Transformer& model, std::span<const int> variants, int64_t batch,
+             int64_t context)
       : tokens(SpreadTokens(batch, model.vocab_size())) {
     const auto each = static_cast<size_t>(BlocksFor(model.weights().config(), context + 1));
     blocks.resize(static_cast<size_t>(batch) * each);
@@ -39,7 +41,7 @@ struct DecodeStep {
       chunk.tokens = std::span(tokens).subspan(i, 1);
       chunk.position = context;
       chunk.blocks = std::span(blocks).subspan(i * each, each);
-      chunk.variant = variant;
+      chunk.variant = variants[i % variants.size()];
     }
   }
   DecodeStep(const DecodeStep&) = delete;
@@ -56,19 +58,20 @@ void FillState(Transformer& model) {
   }
 }
 
-DecodePoint Decode(Transformer& model, int variant, int64_t batch, int64_t context,
-                   double read_bandwidth, double seconds) {
-  const DecodeStep step(model, variant, batch, context);
+DecodePoint Decode(Transformer& model, std::span<const int> variants, int64_t batch,
+                   int64_t context, double read_bandwidth, double seconds) {
+  const DecodeStep step(model, variants, batch, context);
   std::vector<float> logits;
   StepStats stats;
   const double mean = MeanSeconds(seconds, [&] { stats = model.Step(step.chunks, logits); });
   const double bytes = static_cast<double>(stats.weight_bytes_read);
-  return {model.variants()[static_cast<size_t>(variant)].name,
-          batch,
-          context,
-          static_cast<double>(batch) / mean,
-          bytes / static_cast<double>(batch),
-          bytes / mean / read_bandwidth};
+  return {
+      variants.size() > 1 ? "mixed" : model.variants()[static_cast<size_t>(variants.front())].name,
+      batch,
+      context,
+      static_cast<double>(batch) / mean,
+      bytes / static_cast<double>(batch),
+      bytes / mean / read_bandwidth};
 }
 
 PrefillPoint Prefill(Transformer& model, int64_t count, double seconds) {
@@ -106,11 +109,14 @@ absl::StatusOr<ModelReport> BenchModel(std::shared_ptr<const Weights> weights, B
   LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(weights, backend, options));
   FillState(*model);
   ModelReport report;
-  for (const int variant : plan.variants) {
+  std::vector<std::vector<int>> mixes;
+  for (const int variant : plan.variants) mixes.push_back({variant});
+  if (plan.mixed) mixes.push_back(plan.variants);
+  for (const std::vector<int>& variants : mixes) {
     for (const int64_t context : plan.contexts) {
       for (const int64_t batch : plan.batches) {
         const DecodePoint& point = report.decode.emplace_back(Decode(
-            *model, variant, batch, std::min(context, limit - 1), read_bandwidth, plan.seconds));
+            *model, variants, batch, std::min(context, limit - 1), read_bandwidth, plan.seconds));
         std::fprintf(stderr, "decode %s, batch %lld, context %lld: %.1f tokens/s\n",
                      point.variant.c_str(), static_cast<long long>(point.batch),
                      static_cast<long long>(point.context), point.tokens_per_second);
@@ -137,7 +143,7 @@ absl::StatusOr<std::vector<Phase>> ProfileDecode(std::shared_ptr<const Weights> 
   const auto profiler = MakeProfilingBackend(backend);
   LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(weights, *profiler, options));
   FillState(*model);
-  const DecodeStep step(*model, plan.variants.front(), batch, context);
+  const DecodeStep step(*model, std::span(plan.variants).first(1), batch, context);
   std::vector<float> logits;
   model->Step(step.chunks, logits);  // warms caches
   profiler->Reset();

@@ -12,7 +12,7 @@
 namespace lift::bench {
 
 struct DecodePoint {
-  std::string variant;
+  std::string variant;  // or "mixed"
   int64_t batch = 0, context = 0;
   double tokens_per_second = 0;
   double bytes_per_token = 0;     // weight bytes of a step / batch
@@ -27,6 +27,7 @@ struct PrefillPoint {
 struct ModelPlan {
   std::vector<int> variants;  // indices; the last of the model's reads prompts
   std::vector<int64_t> batches, contexts, prefills;
+  bool mixed = false;  // also batches whose rows take turns through the variants
   double seconds = 1;  // spent on each point
   KvFormat kv_format = kDefaultKvFormat;
 };

@@ -33,7 +33,7 @@ struct Flags {
   int64_t rows = 4096, cols = 4096;
   int threads = 0;
   double seconds = 1;
-  bool json = false, kernels = false, plain = false, profile = false;
+  bool json = false, kernels = false, plain = false, profile = false, mixed = false;
 };
 
 void DeclareFlags(CLI::App& app, Flags& flags) {
@@ -58,6 +58,8 @@ void DeclareFlags(CLI::App& app, Flags& flags) {
   app.add_option("--kv-cache", flags.kv_cache, "how attention state is kept")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}))
       ->capture_default_str();
+  app.add_flag("--mixed", flags.mixed,
+               "also batches whose rows take turns through the variants (\"mixed\")");
   app.add_option("--prefill", flags.prefills, "prompt lengths, read with the finest variant")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20))
@@ -223,6 +225,7 @@ absl::StatusOr<ModelPlan> PlanFor(const Flags& flags, const Weights& weights) {
   plan.contexts = flags.contexts;
   plan.prefills = flags.prefills;
   plan.seconds = flags.seconds;
+  plan.mixed = flags.mixed;
   plan.kv_format = *ParseKvFormat(flags.kv_cache);
   for (const std::string& name : flags.variants) {
     if (name == "all") continue;

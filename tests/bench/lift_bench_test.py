@@ -58,6 +58,12 @@ class Synthetic(unittest.TestCase):
         for variant in ("q2", "q3", "q4"):
             self.assertEqual(of[variant, 4] * 4, of[variant, 1])
 
+    def test_a_mixed_batch_reads_what_its_finest_row_reads(self):
+        made = report("--model", self.path, "--batch", "8", "--context", "4", "--prefill", "1", "--mixed")["decode"]
+        of = {p["variant"]: p["bytes_per_token"] for p in made}
+        self.assertEqual(set(of), {"q2", "q3", "q4", "mixed"})
+        self.assertEqual(of["mixed"], of["q4"])
+
     def test_the_saved_file_is_a_model(self):
         again = report("--model", self.path, "--variant", "q3", "--batch", "1", "--context", "16", "--prefill", "4")
         self.assertEqual([p["variant"] for p in again["decode"]], ["q3"])
