@@ -1,6 +1,8 @@
 #include "server/engine/sampler.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -70,10 +72,20 @@ void ApplyMask(const TokenMask& mask, std::span<float> scores) {
   for (size_t first = 0; first < scores.size(); first += kBits) {
     const uint64_t word = first / kBits < mask.words.size() ? mask.words[first / kBits] : 0;
     const auto part = scores.subspan(first, std::min(kBits, scores.size() - first));
-    if (word == 0) {
+    // By set or by clear bits, whichever are fewer.
+    if (std::popcount(word) < static_cast<int>(kBits / 2)) {
+      std::array<float, kBits> old;
+      std::copy(part.begin(), part.end(), old.begin());
       std::fill(part.begin(), part.end(), kNever);
-    } else if (word != ~uint64_t{0}) {
-      for (size_t i = 0; i < part.size(); ++i) part[i] = (word >> i & 1) != 0 ? part[i] : kNever;
+      for (uint64_t bits = word; bits != 0; bits &= bits - 1) {
+        const auto i = static_cast<size_t>(std::countr_zero(bits));
+        if (i < part.size()) part[i] = old[i];
+      }
+    } else {
+      for (uint64_t bits = ~word; bits != 0; bits &= bits - 1) {
+        const auto i = static_cast<size_t>(std::countr_zero(bits));
+        if (i < part.size()) part[i] = kNever;
+      }
     }
   }
   for (size_t i = 0; i < kept.size(); ++i) {
@@ -165,8 +177,13 @@ int32_t Draw(const SamplingParams& p, std::span<const float> scores, int64_t ste
   const float best = *std::max_element(scores.begin(), scores.end());
   if (best == kNever) return -1;
   std::vector<float> weights(scores.size());
+  std::vector<int32_t> possible(scores.size());  // gathered without a branch: masks are random bits
+  size_t count = 0;
   for (size_t i = 0; i < scores.size(); ++i) {
-    if (scores[i] == kNever) continue;  // its weight is 0
+    possible[count] = static_cast<int32_t>(i);
+    count += scores[i] != kNever ? 1 : 0;
+  }
+  for (const int32_t i : std::span(possible).first(count)) {
     const double x = (static_cast<double>(scores[i]) - best) / p.temperature;
     weights[i] = std::exp(static_cast<float>(std::max(x, -200.0)));
   }
