@@ -253,6 +253,7 @@ class Promises(unittest.TestCase):
     def test_wrong_values_are_refused_by_name(self):
         cases = {
             "image.tag=latest": "tag", "replicaCont=2": "replicaCont", "server.maxBatch=0": "maxBatch",
+            "server.kvCache=fp8": "kvCache",
             "model.path=../etc/passwd": "path", "tls.enabled=true": "existingSecret", "model.claim=": "claim",
             "autoscaling.kind=both": "kind", "inferencePool.enabled=true": "name",
             "autoscaling.kind=hpa,autoscaling.minReplicas=9": "minReplicas", "model.source=calibrate,model.sha256=": "checkpointClaim",

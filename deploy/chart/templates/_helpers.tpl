@@ -63,7 +63,7 @@ securityContext:
 {{- define "liftserve.config" -}}
 {{- $listen := ternary "127.0.0.1:8431" "0.0.0.0:8431" .Values.tls.enabled -}}
 {{- $config := dict "model" (printf "/models/%s" .Values.model.path) "listen" $listen "admin" "0.0.0.0:8432"
-  "threads" .Values.server.threads "kv_memory_mb" .Values.server.kvMemoryMb "max_batch" .Values.server.maxBatch
+  "threads" .Values.server.threads "kv_memory_mb" .Values.server.kvMemoryMb "kv_cache" .Values.server.kvCache "max_batch" .Values.server.maxBatch
   "max_queue" .Values.server.maxQueue "prefill_chunk" .Values.server.prefillChunk "variants" .Values.server.variants
   "drain_seconds" .Values.server.drainSeconds "log_level" .Values.server.logLevel
   "status_page" .Values.server.statusPage "device" (ternary "cuda" "auto" .Values.gpu.enabled) -}}
