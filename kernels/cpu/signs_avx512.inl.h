@@ -282,6 +282,7 @@ bool SignDotFusedGfni(const SignDot& a) {
       {DotFusedTiles<3, 0>, DotFusedTiles<3, 1>, nullptr},
       {DotFusedTiles<4, 0>, DotFusedTiles<4, 1>, nullptr}};
   if (a.num_columns > 2 || a.stored > 4 || a.derived_streams > 2) return false;
+  if (a.num_columns == 2 && a.derived_streams == 0) return false;  // DotExpanded is faster
   const Dot dot = kDots[a.stored - 1][a.derived_streams];
   if (dot == nullptr) return false;
   dot(a);
