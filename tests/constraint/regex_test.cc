@@ -24,8 +24,11 @@ class Pcre {
                           &error, &offset, nullptr);
     LIFT_CHECK(code_ != nullptr);
     data_ = pcre2_match_data_create_from_pattern(code_, nullptr);
+    context_ = pcre2_match_context_create(nullptr);
+    pcre2_set_match_limit(context_, 20000);  // else it may backtrack for a second
   }
   ~Pcre() {
+    pcre2_match_context_free(context_);
     pcre2_match_data_free(data_);
     pcre2_code_free(code_);
   }
@@ -34,7 +37,7 @@ class Pcre {
   // Nothing where it gave up backtracking.
   std::optional<bool> Matches(const std::string& text) const {
     const int found = pcre2_match(code_, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0,
-                                  0, data_, nullptr);
+                                  0, data_, context_);
     if (found < 0 && found != PCRE2_ERROR_NOMATCH) return std::nullopt;
     return found > 0;
   }
@@ -42,6 +45,7 @@ class Pcre {
  private:
   pcre2_code* code_;
   pcre2_match_data* data_;
+  pcre2_match_context* context_;
 };
 
 // A random pattern of the supported syntax over few letters, so that texts collide with it often.
