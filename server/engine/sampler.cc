@@ -73,7 +73,9 @@ void ApplyMask(const TokenMask& mask, std::span<float> scores) {
     const uint64_t word = first / kBits < mask.words.size() ? mask.words[first / kBits] : 0;
     const auto part = scores.subspan(first, std::min(kBits, scores.size() - first));
     // By set or by clear bits, whichever are fewer.
-    if (std::popcount(word) < static_cast<int>(kBits / 2)) {
+    if (word == 0) {
+      std::fill(part.begin(), part.end(), kNever);
+    } else if (std::popcount(word) < static_cast<int>(kBits / 2)) {
       std::array<float, kBits> old;
       std::copy(part.begin(), part.end(), old.begin());
       std::fill(part.begin(), part.end(), kNever);
