@@ -86,6 +86,9 @@ struct AttentionSequence {
   std::span<const int32_t> blocks;  // block table
 };
 
+// Attention over a window may read this many keys before it (and give them no weight).
+inline constexpr int64_t kKeysBeforeWindow = 63;
+
 struct AttentionShape {
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   int64_t block_tokens = 0;

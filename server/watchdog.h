@@ -24,6 +24,7 @@ class WatchedModel : public StepModel {
   int64_t bytes_per_block() const override { return model_.bytes_per_block(); }
   StepStats Step(std::span<const SequenceChunk> chunks, std::vector<float>& logits) override;
   bool reusable_state() const override { return model_.reusable_state(); }
+  int64_t state_window() const override { return model_.state_window(); }
   void Retain(std::span<const int> variants) override { model_.Retain(variants); }
   // Of the step under way; 0 if there is none. Thread-safe.
   double seconds_in_step() const;

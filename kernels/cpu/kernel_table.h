@@ -14,6 +14,7 @@ inline constexpr int kLanes = 16;          // logical vector width of every inst
 inline constexpr int kPanelRows = 64;      // rows of a dense weight panel
 inline constexpr int kPanelColumns = 256;  // columns of one, so that it fits the second-level cache
 inline constexpr int kKeyChunk = 64;  // keys of one step of the online softmax, from position 0
+static_assert(kKeyChunk - 1 <= kKeysBeforeWindow);  // a window's first chunk begins before it
 inline constexpr int kKeySpan = 512;  // keys whose sums are made alone and then folded in order
 inline constexpr int kTilePair = 32;  // rows of two plane tiles
 inline constexpr int kMaxShift = 7;   // columns a parity may look back

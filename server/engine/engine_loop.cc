@@ -225,14 +225,15 @@ PlanPrefix EngineLoop::Prefix(const LiveRequest& request) const {
 }
 
 void EngineLoop::RememberBlocks(LiveRequest& request) {
-  if (!Caches(request)) return;
   const auto size = static_cast<size_t>(model_.block_tokens());
-  while ((request.cursor.blocks + 1) * model_.block_tokens() <= request.computed) {
+  while (Caches(request) &&
+         (request.cursor.blocks + 1) * model_.block_tokens() <= request.computed) {
     const auto begin = static_cast<size_t>(request.cursor.blocks) * size;
     cache_.Insert(request.cursor, std::span<const int32_t>(request.tokens).subspan(begin, size),
                   std::span<const uint8_t>(request.variants).subspan(begin, size),
                   request.table.blocks()[begin / size]);
   }
+  request.DropBehind(model_.state_window());
 }
 
 std::vector<SequenceChunk> EngineLoop::Chunks(const StepPlan& plan) const {

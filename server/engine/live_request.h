@@ -84,6 +84,10 @@ struct LiveRequest {
   // From `first` up to the next token of another precision.
   int64_t SegmentTokens(int64_t first) const;
   PlanSequence Snapshot(EngineClock::time_point now) const;
+  // Gives back the blocks of which no later step reads anything (StepModel::state_window).
+  void DropBehind(int64_t window) {
+    if (window > 0) table.DropBefore(computed - window + 1);
+  }
   // Forgets its state: everything is computed again after the next admission, at the precisions it
   // had as far as they are among the `resident` coarsest.
   void Preempt(EngineClock::time_point now, int resident);

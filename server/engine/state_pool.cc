@@ -1,5 +1,7 @@
 #include "server/engine/state_pool.h"
 
+#include <algorithm>
+
 #include "kernels/base/check.h"
 
 namespace lift {
@@ -59,22 +61,30 @@ void BlockTable::Append(int32_t block) {
   blocks_.push_back(block);
 }
 
-void BlockTable::Clear() {
-  while (!blocks_.empty()) {
-    pool_.Release(blocks_.back());
-    blocks_.pop_back();
+void BlockTable::DropBefore(int64_t token) {
+  const auto end = static_cast<size_t>(std::clamp<int64_t>(token / block_tokens_, 0, size()));
+  for (; dropped_ < end; ++dropped_) {
+    pool_.Release(blocks_[dropped_]);
+    blocks_[dropped_] = -1;
   }
+}
+
+void BlockTable::Clear() {
+  for (; blocks_.size() > dropped_; blocks_.pop_back()) pool_.Release(blocks_.back());
+  blocks_.clear();
+  dropped_ = 0;
 }
 
 int64_t BlockTable::owned() const {
   int64_t owned = 0;
-  for (const int32_t block : blocks_) owned += pool_.references(block) == 1 ? 1 : 0;
+  for (const int32_t block : std::span(blocks_).subspan(dropped_))
+    owned += pool_.references(block) == 1 ? 1 : 0;
   return owned;
 }
 
 uint64_t BlockTable::HeldBytes(uint64_t bytes_per_block) const {
   uint64_t bytes = 0;
-  for (const int32_t block : blocks_) {
+  for (const int32_t block : std::span(blocks_).subspan(dropped_)) {
     bytes += bytes_per_block / static_cast<uint64_t>(pool_.references(block));
   }
   return bytes;

@@ -58,8 +58,11 @@ class BlockTable {
 
   void Cover(int64_t tokens);  // allocates what is missing
   void Append(int32_t block);  // shares a held or cached one, behind those it has
-  void Clear();                // the last block first, so that of a chain the end is evicted first
+  // Gives back the blocks that lie entirely before this token; -1 stands in their places.
+  void DropBefore(int64_t token);
+  void Clear();  // the last block first, so that of a chain the end is evicted first
   std::span<const int32_t> blocks() const { return blocks_; }
+  // Dropped ones included.
   int64_t size() const { return static_cast<int64_t>(blocks_.size()); }
   // Blocks that nobody else holds.
   int64_t owned() const;
@@ -70,6 +73,7 @@ class BlockTable {
   BlockPool& pool_;
   int64_t block_tokens_;
   std::vector<int32_t> blocks_;
+  size_t dropped_ = 0;  // leading ones
 };
 
 }  // namespace lift

@@ -45,6 +45,9 @@ class StepModel {
   // may be computed again. A model with recurrent state says false: it is neither shared nor
   // rewound.
   virtual bool reusable_state() const { return true; }
+  // Tokens before a position, itself included, whose state steps from there on may read; 0 = all.
+  // Block tables may hold -1 for blocks that lie entirely before them.
+  virtual int64_t state_window() const { return 0; }
   // Runs one step. logits: f32 [rows asked for, vocab] in chunk order; resized here. Token ids
   // outside the vocabulary, bad variants and short block tables are programmer errors (CHECK): the
   // engine validates requests at admission.

@@ -208,7 +208,12 @@ void Transformer::Impl::CheckChunk(const SequenceChunk& chunk) const {
   LIFT_CHECK(chunk.variant >= 0 && static_cast<size_t>(chunk.variant) < weights->variants().size());
   LIFT_CHECK(static_cast<int64_t>(chunk.blocks.size()) * options.block_tokens >=
              chunk.position + tokens);
-  for (int32_t block : chunk.blocks) LIFT_CHECK(block >= 0 && block < options.num_blocks);
+  const int64_t unread =
+      config.sliding_window == 0 ? 0 : chunk.position - (config.sliding_window + kKeysBeforeWindow);
+  for (size_t i = 0; i < chunk.blocks.size(); ++i) {
+    const bool behind = (static_cast<int64_t>(i) + 1) * options.block_tokens <= unread + 1;
+    LIFT_CHECK(chunk.blocks[i] < options.num_blocks && chunk.blocks[i] >= (behind ? -1 : 0));
+  }
   for (int32_t token : chunk.tokens) LIFT_CHECK(token >= 0 && token < config.vocab_size);
 }
 
@@ -450,6 +455,10 @@ int64_t Transformer::bytes_per_block() const {
   return static_cast<int64_t>(state_bytes()) / std::max<int64_t>(impl_->options.num_blocks, 1);
 }
 bool Transformer::reusable_state() const { return !impl_->config.recurrent(); }
+int64_t Transformer::state_window() const {
+  const int64_t window = impl_->config.sliding_window;
+  return window == 0 ? 0 : window + kKeysBeforeWindow;
+}
 uint64_t Transformer::state_bytes() const {
   uint64_t bytes = 0;
   for (const auto& cache : impl_->caches) bytes += cache->size();

@@ -10,7 +10,6 @@ Prints a table and writes growth.json and growth.svg. Needs numpy.
 """
 import argparse
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -88,11 +87,17 @@ def run(program, model, tokens, threads):
     start = time.monotonic()
     process = subprocess.Popen([program, "generate", "--model", model, "--prompt", "the", "--max-new-tokens", str(tokens),
                                 "--ignore-eos", "--threads", str(threads)], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
+    peak = 0  # the kernel's own maximum counts what the process was before exec, so it is asked now and then
+    while process.poll() is None:
+        try:
+            status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+        except OSError:
+            break
+        peak = max([peak] + [1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")])
+        time.sleep(0.005)
+    if process.wait() != 0:
         raise RuntimeError(f"lift-eval exited {process.returncode}")
-    return time.monotonic() - start, usage.ru_maxrss * 1024
+    return time.monotonic() - start, peak
 
 
 def measure(program, folder, lengths, threads):

@@ -33,6 +33,7 @@ class SlowModel : public StepModel {
   int64_t num_blocks() const override { return model_.num_blocks(); }
   int64_t bytes_per_block() const override { return model_.bytes_per_block(); }
   bool reusable_state() const override { return model_.reusable_state(); }
+  int64_t state_window() const override { return model_.state_window(); }
   StepStats Step(std::span<const SequenceChunk> chunks, std::vector<float>& logits) override {
     std::this_thread::sleep_for(500us);
     for (const SequenceChunk& chunk : chunks) beginnings += chunk.position == 0 ? 1 : 0;
@@ -93,8 +94,8 @@ class EngineFamily : public ::testing::TestWithParam<const char*> {
     return request;
   }
 
-  std::vector<int32_t> Offline(const EngineRequest& request) const {
-    const auto model = Model(64);
+  std::vector<int32_t> Offline(const EngineRequest& request, int64_t blocks = 64) const {
+    const auto model = Model(blocks);
     GenerateOptions options;
     options.variant = weights_->FindVariant(request.precision.variant);
     options.prefill_variant = 2;
@@ -171,6 +172,34 @@ TEST_P(EngineFamily, PreemptedSequencesEqualOffline) {
     EXPECT_EQ(listeners[i]->ids(), Offline(requests[i])) << i;
   }
   EXPECT_GT(slow.beginnings, 4);
+}
+
+TEST_P(EngineFamily, BlocksBehindTheWindowAreGivenBack) {
+  const auto model = Model(recurrent() ? 2 : 80);
+  RecordingObserver observer;
+  int64_t most = 0;
+  {
+    Engine engine(*model->model, tokenizer_, {.observer = &observer});
+    const EngineRequest request = Request(1, 11, 250);
+    auto listener = std::make_shared<RecordingListener>();
+    listener->on_token = [&](const TokenEvent&) {
+      most = std::max(most, engine.load().blocks_used);
+    };
+    ASSERT_TRUE(engine.Submit(request, listener).ok());
+    listener->Wait();
+    EXPECT_EQ(listener->ids(), Offline(request, 80));  // with a table that keeps everything
+    EXPECT_TRUE(engine.Drain(10s));
+    EXPECT_EQ(engine.load().blocks_used, 0);
+  }
+  const int64_t window = model->model->state_window();
+  const int64_t whole = (11 + 250 + kBlockTokens - 1) / kBlockTokens;
+  if (window == 0) {
+    EXPECT_GE(most, recurrent() ? 1 : whole - 1);
+  } else {
+    EXPECT_GE(most, window / kBlockTokens);
+    EXPECT_LE(most, window / kBlockTokens + 2);
+    EXPECT_LT(most, whole / 2);
+  }
 }
 
 TEST_P(EngineFamily, CancellationFreesTheStateForOthers) {

@@ -108,5 +108,36 @@ TEST(FairShareTest, DebtsStayCreditsAreNotSaved) {
   EXPECT_EQ(shares.size(), 0u);
 }
 
+TEST(BlockTableTest, DroppedBlocksAreFreeAndNoLongerCounted) {
+  BlockPool pool(6);
+  BlockTable table(pool, 2);
+  table.Cover(8);
+  {
+    BlockTable sharer(pool, 2);
+    sharer.Append(table.blocks()[0]);
+    EXPECT_EQ(table.HeldBytes(100), 350u);
+    table.DropBefore(5);  // tokens 0 to 3; the block of token 4 stays
+    EXPECT_EQ(table.size(), 4);
+    EXPECT_EQ(table.blocks()[0], -1);
+    EXPECT_EQ(table.blocks()[1], -1);
+    EXPECT_GE(table.blocks()[2], 0);
+    EXPECT_EQ(table.HeldBytes(100), 200u);
+    EXPECT_EQ(table.owned(), 2);
+    EXPECT_EQ(pool.used(), 3);  // the sharer keeps its own
+  }
+  EXPECT_EQ(pool.used(), 2);
+  table.DropBefore(2);  // nothing that is not gone already
+  table.DropBefore(-7);
+  table.Cover(10);
+  EXPECT_EQ(table.size(), 5);
+  EXPECT_EQ(pool.used(), 3);
+  table.DropBefore(1000);
+  EXPECT_EQ(pool.used(), 0);
+  table.Clear();
+  EXPECT_EQ(table.size(), 0);
+  table.Cover(12);  // as new
+  EXPECT_EQ(table.HeldBytes(100), 600u);
+}
+
 }  // namespace
 }  // namespace lift
