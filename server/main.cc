@@ -20,6 +20,7 @@
 #include "server/assembly.h"
 #include "server/billing/meter.h"
 #include "server/config/server_config.h"
+#include "server/memory/governor.h"
 #include "server/metrics/admin_server.h"
 #include "server/metrics/probes.h"
 #include "server/metrics/scrape.h"
@@ -164,6 +165,27 @@ std::unique_ptr<BackgroundVerification> StartVerification(const ServerConfig& co
       [](const absl::Status& damage) { std::_Exit(Fail(kExitFailed, damage)); });
 }
 
+// Null without --memory-schedule and --memory-pressure. What cannot be read is an error now and a
+// line in the log later.
+absl::StatusOr<std::unique_ptr<MemoryGovernor>> StartGovernor(const ServerConfig& config,
+                                                              const ModelInfo& model,
+                                                              Engine& engine,
+                                                              std::function<void()> changed) {
+  MemoryGovernor::Options options;
+  LIFT_ASSIGN_OR_RETURN(options.schedule, MemorySchedule::Parse(config.memory_schedule));
+  if (options.schedule.empty() && config.memory_pressure.empty()) return nullptr;
+  if (!config.memory_pressure.empty()) {
+    LIFT_RETURN_IF_ERROR(ReadPressure(config.memory_pressure).status());
+  }
+  options.pressure_path = config.memory_pressure;
+  options.pressure.threshold = config.memory_pressure_percent;
+  options.changed = std::move(changed);
+  options.report = [](const std::string& line) {
+    std::fprintf(stderr, "lift-server: %s\n", line.c_str());
+  };
+  return std::make_unique<MemoryGovernor>(engine, model, std::move(options));
+}
+
 // Null without --ledger.
 absl::StatusOr<std::unique_ptr<ServerLedger>> OpenLedger(const ServerConfig& config,
                                                          const ModelInfo& model,
@@ -240,6 +262,10 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
     std::fprintf(stderr, now ? "lift-server: a step takes longer than --watchdog-seconds\n"
                              : "lift-server: the step came back\n");
   });
+  auto governor = StartGovernor(config, serving.info, engine, [&] {
+    if (services.residency_changed) services.residency_changed();
+  });
+  if (!governor.ok()) return Fail(kExitWrongInput, governor.status());
   if (absl::Status status = WriteReadyFile(config.ready_file, (*server)->address(), admin_address,
                                            (*server)->health_address());
       !status.ok()) {
@@ -252,6 +278,7 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
   int signal_number = 0;
   sigwait(&stop_signals, &signal_number);
   ready = false;
+  governor->reset();  // before what it tells of its changes goes
   if (info) {
     std::fprintf(stderr, "lift-server: %s, draining for at most %g s\n", strsignal(signal_number),
                  config.drain_seconds);

@@ -214,6 +214,12 @@ int Run(ClientOptions o) {
     return Ask<api::GetLoadResponse>(o,
                                      [&](auto* c, auto* r) { return models->GetLoad(c, {}, r); });
   }
+  if (o.command == "budget") {
+    api::SetMemoryBudgetRequest request;
+    request.set_weight_bytes(o.weight_bytes);
+    return Ask<api::SetMemoryBudgetResponse>(
+        o, [&](auto* c, auto* r) { return models->SetMemoryBudget(c, request, r); });
+  }
   if (o.command == "usage" || o.command == "records" || o.command == "bill") {
     return RunBilling(o, channel);
   }

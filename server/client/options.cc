@@ -79,6 +79,10 @@ void AddOtherCommands(CLI::App& app, ClientOptions& o) {
   AddCommand(app, "models", "Models and their resident variants");
   AddCommand(app, "info", "The server's version, build and device");
   AddCommand(app, "load", "Requests and state blocks right now");
+  CLI::App* budget = AddCommand(
+      app, "budget", "Keep the finest variants that fit; streams go on (needs the admin role)");
+  budget->add_option("--weight-bytes", o.weight_bytes, "Most bytes the weights may take")
+      ->required();
   CLI::App* health = AddCommand(app, "health", "grpc.health.v1 Check; exits 1 unless SERVING");
   health->add_option("--service", o.service,
                      "\"\" = the server, liftserve.v1.GenerationService, or MODEL/VARIANT");

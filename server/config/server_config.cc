@@ -61,6 +61,9 @@ std::map<std::string, Setter> SettersOf(ServerConfig& c) {
           {"max_answer_tokens", into(c.max_answer_tokens)},
           {"watchdog_seconds", into(c.watchdog_seconds)},
           {"core_dumps", into(c.core_dumps)},
+          {"memory_schedule", into(c.memory_schedule)},
+          {"memory_pressure", into(c.memory_pressure)},
+          {"memory_pressure_percent", into(c.memory_pressure_percent)},
           {"ledger", into(c.ledger)},
           {"ledger_sync", into(c.ledger_sync)},
           {"ledger_interval_seconds", into(c.ledger_interval_seconds)},
@@ -150,6 +153,18 @@ void AddSecurityFlags(CLI::App& app, ServerConfig& c) {
                  "A step that takes longer is stuck: not ready, not healthy; 0 = off")
       ->capture_default_str();
   app.add_flag("--core-dumps", c.core_dumps, "Allow core dumps, which may hold keys and prompts");
+}
+
+void AddMemoryFlags(CLI::App& app, ServerConfig& c) {
+  app.add_option("--memory-schedule", c.memory_schedule,
+                 "HH:MM=MIB,...: from then on (local time) keep the variants whose weights fit");
+  app.add_option(
+      "--memory-pressure", c.memory_pressure,
+      "PSI file (/proc/pressure/memory) or cgroup folder (memory.pressure, memory.high): "
+      "drop variants while memory is short");
+  app.add_option("--memory-pressure-percent", c.memory_pressure_percent,
+                 "Memory is short when tasks wait for it this share of 10 s")
+      ->capture_default_str();
 }
 
 void AddLedgerFlags(CLI::App& app, ServerConfig& c) {
@@ -242,6 +257,11 @@ absl::Status ValidateLedger(const ServerConfig& c) {
   LIFT_RETURN_IF_ERROR(CheckSeconds("--ledger-interval-seconds", c.ledger_interval_seconds, 0.01));
   LIFT_RETURN_IF_ERROR(
       CheckSeconds("--ledger-drift-check-seconds", c.ledger_drift_check_seconds, 1));
+  if (!(c.memory_pressure_percent > 0 && c.memory_pressure_percent <= 100)) {
+    return absl::InvalidArgumentError(absl::StrCat("--memory-pressure-percent is ",
+                                                   c.memory_pressure_percent,
+                                                   "; it must be above 0 and at most 100"));
+  }
   return CheckRange("--ledger-retention-days", c.ledger_retention_days, 0, 36500);
 }
 
@@ -320,6 +340,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv,
   app.set_version_flag("--version", version_text, "Print version, build and device support");
   AddFlags(app, result.config);
   AddSecurityFlags(app, result.config);
+  AddMemoryFlags(app, result.config);
   AddLedgerFlags(app, result.config);
   try {
     app.parse(argc, argv);

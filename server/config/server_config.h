@@ -45,6 +45,10 @@ struct ServerConfig {
   int64_t max_answer_tokens = 0;            // of one request; 0 = what the context holds
   double watchdog_seconds = 60;             // a step longer than this is stuck; 0 = off
   bool core_dumps = false;                  // they could hold keys and prompts
+  // Memory for weights while the server runs.
+  std::string memory_schedule;          // "HH:MM=MIB,...", local time; empty = all variants
+  std::string memory_pressure;          // PSI file or cgroup folder to watch; empty = none
+  double memory_pressure_percent = 10;  // of time waited for memory: from there on it is short
   // The durable ledger; empty = none, the account is then in memory only.
   std::string ledger;
   std::string ledger_sync = "full";        // survives: full = power loss, normal = the process

@@ -153,7 +153,11 @@ bool Engine::Drain(std::chrono::milliseconds timeout) { return impl_->registry.D
 
 SpeculationStats Engine::speculation() const { return impl_->loop.speculation(); }
 
-EngineLoad Engine::load() const { return impl_->registry.load(); }
+EngineLoad Engine::load() const {
+  EngineLoad load = impl_->registry.load();
+  load.resident_variants = impl_->loop.resident();
+  return load;
+}
 
 std::vector<router::VariantView> Engine::variant_views() const {
   const auto resident = impl_->ResidentViews();

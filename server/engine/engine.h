@@ -207,6 +207,9 @@ struct EngineOptions {
   std::function<void(std::function<void()>)> acknowledge = {};
 };
 
+// Payload of a refused change: the ids of the requests in its way, a line each.
+inline constexpr const char* kBlockersPayload = "liftserve.dev/blockers";
+
 // What a change of the resident variants did.
 struct ResidencyChange {
   int before = 0, after = 0;    // variants resident, always the coarsest
@@ -223,6 +226,7 @@ struct SpeculationStats {
 struct EngineLoad {
   int64_t running = 0, waiting = 0, blocks_used = 0, blocks_total = 0;  // sequences; blocks held
   int64_t blocks_cached = 0;  // held by nobody, reused if their prefix comes again
+  int resident_variants = -1;  // the coarsest; -1 = all
   bool draining = false;
 };
 
@@ -254,7 +258,8 @@ class Engine {
   // weights back. Live streams go on: one at a dropped variant moves to the finest that is left if
   // its floor allows, and a prompt read at a dropped variant is read again. INVALID_ARGUMENT for a
   // count outside 1 to all; FAILED_PRECONDITION (PRECISION_IN_USE: ...), with nothing changed, if a
-  // live request is pinned to a dropped variant or has its floor above what would be left;
+  // live request is pinned to a dropped variant or has its floor above what would be left (all
+  // such requests in kBlockersPayload);
   // UNAVAILABLE at shutdown. `done` is called once, on the engine thread.
   void SetResidentVariants(int count, std::function<void(absl::StatusOr<ResidencyChange>)> done);
 

@@ -48,6 +48,7 @@ class EngineLoop {
   void RefuseIfLate(LiveRequest& leader);
   void FinishAll(RequestGroup& group, FinishReason reason, const absl::Status& status);
   absl::Status CheckResident(const LiveRequest& request, int count) const;
+  absl::Status CheckAllResident(int count) const;
   void MoveTo(LiveRequest& request, int count, ResidencyChange& change);
   void EndExpired();
   bool Idle() const;

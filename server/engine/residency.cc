@@ -3,6 +3,7 @@
 #include <numeric>
 #include <vector>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "server/engine/engine_loop.h"
 
@@ -17,6 +18,22 @@ absl::Status EngineLoop::CheckResident(const LiveRequest& request, int count) co
   return absl::FailedPreconditionError(absl::StrCat(
       "PRECISION_IN_USE: request '", request.request.request_id, "' needs what would be dropped (",
       route.status().message(), "); try again when it has ended, or cancel it"));
+}
+
+// The first refusal, with everybody who refuses.
+absl::Status EngineLoop::CheckAllResident(int count) const {
+  absl::Status first;
+  std::string blockers;
+  const RequestGroup* last = nullptr;  // choices of one request stand together
+  for (const LiveRequest* request : requests_) {
+    absl::Status status = CheckResident(*request, count);
+    if (status.ok() || &request->group == last) continue;
+    last = &request->group;
+    absl::StrAppend(&blockers, blockers.empty() ? "" : "\n", request->request.request_id);
+    if (first.ok()) first = std::move(status);
+  }
+  if (!first.ok()) first.SetPayload(kBlockersPayload, absl::Cord(blockers));
+  return first;
 }
 
 void EngineLoop::MoveTo(LiveRequest& request, int count, ResidencyChange& change) {
@@ -44,7 +61,7 @@ absl::StatusOr<ResidencyChange> EngineLoop::SetResident(int count) {
     return absl::InvalidArgumentError(
         absl::StrCat("cannot keep ", count, " variants; the model has ", views_.size()));
   }
-  for (const LiveRequest* request : requests_) LIFT_RETURN_IF_ERROR(CheckResident(*request, count));
+  LIFT_RETURN_IF_ERROR(CheckAllResident(count));
   ResidencyChange change{.before = resident_, .after = count};
   for (LiveRequest* request : requests_) MoveTo(*request, count, change);
   std::vector<int> kept(static_cast<size_t>(count));

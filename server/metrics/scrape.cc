@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <span>
 #include <sstream>
 
 #include "prometheus/text_serializer.h"
@@ -31,6 +32,11 @@ uint64_t MemoryCapacityBytes() {
   return cgroup >> limit && limit < machine ? limit : machine;
 }
 
+size_t ScrapeGauges::ResidentVariants() const {
+  const int resident = load_().resident_variants;
+  return resident < 0 ? probes_.model().variants.size() : static_cast<size_t>(resident);
+}
+
 void ScrapeGauges::CollectMemory(std::vector<MetricFamily>& out) const {
   const ModelInfo& model = probes_.model();
   MetricFamily resident = MakeGauge("liftserve_memory_resident_bytes",
@@ -41,9 +47,12 @@ void ScrapeGauges::CollectMemory(std::vector<MetricFamily>& out) const {
     return Labels{
         {"kind", kind}, {"model", model.name}, {"variant", variant}, {"device", model.device}};
   };
-  for (const VariantInfo& variant : model.variants) {
-    AddSample(resident, labels("weights", variant.name),
-              static_cast<double>(variant.incremental_bytes));
+  uint64_t weights = 0;
+  const size_t held = ResidentVariants();
+  for (size_t i = 0; i < model.variants.size(); ++i) {
+    const uint64_t bytes = i < held ? model.variants[i].incremental_bytes : 0;
+    AddSample(resident, labels("weights", model.variants[i].name), static_cast<double>(bytes));
+    weights += bytes;
   }
   AddSample(resident, labels("state", ""), static_cast<double>(model.state_bytes));
   AddSample(resident, labels("workspace", ""), static_cast<double>(model.workspace_bytes));
@@ -63,8 +72,7 @@ void ScrapeGauges::CollectMemory(std::vector<MetricFamily>& out) const {
   out.push_back(std::move(per_token));
 
   const bool on_cpu = model.device == "cpu";
-  const uint64_t accounted =
-      on_cpu ? model.resident_bytes + model.state_bytes + model.workspace_bytes : 0;
+  const uint64_t accounted = on_cpu ? weights + model.state_bytes + model.workspace_bytes : 0;
   AddSample(unattributed, {{"device", "cpu"}},
             static_cast<double>(ProcessRssBytes()) - static_cast<double>(accounted));
   out.push_back(std::move(resident));
@@ -124,7 +132,7 @@ void ScrapeGauges::CollectInfo(std::vector<MetricFamily>& out) const {
   MetricFamily lambda = MakeGauge("liftserve_precision_lambda",
                                   "Precision of a variant: log16 of its bits per weight");
   MetricFamily info = MakeGauge("liftserve_variant_info", "1 for every resident variant");
-  for (const VariantInfo& variant : model.variants) {
+  for (const VariantInfo& variant : std::span(model.variants).first(ResidentVariants())) {
     AddSample(lambda, {{"model", model.name}, {"variant", variant.name}}, variant.lambda);
     std::ostringstream bits;
     bits << variant.bits_per_weight;

@@ -31,6 +31,7 @@ class ScrapeGauges : public prometheus::Collectable {
   std::vector<prometheus::MetricFamily> Collect() const override;
 
  private:
+  size_t ResidentVariants() const;  // the coarsest
   void CollectMemory(std::vector<prometheus::MetricFamily>& out) const;
   void CollectByteSeconds(std::vector<prometheus::MetricFamily>& out) const;
   void CollectLoad(std::vector<prometheus::MetricFamily>& out) const;

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/errors.h"
+#include "server/memory/budget.h"
 #include "server/rpc/status_map.h"
 #include "server/rpc/timestamps.h"
 #include "server/rpc/unary_answer.h"
@@ -114,6 +115,28 @@ grpc::ServerUnaryReactor* ModelService::UnloadVariant(Context* context, const By
   }();
   if (!count.ok()) return UnaryCall::End(context, count.status());
   return ChangeResidency<api::UnloadVariantResponse>(
+      services_, context, *count, out,
+      [](const ResidencyChange& change, auto& out) { out.set_moved_streams(change.moved); });
+}
+
+grpc::ServerUnaryReactor* ModelService::SetMemoryBudget(Context* context, const Bytes* in,
+                                                        Bytes* out) {
+  const auto count = [&]() -> absl::StatusOr<int> {
+    LIFT_ASSIGN_OR_RETURN(const Caller caller, CallerOf(services_, *context));
+    LIFT_RETURN_IF_ERROR(RequireAdmin(caller));
+    api::SetMemoryBudgetRequest request;
+    LIFT_RETURN_IF_ERROR(ParseMessage(*in, request));
+    LIFT_RETURN_IF_ERROR(CheckModel(services_, request.model()));
+    const auto& variants = services_.model.variants;
+    const int fit = VariantsWithin(variants, request.weight_bytes());
+    if (fit > 0) return fit;
+    return WithReason(absl::FailedPreconditionError(absl::StrCat(
+                          "weight_bytes is ", request.weight_bytes(), "; the coarsest variant '",
+                          variants[0].name, "' needs ", BytesOf(variants, 1))),
+                      "BUDGET_TOO_SMALL", "weight_bytes");
+  }();
+  if (!count.ok()) return UnaryCall::End(context, count.status());
+  return ChangeResidency<api::SetMemoryBudgetResponse>(
       services_, context, *count, out,
       [](const ResidencyChange& change, auto& out) { out.set_moved_streams(change.moved); });
 }

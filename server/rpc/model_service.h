@@ -12,7 +12,8 @@ using RawModelService = liftserve::v1::ModelService::WithRawCallbackMethod_ListM
             liftserve::v1::ModelService::WithRawCallbackMethod_GetLoad<
                 liftserve::v1::ModelService::WithRawCallbackMethod_LoadVariant<
                     liftserve::v1::ModelService::WithRawCallbackMethod_UnloadVariant<
-                        liftserve::v1::ModelService::Service>>>>>>;
+                        liftserve::v1::ModelService::WithRawCallbackMethod_SetMemoryBudget<
+                            liftserve::v1::ModelService::Service>>>>>>>;
 
 class ModelService final : public RawModelService {
  public:
@@ -25,6 +26,7 @@ class ModelService final : public RawModelService {
   grpc::ServerUnaryReactor* GetLoad(Context* context, const Bytes* in, Bytes* out) override;
   grpc::ServerUnaryReactor* LoadVariant(Context* context, const Bytes* in, Bytes* out) override;
   grpc::ServerUnaryReactor* UnloadVariant(Context* context, const Bytes* in, Bytes* out) override;
+  grpc::ServerUnaryReactor* SetMemoryBudget(Context* context, const Bytes* in, Bytes* out) override;
 
  private:
   ServiceContext& services_;

@@ -1,8 +1,11 @@
 #include "server/rpc/status_map.h"
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "server/engine/engine.h"
 #include "server/errors.h"
 
 namespace lift::rpc {
@@ -49,6 +52,16 @@ grpc::Status ToGrpcStatus(const absl::Status& status,
     violation->set_subject(std::string(*subject));
     violation->set_description(message);
     rich.add_details()->PackFrom(quota);
+  }
+  if (const auto blockers = status.GetPayload(kBlockersPayload)) {
+    google::rpc::PreconditionFailure failure;
+    for (const absl::string_view id : absl::StrSplit(std::string(*blockers), '\n')) {
+      auto* violation = failure.add_violations();
+      violation->set_type(info.reason());
+      violation->set_subject(absl::StrCat("request:", id));
+      violation->set_description("end or cancel it, or keep its precision resident");
+    }
+    rich.add_details()->PackFrom(failure);
   }
   if (const int retry_ms = RetryPushbackMs(status); retry_ms >= 0) {
     google::rpc::RetryInfo retry;

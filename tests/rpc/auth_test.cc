@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "server/metrics/scrape.h"
 #include "tests/rpc/fixture.h"
 
 namespace lift::test {
@@ -198,6 +199,48 @@ TEST_F(AuthTest, VariantsLeaveAndReturnUnderAnAdministrator) {
   SetKey(again, other_.key);
   ASSERT_TRUE(stub_->Generate(&again, Request("x", 9, "fine"), &answer).ok());
   EXPECT_EQ(answer.text(), FakeModel::Expected(Ids("x"), 2, 9));
+}
+
+TEST_F(AuthTest, ABudgetKeepsWhatFitsAndNamesWhoIsInItsWay) {
+  const auto budget = [&](const std::string& key, uint64_t bytes,
+                          api::SetMemoryBudgetResponse* response) {
+    grpc::ClientContext context;
+    SetKey(context, key);
+    api::SetMemoryBudgetRequest request;
+    request.set_weight_bytes(bytes);
+    return models_->SetMemoryBudget(&context, request, response);
+  };
+  api::SetMemoryBudgetResponse kept;
+  EXPECT_EQ(DetailsOf(budget(other_.key, 1, &kept)).info.reason(), "ADMIN_ONLY");
+  const Status small = budget(admin_.key, 250999, &kept);
+  EXPECT_EQ(small.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(DetailsOf(small).info.reason(), "BUDGET_TOO_SMALL");
+  EXPECT_THAT(small.error_message(), testing::HasSubstr("needs 251000"));
+
+  model_.step_micros = 1000;
+  grpc::ClientContext first, second;
+  auto one = Hold(first, other_.key, "one"), two = Hold(second, admin_.key, "two");
+  const Status busy = budget(admin_.key, 501000, &kept);
+  EXPECT_EQ(busy.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  const Details details = DetailsOf(busy);
+  EXPECT_EQ(details.info.reason(), "PRECISION_IN_USE");
+  ASSERT_EQ(details.precondition.violations_size(), 2);
+  EXPECT_EQ(details.precondition.violations(0).subject(), "request:one");
+  EXPECT_EQ(details.precondition.violations(1).subject(), "request:two");
+  EXPECT_EQ(engine_->resident_variants(), 3);
+  first.TryCancel();
+  second.TryCancel();
+  ASSERT_TRUE(AllSlotsFree());
+
+  ASSERT_TRUE(budget(admin_.key, 501000, &kept).ok());
+  EXPECT_THAT(kept.resident_variants(), testing::ElementsAre("coarse", "middle"));
+  EXPECT_EQ(kept.resident_bytes(), 501000u);
+  const ScrapeGauges gauges(*probes_, build_, [&] { return engine_->load(); });
+  const std::string text = ExpositionText(*probes_, gauges);
+  EXPECT_THAT(text, testing::HasSubstr("variant=\"middle\",device=\"cpu\"} 250000"));
+  EXPECT_THAT(text, testing::HasSubstr("variant=\"fine\",device=\"cpu\"} 0"));
+  ASSERT_TRUE(budget(admin_.key, 751000, &kept).ok());
+  EXPECT_THAT(kept.resident_variants(), testing::ElementsAre("coarse", "middle", "fine"));
 }
 
 TEST_F(AuthTest, CapsAreEnforcedAndNamed) {

@@ -127,6 +127,7 @@ Details DetailsOf(const grpc::Status& status) {
   for (const auto& detail : rich.details()) {
     details.has_info |= detail.UnpackTo(&details.info);
     details.has_bad |= detail.UnpackTo(&details.bad);
+    details.has_precondition |= detail.UnpackTo(&details.precondition);
     details.has_quota |= detail.UnpackTo(&details.quota);
     details.has_retry |= detail.UnpackTo(&details.retry);
   }

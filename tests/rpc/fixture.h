@@ -69,7 +69,8 @@ struct Details {
   google::rpc::BadRequest bad;
   google::rpc::RetryInfo retry;
   google::rpc::QuotaFailure quota{};
-  bool has_quota = false;
+  google::rpc::PreconditionFailure precondition{};
+  bool has_quota = false, has_precondition = false;
   bool has_info = false, has_bad = false, has_retry = false;
   std::string field() const { return has_bad ? bad.field_violations(0).field() : ""; }
 };
