@@ -16,6 +16,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "server/accounting/ledger_metrics.h"
 #include "server/accounting/observers.h"
+#include "server/accounting/request_log.h"
 #include "server/accounting/server_ledger.h"
 #include "server/assembly.h"
 #include "server/billing/meter.h"
@@ -24,6 +25,7 @@
 #include "server/metrics/admin_server.h"
 #include "server/metrics/probes.h"
 #include "server/metrics/scrape.h"
+#include "server/metrics/vllm_aliases.h"
 #include "server/rpc/rpc_server.h"
 #include "server/rpc/tls.h"
 #include "server/security/access.h"
@@ -231,6 +233,13 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
     observers.Add(ledger->get());
     options.acknowledge = (*ledger)->acknowledge();
   }
+  std::unique_ptr<RequestLog> request_log;
+  if (!config.request_log.empty()) {
+    auto opened = RequestLog::Open(config.request_log, serving.info);
+    if (!opened.ok()) return Fail(kExitWrongInput, opened.status());
+    request_log = *std::move(opened);
+    observers.Add(request_log.get());
+  }
   WatchedModel watched(*serving.model);
   Engine engine(watched, serving.tokenizer, options);
   rpc::ServiceContext services{
@@ -241,6 +250,7 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
   std::atomic<bool> ready{false}, stuck{false};
   ScrapeGauges gauges(probes, build, [&] { return engine.load(); });
   if (*ledger != nullptr) gauges.Add(LedgerMetrics(**ledger));
+  if (config.vllm_metrics) gauges.Add(VllmAliases(probes, [&] { return engine.load(); }));
   auto admin = AdminServer::Start(
       config.admin, {.metrics = [&] { return ExpositionText(probes, gauges); },
                      .ready = [&] { return ready && !stuck && !engine.load().draining; },

@@ -61,6 +61,8 @@ std::map<std::string, Setter> SettersOf(ServerConfig& c) {
           {"max_answer_tokens", into(c.max_answer_tokens)},
           {"watchdog_seconds", into(c.watchdog_seconds)},
           {"core_dumps", into(c.core_dumps)},
+          {"request_log", into(c.request_log)},
+          {"vllm_metrics", into(c.vllm_metrics)},
           {"memory_schedule", into(c.memory_schedule)},
           {"memory_pressure", into(c.memory_pressure)},
           {"memory_pressure_percent", into(c.memory_pressure_percent)},
@@ -156,6 +158,9 @@ void AddSecurityFlags(CLI::App& app, ServerConfig& c) {
 }
 
 void AddMemoryFlags(CLI::App& app, ServerConfig& c) {
+  app.add_option("--request-log", c.request_log,
+                 "Append a JSON line for every request, without its text; - = standard error");
+  app.add_flag("--vllm-metrics", c.vllm_metrics, "Show metrics under vLLM's names, too");
   app.add_option("--memory-schedule", c.memory_schedule,
                  "HH:MM=MIB,...: from then on (local time) keep the variants whose weights fit");
   app.add_option(

@@ -45,6 +45,8 @@ struct ServerConfig {
   int64_t max_answer_tokens = 0;            // of one request; 0 = what the context holds
   double watchdog_seconds = 60;             // a step longer than this is stuck; 0 = off
   bool core_dumps = false;                  // they could hold keys and prompts
+  std::string request_log;    // a JSON line for every request; "-" = standard error, "" = none
+  bool vllm_metrics = false;  // /metrics also under vLLM's names
   // Memory for weights while the server runs.
   std::string memory_schedule;          // "HH:MM=MIB,...", local time; empty = all variants
   std::string memory_pressure;          // PSI file or cgroup folder to watch; empty = none

@@ -65,6 +65,7 @@ absl::StatusOr<Admitted> GenerationService::Admit(const Context& context, const 
   if (!admitted.ok() && services_.observer != nullptr) {
     EngineRequest refused;
     refused.tenant = caller.tenant;
+    refused.traceparent = caller.traceparent;
     services_.observer->OnRejected(refused, admitted.status());
   }
   return admitted;

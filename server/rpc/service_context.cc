@@ -56,6 +56,20 @@ absl::StatusOr<Identity> Authenticate(const KeyRing& ring,
                     "MISSING_CREDENTIALS");
 }
 
+// "00-TRACE-SPAN-FLAGS" in lower-case hex, neither id all zeros. Anything else is as good as
+// absent.
+bool IsTraceparent(std::string_view text) {
+  if (text.size() != 55 || !text.starts_with("00-") || text[35] != '-' || text[52] != '-') {
+    return false;
+  }
+  const std::string_view trace = text.substr(3, 32), span = text.substr(36, 16);
+  for (const std::string_view part : {trace, span, text.substr(53)}) {
+    if (part.find_first_not_of("0123456789abcdef") != std::string_view::npos) return false;
+  }
+  return trace.find_first_not_of('0') != std::string_view::npos &&
+         span.find_first_not_of('0') != std::string_view::npos;
+}
+
 absl::Status ApplyTenantHeader(const ServiceContext& services, std::string_view named,
                                Caller& caller) {
   if (!IsTenantName(named)) {
@@ -112,6 +126,9 @@ absl::StatusOr<Caller> CallerOf(const ServiceContext& services,
   }
   if (const auto named = MetadataValue(context, kTenantKey)) {
     LIFT_RETURN_IF_ERROR(ApplyTenantHeader(services, *named, caller));
+  }
+  if (const auto trace = MetadataValue(context, "traceparent"); trace && IsTraceparent(*trace)) {
+    caller.traceparent = *trace;
   }
   const auto deadline = context.deadline();
   if (deadline != std::chrono::system_clock::time_point::max()) {

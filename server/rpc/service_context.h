@@ -86,7 +86,8 @@ struct ServiceContext {
 // Who asks and until when, from a call's metadata.
 struct Caller {
   std::string tenant = "default";
-  Role role = Role::kAdmin;  // of a server without authentication
+  Role role = Role::kAdmin;   // of a server without authentication
+  std::string traceparent{};  // W3C trace context, if it came in a valid form
   std::optional<EngineClock::time_point> deadline;
 };
 

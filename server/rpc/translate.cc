@@ -314,6 +314,7 @@ absl::StatusOr<EngineRequest> ToEngineRequest(const ServiceContext& context,
   request.cache = {.bypass = parts.cache.bypass(), .salt = parts.cache.salt()};
   request.tenant = caller.tenant;
   request.deadline = caller.deadline;
+  request.traceparent = caller.traceparent;
   request.priority = parts.priority;
   request.prompt = std::move(prompt.ids);
   request.prompt_text = std::move(prompt.text);

@@ -1,33 +1,35 @@
 // The real engine and RPC layer over a model without weights: what a server costs besides its
-// model. Prints its address and runs until SIGTERM.
+// model. Prints its address (with --admin also that port) and runs until SIGTERM.
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
 
-#include "server/metrics/probes.h"
+#include "server/accounting/ledger_metrics.h"
+#include "server/accounting/observers.h"
+#include "server/metrics/admin_server.h"
+#include "server/metrics/scrape.h"
 #include "server/rpc/rpc_server.h"
 #include "tests/rpc/fake_model.h"
 
-int main(int argc, char** argv) {
-  CLI::App app{"Serves a stub model whose step only sleeps", "stub-server"};
-  int64_t step_micros = 20000, max_batch = 1024;
-  std::string listen = "127.0.0.1:0";
-  app.add_option("--step-micros", step_micros, "Length of a step")->capture_default_str();
-  app.add_option("--max-batch", max_batch, "Sequences in a step")->capture_default_str();
-  app.add_option("--listen", listen, "HOST:PORT")->capture_default_str();
-  CLI11_PARSE(app, argc, argv);
+namespace lift {
+namespace {
 
+struct Flags {
+  int64_t step_micros = 20000, max_batch = 1024;
+  std::string listen = "127.0.0.1:0", ledger, admin;
+  bool no_accounting = false;
+};
+
+sigset_t BlockStopSignals() {
   sigset_t stop;
   sigemptyset(&stop);
   sigaddset(&stop, SIGTERM);
   sigaddset(&stop, SIGINT);
   pthread_sigmask(SIG_BLOCK, &stop, nullptr);
+  return stop;
+}
 
-  using namespace lift;
-  test::FakeModel model;
-  model.step_micros = step_micros;
-  const auto tokenizer = Tokenizer::Create(test::ByteTokenizerSpec());
-  if (!tokenizer.ok()) return 1;
+ModelInfo InfoOf(const test::FakeModel& model) {
   ModelInfo info;
   info.name = "stub";
   info.max_context = model.max_context();
@@ -36,22 +38,75 @@ int main(int argc, char** argv) {
     info.variants.push_back({.name = v.name, .lambda = v.lambda, .bytes = v.bytes});
     info.resident_bytes = v.bytes;
   }
+  return info;
+}
+
+int Fail(const absl::Status& status) {
+  std::fprintf(stderr, "stub-server: %s\n", std::string(status.message()).c_str());
+  return 1;
+}
+
+int Serve(const Flags& flags, const sigset_t& stop) {
+  test::FakeModel model;
+  model.step_micros = flags.step_micros;
+  const auto tokenizer = Tokenizer::Create(test::ByteTokenizerSpec());
+  if (!tokenizer.ok()) return Fail(tokenizer.status());
+  const ModelInfo info = InfoOf(model);
   const BuildInfo build{.version = "stub", .build_type = "stub"};
   UsageTotals usage;
   Probes probes(info, usage);
-  Engine engine(model, *tokenizer,
-                {.max_batch = max_batch, .max_waiting = 4096, .observer = &probes});
-  rpc::ServiceContext services{engine, *tokenizer, nullptr, info, build, usage, &probes};
-  auto server = rpc::RpcServer::Start(services, {.listen = listen});
-  if (!server.ok()) {
-    std::fprintf(stderr, "%s\n", std::string(server.status().message()).c_str());
-    return 1;
+  ObserverList observers({});
+  if (!flags.no_accounting) observers.Add(&probes);
+  EngineOptions options{.max_batch = flags.max_batch, .max_waiting = 4096};
+  options.observer = &observers;
+  std::unique_ptr<ServerLedger> ledger;
+  if (!flags.ledger.empty()) {
+    ServerLedger::Options ledger_options;
+    ledger_options.path = flags.ledger;
+    auto opened = ServerLedger::Open(ledger_options, info, usage);
+    if (!opened.ok()) return Fail(opened.status());
+    ledger = *std::move(opened);
+    observers.Add(ledger.get());
+    options.acknowledge = ledger->acknowledge();
   }
+  Engine engine(model, *tokenizer, options);
+  rpc::ServiceContext services{engine, *tokenizer, nullptr, info, build, usage, &observers};
+  ScrapeGauges gauges(probes, build, [&] { return engine.load(); });
+  if (ledger != nullptr) gauges.Add(LedgerMetrics(*ledger));
+  std::unique_ptr<AdminServer> admin;
+  if (!flags.admin.empty()) {
+    auto started = AdminServer::Start(
+        flags.admin,
+        {.metrics = [&] { return ExpositionText(probes, gauges); }, .ready = [] { return true; }});
+    if (!started.ok()) return Fail(started.status());
+    admin = *std::move(started);
+  }
+  auto server = rpc::RpcServer::Start(services, {.listen = flags.listen});
+  if (!server.ok()) return Fail(server.status());
   (*server)->SetServing(true);
   std::printf("%s\n", (*server)->address().c_str());
+  if (admin != nullptr) std::printf("%d\n", admin->port());
   std::fflush(stdout);
   int signal_number = 0;
   sigwait(&stop, &signal_number);
   (*server)->Stop(std::chrono::milliseconds(100));
   return 0;
+}
+
+}  // namespace
+}  // namespace lift
+
+int main(int argc, char** argv) {
+  CLI::App app{"Serves a stub model whose step only sleeps", "stub-server"};
+  lift::Flags flags;
+  app.add_option("--step-micros", flags.step_micros, "Length of a step")->capture_default_str();
+  app.add_option("--max-batch", flags.max_batch, "Sequences in a step")->capture_default_str();
+  app.add_option("--listen", flags.listen, "HOST:PORT")->capture_default_str();
+  app.add_option("--ledger", flags.ledger, "Keep a ledger in this file");
+  app.add_option("--admin", flags.admin, "HOST:PORT of /metrics");
+  app.add_flag("--no-accounting", flags.no_accounting,
+               "Without probes and account, to compare with");
+  CLI11_PARSE(app, argc, argv);
+  const sigset_t stop = lift::BlockStopSignals();
+  return lift::Serve(flags, stop);
 }
