@@ -219,11 +219,10 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         stubs(folder)
         faults = Faults(flags.build, flags.model, folder)
-        faults.kill_and_restart()
-        faults.damaged_files()
-        faults.small_pool()
-        faults.flood(quota=False)
-        faults.flood(quota=True)
+        for step in (faults.kill_and_restart, faults.damaged_files, faults.small_pool,
+                     lambda: faults.flood(quota=False), lambda: faults.flood(quota=True)):
+            step()
+            print(list(faults.report.items())[-1], faults.wrong, file=sys.stderr, flush=True)
     print(json.dumps({**faults.report, "wrong": faults.wrong[:20]}, indent=2))
     return 1 if faults.wrong else 0
 
