@@ -225,7 +225,7 @@ struct SpeculationStats {
 
 struct EngineLoad {
   int64_t running = 0, waiting = 0, blocks_used = 0, blocks_total = 0;  // sequences; blocks held
-  int64_t blocks_cached = 0;  // held by nobody, reused if their prefix comes again
+  int64_t blocks_cached = 0;   // held by nobody, reused if their prefix comes again
   int resident_variants = -1;  // the coarsest; -1 = all
   bool draining = false;
 };

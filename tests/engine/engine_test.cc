@@ -84,7 +84,9 @@ TEST(Engine, PreemptionInATinyPoolGivesTheSameTokens) {
   // Each sequence grows to 10 blocks; the pool has 14, so the later ones are preempted again and
   // again.
   const FakeModel::Options options{.block_tokens = 2, .num_blocks = 14, .max_context = 64};
-  FakeModel model(options);
+  FakeModel::Options slow = options;
+  slow.delay = 1ms;  // so that all four live at once
+  FakeModel model(slow);
   std::atomic<int> recomputed{
       0};  // chunks of generated tokens longer than one: only recomputation has them
   model.on_step = [&](std::span<const SequenceChunk> chunks) {

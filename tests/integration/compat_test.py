@@ -123,13 +123,16 @@ class Compat(unittest.TestCase):
         self.assertEqual(chunks, self.ids)
         self.assertEqual(list(complete.output_ids), self.ids)
         self.assertEqual(complete.finish_reason, "length")
+        answer = list(stub.Generate(vllm.GenerateRequest(
+            text=PROMPT, sampling_params={"temperature": 0, "max_tokens": TOKENS, "regex": "a+"}), timeout=60))[-1]
+        self.assertGreater(answer.complete.completion_tokens, 0)
         with self.assertRaises(grpc.RpcError) as refused:
-            list(stub.Generate(vllm.GenerateRequest(text=PROMPT, sampling_params={"regex": "a+"}), timeout=60))
+            list(stub.Generate(vllm.GenerateRequest(text=PROMPT, sampling_params={"prompt_logprobs": 1}), timeout=60))
         self.assertEqual(refused.exception.code(), grpc.StatusCode.INVALID_ARGUMENT)
         details = status_pb2.Status.FromString(dict(refused.exception.trailing_metadata())["grpc-status-details-bin"])
         bad = error_details_pb2.BadRequest()
         self.assertTrue(any(detail.Unpack(bad) for detail in details.details))
-        self.assertEqual(bad.field_violations[0].field, "sampling_params.regex")
+        self.assertEqual(bad.field_violations[0].field, "sampling_params.prompt_logprobs")
 
     def test_load_trailer(self):
         """On the wire: gRPC's own client takes it out of the trailers for its balancer."""

@@ -31,7 +31,7 @@ def measure_lifted(args, path):
         cuts = ["--cut-mb", args.cut_mb, "--variant", ",".join(f"b{float(mb):g}" for mb in args.cut_mb.split(","))]
     report = json.loads(ggml_peers.run(
         args.lift_eval, "--model", path, *cuts, "--reference", args.reference, "--text", args.text, "--context", args.context,
-        "--max-tokens", args.max_tokens, "--threads", args.threads, "--json"))
+        "--max-tokens", args.max_tokens, "--threads", args.threads, "--kv-cache", "f32", "--json"))
     name = pathlib.Path(path).stem
     return [{"method": f"{name} {v['name']}", "lifted": True, "tokens": report["tokens"]}
             | {key: v[key] for key in ("bytes", "kl", "perplexity", "top1_agreement")} for v in report["variants"]]

@@ -52,7 +52,7 @@ def has_result(path, method):
 def evaluate(lift_eval, model, reference, text, context, max_tokens, threads):
     """lift-eval's figures for a float model: (kl, perplexity, top1_agreement)."""
     report = json.loads(run(lift_eval, "--model", model, "--reference", reference, "--text", text, "--context", context,
-                            "--max-tokens", max_tokens, "--threads", threads, "--json"))
+                            "--max-tokens", max_tokens, "--threads", threads, "--kv-cache", "f32", "--json"))
     variant = report["variants"][-1]
     return {key: variant[key] for key in ("kl", "perplexity", "top1_agreement")} | {"tokens": report["tokens"]}
 

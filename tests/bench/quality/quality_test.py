@@ -89,8 +89,8 @@ class ModelTest(unittest.TestCase):
         found = model.norm(x, tensors["output_norm.weight"]) @ head.T
         with tempfile.TemporaryDirectory() as folder:
             out = pathlib.Path(folder) / "logits.npy"
-            subprocess.run([LIFT_EVAL, "logits", "--model", path, "--token-ids", ",".join(map(str, ids)), "--out", out],
-                           check=True, capture_output=True, timeout=60)
+            subprocess.run([LIFT_EVAL, "logits", "--kv-cache", "f32", "--model", path, "--token-ids", ",".join(map(str, ids)),
+                            "--out", out], check=True, capture_output=True, timeout=60)
             expected = np.load(out)
         self.assertLess(np.abs(found - expected).max(), 1e-3 * expected.std())
 

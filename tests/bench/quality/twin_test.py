@@ -42,7 +42,7 @@ def token_ids(model, text):
 
 def logits(model, ids, folder):
     out = folder / "logits.npy"
-    run(LIFT_EVAL, "logits", "--model", model, "--token-ids", ",".join(map(str, ids)), "--out", out)
+    run(LIFT_EVAL, "logits", "--kv-cache", "f32", "--model", model, "--token-ids", ",".join(map(str, ids)), "--out", out)
     return np.load(out).astype(np.float64)
 
 
