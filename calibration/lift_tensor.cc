@@ -109,18 +109,16 @@ double WeightedEnergy(const std::vector<float>& e, const std::vector<uint16_t>& 
 }  // namespace
 
 // Noise shaped by one stage is a larger, coloured target for the next, which pays for it unless it
-// is damped less: each stage stands between its own use as the last one and its successors'. Per
-// bit that the stages before it add; measured on layers of a real model, see README.md.
-constexpr double kFirstDamping = 0.6, kDampingPerBit = 0.6, kLeastDamping = 0.05;
+// is damped less: each stage stands between its own use as the last one and its successors'.
+// Measured on layers and on the output of a real model, see README.md.
+constexpr double kDamping[] = {0.6, 0.2, 0.1, 0.07, 0.05};
 
 std::vector<StageSpec> MakeStages(const std::vector<int>& sizes) {
   std::vector<StageSpec> chain;
-  double damping = kFirstDamping;
   for (size_t j = 0; j < sizes.size(); ++j) {
     StageSpec stage;
     stage.code = DefaultCode(sizes[j]);
-    stage.damping = std::max(kLeastDamping, damping);
-    if (j + 1 < sizes.size()) damping *= std::pow(kDampingPerBit, sizes[j + 1]);
+    stage.damping = kDamping[std::min(j, std::size(kDamping) - 1)];
     stage.from_middle = j % 2 == 1;
     // A table a little wide leaves the next stage no tail; a next stage of one bit gains nothing
     // from it (measured on real layers).
