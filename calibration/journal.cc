@@ -58,7 +58,7 @@ class In {
       return values;
     }
     values.resize(count);
-    std::memcpy(values.data(), left_.data(), count * sizeof(T));
+    if (count > 0) std::memcpy(values.data(), left_.data(), count * sizeof(T));
     left_.remove_prefix(count * sizeof(T));
     return values;
   }
