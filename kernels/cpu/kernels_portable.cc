@@ -1,5 +1,6 @@
 // The table for any CPU.
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/base/float16.h"
 #include "kernels/cpu/kernel_table.h"

@@ -7,6 +7,30 @@ inline const uint32_t* PlaneWords(const uint8_t* planes, int stored, int64_t blo
   return reinterpret_cast<const uint32_t*>(planes + (b * stored + stream) * kTileBytes);
 }
 
+// Calls dot(columns, tile, first) for every tile, the columns from `first` on up to four at a time;
+// `columns` is a compile-time constant.
+template <class Dot>
+inline void DotByFours(const SignDot& a, int64_t first, const Dot& dot) {
+  for (; first < a.num_columns; first += 4) {
+    for (int tile = 0; tile < a.tiles; ++tile) {
+      switch (a.num_columns - first) {
+        case 1:
+          dot(std::integral_constant<int, 1>(), tile, first);
+          break;
+        case 2:
+          dot(std::integral_constant<int, 2>(), tile, first);
+          break;
+        case 3:
+          dot(std::integral_constant<int, 3>(), tile, first);
+          break;
+        default:
+          dot(std::integral_constant<int, 4>(), tile, first);
+          break;
+      }
+    }
+  }
+}
+
 // Derived words by two shifts, an OR and an XOR for each tap.
 void DeriveByShifts(const DeriveTile& a) {
   const ParityTables& tables = *a.tables;

@@ -9,6 +9,12 @@ inline __m256i Bytes4(const int8_t* p) {
   return _mm256_set1_epi32(word);
 }
 
+// acc[8] += value
+inline void AddTo(int32_t* acc, __m256i value) {
+  auto* sums = reinterpret_cast<__m256i*>(acc);
+  _mm256_store_si256(sums, _mm256_add_epi32(_mm256_load_si256(sums), value));
+}
+
 template <int kColumns>
 struct TileSums {
   __m256i narrow[kColumns][2];  // 16-bit pairs, flushed into `wide`
@@ -77,32 +83,14 @@ void DotTile(const SignDot& a, int tile, int64_t first) {
   sums.Flush();
   for (int c = 0; c < kColumns; ++c) {
     for (int h = 0; h < 2; ++h) {
-      auto* acc =
-          reinterpret_cast<__m256i*>(a.acc + (first + c) * kTilePair + tile * kTileRows + 8 * h);
-      _mm256_store_si256(acc, _mm256_add_epi32(_mm256_load_si256(acc), sums.wide[c][h]));
+      AddTo(a.acc + (first + c) * kTilePair + tile * kTileRows + 8 * h, sums.wide[c][h]);
     }
   }
 }
 
 [[maybe_unused]] void SignDotAvx2(const SignDot& a) {
-  for (int64_t first = 0; first < a.num_columns; first += 4) {
-    for (int tile = 0; tile < a.tiles; ++tile) {
-      switch (a.num_columns - first) {
-        case 1:
-          DotTile<1>(a, tile, first);
-          break;
-        case 2:
-          DotTile<2>(a, tile, first);
-          break;
-        case 3:
-          DotTile<3>(a, tile, first);
-          break;
-        default:
-          DotTile<4>(a, tile, first);
-          break;
-      }
-    }
-  }
+  DotByFours(a, 0,
+             [&](auto columns, int tile, int64_t first) { DotTile<columns()>(a, tile, first); });
 }
 
 void ScaleRows(const uint16_t* scale, int64_t rows, float* y) {

@@ -46,30 +46,12 @@ void DotTileVnni(const SignDot& a, int tile, int64_t first) {
       for (int part = 1; part < kParts; ++part) {
         total = _mm256_add_epi32(total, acc[part][c][h]);
       }
-      auto* sum =
-          reinterpret_cast<__m256i*>(a.acc + (first + c) * kTilePair + tile * kTileRows + 8 * h);
-      _mm256_store_si256(sum, _mm256_add_epi32(_mm256_load_si256(sum), total));
+      AddTo(a.acc + (first + c) * kTilePair + tile * kTileRows + 8 * h, total);
     }
   }
 }
 
 void SignDotAvxVnni(const SignDot& a) {
-  for (int64_t first = 0; first < a.num_columns; first += 4) {
-    for (int tile = 0; tile < a.tiles; ++tile) {
-      switch (a.num_columns - first) {
-        case 1:
-          DotTileVnni<1>(a, tile, first);
-          break;
-        case 2:
-          DotTileVnni<2>(a, tile, first);
-          break;
-        case 3:
-          DotTileVnni<3>(a, tile, first);
-          break;
-        default:
-          DotTileVnni<4>(a, tile, first);
-          break;
-      }
-    }
-  }
+  DotByFours(
+      a, 0, [&](auto columns, int tile, int64_t first) { DotTileVnni<columns()>(a, tile, first); });
 }

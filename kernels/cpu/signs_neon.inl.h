@@ -2,8 +2,6 @@
 // every byte into -1 or 0, so a signed dot product takes u away wherever a sign is set; the sums
 // are subtracted at the end.
 
-constexpr int kDotColumns4 = 4;
-
 template <int kColumns>
 void DotTile(const SignDot& a, int tile, int64_t first) {
   const int streams = a.stored + a.derived_streams;
@@ -118,24 +116,8 @@ int64_t DotByMatrices(const SignDot&) { return 0; }
 #endif
 
 void SignDotNeon(const SignDot& a) {
-  for (int64_t first = DotByMatrices(a); first < a.num_columns; first += kDotColumns4) {
-    for (int tile = 0; tile < a.tiles; ++tile) {
-      switch (a.num_columns - first) {
-        case 1:
-          DotTile<1>(a, tile, first);
-          break;
-        case 2:
-          DotTile<2>(a, tile, first);
-          break;
-        case 3:
-          DotTile<3>(a, tile, first);
-          break;
-        default:
-          DotTile<4>(a, tile, first);
-          break;
-      }
-    }
-  }
+  DotByFours(a, DotByMatrices(a),
+             [&](auto columns, int tile, int64_t first) { DotTile<columns()>(a, tile, first); });
 }
 
 void ScaleRows(const uint16_t* scale, int64_t rows, float* y) {
