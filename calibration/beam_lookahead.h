@@ -21,7 +21,7 @@ struct FarTargets {
 // The charge for far target k when the steps up to some column give it `sum`.
 inline float Charge(const SearchCode& code, const FarTargets& far, int k, float sum) {
   const float aim = far.aim[k];
-  const float reach = code.ahead_reach[static_cast<size_t>(far.distance[k] - 1)];
+  const float reach = code.reach[static_cast<size_t>(far.distance[k])];
   const float miss = std::max((aim < 0 ? sum - aim : aim - sum) - reach, 0.0f);
   return far.weight[k] * (miss * miss);
 }

@@ -18,23 +18,26 @@ inline constexpr int kAhead = 7;
 struct SearchCode {
   int stored, streams, branches;  // branches = 2^stored
   uint32_t history_mask;
-  int chunks;                       // 5-bit look-up chunks that cover the history
-  std::vector<float> table;         // [chunks][32]: FIR of the older steps
-  std::vector<float> newest;        // [2^streams]: FIR of the newest step's signs
+  int chunks;  // 5-bit look-up chunks that cover the history
+  // FIR of the steps before a column and of its own, newest step in that column (the first) and in
+  // those that follow it.
+  std::vector<float> older;         // [kAhead + 1][chunks][32]
+  std::vector<float> newest;        // [kAhead + 1][32], by the step's signs
   std::vector<uint32_t> old_masks;  // [derived]: parity over the history before the step
   std::vector<uint32_t>
       derived_of;  // [branches]: parity of the new stored bits under each mask, bit k = derived k
-  // For the column d + 1 steps later (d < kAhead): what the older steps put into it, what the
-  // newest step does, and how far the steps after it reach at most.
-  std::vector<float> ahead_table;   // [kAhead + 1][chunks][32], the first for the next column
-  std::vector<float> ahead_newest;  // [kAhead][2^streams]
-  std::vector<float> ahead_reach;   // [kAhead]
+  std::vector<float> reach;  // [kAhead + 1]: at most what the last so many steps put into a column
   // What an error above `limit` costs more, as a factor of its square: a later stage has no hope
   // of errors beyond its own reach.
   float limit = 0, over = 0;
   float far = 0;  // targets at least this far from 0 are looked ahead for
   // spread: EncoderMetric::spread.
   SearchCode(const LiftCode& code, float gain, double spread = 1);
+  // Of the column `later` steps after the one at hand.
+  const float* OlderSteps(int later) const {
+    return &older[static_cast<size_t>(later * chunks) * 32];
+  }
+  const float* NewestStep(int later) const { return &newest[static_cast<size_t>(later) * 32]; }
 };
 
 // The survivors after the last column: what a search that continues the row needs of them.

@@ -76,17 +76,26 @@ struct Avx512Ops {
                                              _mm512_mul_ps(_mm512_load_ps(x + i), weight)));
     }
   }
-  static void Predict(int m, const SearchCode& code, const int32_t* history, float* base,
-                      int32_t* parity) {
+  static void OldSteps(int m, const SearchCode& code, int distance, const int32_t* history,
+                       float* sums) {
+    const float* table = code.OlderSteps(distance);
+    const __m512i low5 = _mm512_set1_epi32(31);
     for (int i = 0; i < m; i += 16) {
-      const __m512i h = _mm512_load_si512(history + i), low5 = _mm512_set1_epi32(31);
-      __m512 sum = Table32(code.table.data(), _mm512_and_si512(h, low5));
+      const __m512i h = _mm512_load_si512(history + i);
+      __m512 sum = Table32(table, _mm512_and_si512(h, low5));
       for (int c = 1; c < code.chunks; ++c) {
         const __m512i index =
             _mm512_and_si512(_mm512_srli_epi32(h, static_cast<unsigned>(5 * c)), low5);
-        sum = _mm512_add_ps(sum, Table32(code.table.data() + 32 * c, index));
+        sum = _mm512_add_ps(sum, Table32(table + 32 * c, index));
       }
-      _mm512_store_ps(base + i, sum);
+      _mm512_store_ps(sums + i, sum);
+    }
+  }
+  static void Predict(int m, const SearchCode& code, const int32_t* history, float* base,
+                      int32_t* parity) {
+    OldSteps(m, code, 0, history, base);
+    for (int i = 0; i < m; i += 16) {
+      const __m512i h = _mm512_load_si512(history + i);
       __m512i bits = _mm512_setzero_si512();
       for (size_t k = 0; k < code.old_masks.size(); ++k) {
         const __m512i ones = _mm512_popcnt_epi32(
@@ -138,21 +147,6 @@ struct Avx512Ops {
       }
     }
   }
-  static void OldSteps(int m, const SearchCode& code, int distance, const int32_t* history,
-                       float* sums) {
-    const float* table = &code.ahead_table[static_cast<size_t>(distance * code.chunks) * 32];
-    const __m512i low5 = _mm512_set1_epi32(31);
-    for (int i = 0; i < m; i += 16) {
-      const __m512i h = _mm512_load_si512(history + i);
-      __m512 sum = Table32(table, _mm512_and_si512(h, low5));
-      for (int c = 1; c < code.chunks; ++c) {
-        const __m512i index =
-            _mm512_and_si512(_mm512_srli_epi32(h, static_cast<unsigned>(5 * c)), low5);
-        sum = _mm512_add_ps(sum, Table32(table + 32 * c, index));
-      }
-      _mm512_store_ps(sums + i, sum);
-    }
-  }
   static void ChargeKeys(int m, const SearchCode& code, const beam_internal::FarTargets& far,
                          int index_bits, const float* old, const int32_t* parity, int32_t* keys) {
     const __m512i mask = _mm512_set1_epi32(~((1 << index_bits) - 1)),
@@ -166,13 +160,12 @@ struct Avx512Ops {
         const __m512i index = _mm512_xor_si512(p, _mm512_set1_epi32(flip));
         __m512 charge = zero;
         for (int k = 0; k < far.count; ++k) {
-          const size_t ahead = static_cast<size_t>(far.distance[k] - 1);
           const __m512 aim = _mm512_set1_ps(far.aim[k]);
+          const float reach = code.reach[static_cast<size_t>(far.distance[k])];
           const __m512 sum = _mm512_add_ps(_mm512_load_ps(old + k * m + i),
-                                           Table32(&code.ahead_newest[ahead * 32], index));
+                                           Table32(code.NewestStep(far.distance[k]), index));
           const __m512 gap = far.aim[k] < 0 ? _mm512_sub_ps(sum, aim) : _mm512_sub_ps(aim, sum);
-          const __m512 miss =
-              _mm512_max_ps(_mm512_sub_ps(gap, _mm512_set1_ps(code.ahead_reach[ahead])), zero);
+          const __m512 miss = _mm512_max_ps(_mm512_sub_ps(gap, _mm512_set1_ps(reach)), zero);
           charge = _mm512_add_ps(
               charge, _mm512_mul_ps(_mm512_set1_ps(far.weight[k]), _mm512_mul_ps(miss, miss)));
         }

@@ -26,13 +26,23 @@ struct PortableOps {
   static void MultiplyAdd(int m, const float* x, float w, float* out) {
     for (int i = 0; i < m; ++i) out[i] += x[i] * w;
   }
-  static void Predict(int m, const SearchCode& code, const int32_t* history, float* base,
-                      int32_t* parity) {
+  // What histories, as a column has them before its own step, put into the column `distance` steps
+  // after it.
+  static void OldSteps(int m, const SearchCode& code, int distance, const int32_t* history,
+                       float* sums) {
+    const float* table = code.OlderSteps(distance);
     for (int i = 0; i < m; ++i) {
       const uint32_t h = static_cast<uint32_t>(history[i]);
-      float sum = code.table[h & 31];
-      for (int c = 1; c < code.chunks; ++c) sum += code.table[c * 32 + (h >> (5 * c) & 31)];
-      base[i] = sum;
+      float sum = table[h & 31];
+      for (int c = 1; c < code.chunks; ++c) sum += table[c * 32 + (h >> (5 * c) & 31)];
+      sums[i] = sum;
+    }
+  }
+  static void Predict(int m, const SearchCode& code, const int32_t* history, float* base,
+                      int32_t* parity) {
+    OldSteps(m, code, 0, history, base);
+    for (int i = 0; i < m; ++i) {
+      const uint32_t h = static_cast<uint32_t>(history[i]);
       uint32_t bits = 0;
       for (size_t k = 0; k < code.old_masks.size(); ++k) {
         bits |= static_cast<uint32_t>(std::popcount(h & code.old_masks[k]) & 1) << k;
@@ -64,18 +74,6 @@ struct PortableOps {
       std::fill(out + live, out + m, beam_internal::kInvalidKey);
     }
   }
-  // What histories, as a column has them before its own step, put into the column `distance` steps
-  // after it.
-  static void OldSteps(int m, const SearchCode& code, int distance, const int32_t* history,
-                       float* sums) {
-    const float* table = &code.ahead_table[static_cast<size_t>(distance * code.chunks) * 32];
-    for (int i = 0; i < m; ++i) {
-      const uint32_t h = static_cast<uint32_t>(history[i]);
-      float sum = table[h & 31];
-      for (int c = 1; c < code.chunks; ++c) sum += table[c * 32 + (h >> (5 * c) & 31)];
-      sums[i] = sum;
-    }
-  }
   // old: [far.count][m], what OldSteps gives the far targets. Invalid keys stay.
   static void ChargeKeys(int m, const SearchCode& code, const beam_internal::FarTargets& far,
                          int index_bits, const float* old, const int32_t* parity, int32_t* keys) {
@@ -87,7 +85,7 @@ struct PortableOps {
         if (key[i] >= beam_internal::kInvalidKey) continue;
         float charge = 0;
         for (int k = 0; k < far.count; ++k) {
-          const float* newest = &code.ahead_newest[(far.distance[k] - 1) * 32];
+          const float* newest = code.NewestStep(far.distance[k]);
           charge += Charge(code, far, k, old[k * m + i] + newest[parity[i] ^ flip]);
         }
         const float cost = std::bit_cast<float>(key[i] & mask) + charge;

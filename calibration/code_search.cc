@@ -7,6 +7,7 @@
 #include <memory>
 #include <random>
 
+#include "calibration/codes.h"
 #include "kernels/base/check.h"
 
 namespace lift {
@@ -44,16 +45,8 @@ double MeanSquare(const std::vector<float>& x) {
 void WindowSigns(const LiftCode& code, const uint8_t* bits, int64_t n, int64_t t, double* signs) {
   const int streams = code.streams();
   for (int m = 0; m < code.steps; ++m) {
-    const int64_t at = (t - m + n) % n;
-    for (int r = 0; r < code.stored; ++r) signs[m * streams + r] = (bits[at] >> r & 1) ? 1 : -1;
-    for (int k = 0; k < code.derived; ++k) {
-      int parity = 0;
-      for (uint64_t mask = code.masks[static_cast<size_t>(k)]; mask != 0; mask &= mask - 1) {
-        const int index = std::countr_zero(mask);
-        parity ^= bits[(at - index / streams + n) % n] >> (index % streams) & 1;
-      }
-      signs[m * streams + code.stored + k] = parity ? 1 : -1;
-    }
+    const uint32_t s = ColumnSigns(code, bits, n, (t - m) % n);
+    for (int r = 0; r < streams; ++r) signs[m * streams + r] = (s >> r & 1) != 0 ? 1 : -1;
   }
 }
 

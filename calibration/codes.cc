@@ -86,27 +86,32 @@ LiftCode DefaultCode(int bits) {
   return *FindCode(kNames[bits - 1]);
 }
 
+uint32_t ColumnSigns(const LiftCode& code, const uint8_t* bits, int64_t n, int64_t t) {
+  const int streams = code.streams();
+  uint32_t signs = bits[(t + n) % n];
+  for (int k = 0; k < code.derived; ++k) {
+    uint32_t parity = 0;
+    for (uint64_t mask = code.masks[static_cast<size_t>(k)]; mask != 0; mask &= mask - 1) {
+      const int index = std::countr_zero(mask), back = index / streams;
+      parity ^= static_cast<uint32_t>(bits[(t - back % n + 2 * n) % n]) >> (index % streams) & 1;
+    }
+    signs |= parity << (code.stored + k);
+  }
+  return signs;
+}
+
 void ReconstructRow(const LiftCode& code, const uint8_t* bits, int64_t n, float* out) {
   const int streams = code.streams();
-  // signs[t * streams + r] in {0, 1}
-  std::vector<uint8_t> signs(static_cast<size_t>(n) * streams);
-  for (int64_t t = 0; t < n; ++t) {
-    for (int r = 0; r < code.stored; ++r) signs[t * streams + r] = bits[t] >> r & 1;
-    for (int k = 0; k < code.derived; ++k) {
-      int parity = 0;
-      for (uint64_t mask = code.masks[k]; mask != 0; mask &= mask - 1) {
-        const int index = std::countr_zero(mask), back = index / streams, stream = index % streams;
-        parity ^= bits[(t - back % n + n) % n] >> stream & 1;
-      }
-      signs[t * streams + code.stored + k] = static_cast<uint8_t>(parity);
-    }
-  }
+  std::vector<uint32_t> signs(static_cast<size_t>(n));
+  for (int64_t t = 0; t < n; ++t) signs[static_cast<size_t>(t)] = ColumnSigns(code, bits, n, t);
   for (int64_t t = 0; t < n; ++t) {
     float sum = 0;
     for (int m = 0; m < code.steps; ++m) {
-      const uint8_t* s = &signs[((t - m % n + n) % n) * streams];
-      for (int r = 0; r < streams; ++r)
-        sum += s[r] ? code.taps[m * streams + r] : -code.taps[m * streams + r];
+      const uint32_t s = signs[static_cast<size_t>((t - m % n + n) % n)];
+      for (int r = 0; r < streams; ++r) {
+        const float tap = code.taps[static_cast<size_t>(m * streams + r)];
+        sum += (s >> r & 1) != 0 ? tap : -tap;
+      }
     }
     out[t] = sum;
   }

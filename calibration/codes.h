@@ -19,6 +19,10 @@ std::vector<std::string> CodeNames();
 // The default code for a stage of `bits` stored bits (1 to 4).
 LiftCode DefaultCode(int bits);
 
+// The signs of column t of a circular row, stored and derived, a bit each in stream order. bits
+// [n]: stored bits of a column in the low `stored` bits. t in (-n, n).
+uint32_t ColumnSigns(const LiftCode& code, const uint8_t* bits, int64_t n, int64_t t);
+
 // Unit-variance reconstruction of one circular row: bits [n] (stored bits of a column in the low
 // `stored` bits) -> out [n].
 void ReconstructRow(const LiftCode& code, const uint8_t* bits, int64_t n, float* out);

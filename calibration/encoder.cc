@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "calibration/beam_search.h"
+#include "calibration/codes.h"
 #include "kernels/base/check.h"
 
 namespace lift {
@@ -60,22 +61,10 @@ std::vector<float> MakeBand(const LdlFactor& factor) {
 // The last history steps' signs of a circular row, newest in the low bits.
 uint32_t HistoryBefore(const LiftCode& code, const SearchCode& search, const uint8_t* bits,
                        int64_t n, int64_t column) {
-  const int streams = code.streams(),
-            steps = static_cast<int>(std::bit_width(search.history_mask)) / streams;
+  const int steps = static_cast<int>(std::bit_width(search.history_mask)) / code.streams();
   uint32_t history = 0;
-  for (int s = steps; s >= 1; --s) {
-    const int64_t t = column - s + n;
-    uint32_t signs = bits[t % n];
-    for (int k = 0; k < code.derived; ++k) {
-      int parity = 0;
-      for (uint64_t mask = code.masks[static_cast<size_t>(k)]; mask != 0; mask &= mask - 1) {
-        const int index = std::countr_zero(mask);
-        parity ^= bits[(t - index / streams + n) % n] >> (index % streams) & 1;
-      }
-      signs |= static_cast<uint32_t>(parity) << (code.stored + k);
-    }
-    history = history << streams | signs;
-  }
+  for (int s = steps; s >= 1; --s)
+    history = history << code.streams() | ColumnSigns(code, bits, n, (column - s) % n);
   return history & search.history_mask;
 }
 
@@ -85,7 +74,7 @@ void ReconstructOne(const LiftCode& code, const SearchCode& search, const uint8_
   for (int64_t t = 0; t < n; ++t) {
     float sum = 0;
     for (int c = 0; c < search.chunks; ++c)
-      sum += search.table[static_cast<size_t>(c) * 32 + (history >> (5 * c) & 31)];
+      sum += search.older[static_cast<size_t>(c) * 32 + (history >> (5 * c) & 31)];
     uint32_t signs = bits[t] | search.derived_of[bits[t]] << code.stored;
     for (size_t k = 0; k < search.old_masks.size(); ++k) {
       signs ^= static_cast<uint32_t>(std::popcount(history & search.old_masks[k]) & 1)
@@ -120,7 +109,6 @@ SearchCode::SearchCode(const LiftCode& code, float gain, double spread)
   LIFT_CHECK(streams <= 5 && stored <= 4 && bits <= 32);
   history_mask = bits == 32 ? 0xFFFFFFFFu : (1u << bits) - 1;
   chunks = std::max(1, (bits + 4) / 5);
-  table.assign(static_cast<size_t>(chunks) * 32, 0.0f);
   // Of history bit `bit` in the column `later` steps after the one whose history it is.
   const auto tap = [&](int bit, int later) {
     const size_t index = static_cast<size_t>(bit + (later + 1) * streams);
@@ -131,38 +119,25 @@ SearchCode::SearchCode(const LiftCode& code, float gain, double spread)
     const size_t index = static_cast<size_t>(r + later * streams);
     return index < code.taps.size() ? gain * code.taps[index] : 0.0f;
   };
-  const auto fill_table = [&](float* to, int later) {
-    for (int c = 0; c < chunks; ++c) {
-      for (int v = 0; v < 32; ++v) {
-        float sum = 0;
+  older.assign(static_cast<size_t>((kAhead + 1) * chunks) * 32, 0.0f);
+  newest.assign(static_cast<size_t>(kAhead + 1) * 32, 0.0f);
+  reach.push_back(0);
+  for (int later = 0; later <= kAhead; ++later) {
+    for (int v = 0; v < 32; ++v) {
+      for (int c = 0; c < chunks; ++c) {
+        float& sum = older[static_cast<size_t>((later * chunks + c) * 32 + v)];
         for (int j = 0; j < 5; ++j)
           sum += (v >> j & 1) ? tap(5 * c + j, later) : -tap(5 * c + j, later);
-        to[c * 32 + v] = sum;
       }
-    }
-  };
-  const auto fill_newest = [&](float* to, int later) {
-    for (int v = 0; v < 1 << streams; ++v) {
-      float sum = 0;
+      float& sum = newest[static_cast<size_t>(later * 32 + v)];
       for (int r = 0; r < streams; ++r)
         sum += (v >> r & 1) ? newest_tap(r, later) : -newest_tap(r, later);
-      to[v] = sum;
     }
-  };
-  table.assign(static_cast<size_t>(chunks) * 32, 0.0f);
-  fill_table(table.data(), 0);
-  newest.assign(32, 0.0f);
-  fill_newest(newest.data(), 0);
-  ahead_table.assign(static_cast<size_t>((kAhead + 1) * chunks) * 32, 0.0f);
-  fill_table(ahead_table.data(), 0);
-  ahead_newest.assign(static_cast<size_t>(kAhead) * 32, 0.0f);
-  float reach = 0, power = 0;
-  for (int d = 1; d <= kAhead; ++d) {
-    fill_table(&ahead_table[static_cast<size_t>(d * chunks) * 32], d);
-    fill_newest(&ahead_newest[static_cast<size_t>(d - 1) * 32], d);
-    for (int r = 0; r < streams; ++r) reach += std::abs(newest_tap(r, d - 1));
-    ahead_reach.push_back(reach);
+    float most = reach.back();
+    for (int r = 0; r < streams; ++r) most += std::abs(newest_tap(r, later));
+    if (later < kAhead) reach.push_back(most);
   }
+  float power = 0;
   for (float t : code.taps) power += gain * t * gain * t;
   far = kFar * std::sqrt(power);
   limit = kLimit * std::sqrt(static_cast<float>(spread) * power * kTypicalError[stored]);
