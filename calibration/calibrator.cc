@@ -208,25 +208,17 @@ class Calibrator {
     const RotationSpec spec{true, options_.seed * 0x9E3779B97F4A7C15u + rotations_.size()};
     rotations_.push_back(std::make_unique<Rotation>(spec, cols));
     const Rotation& rotation = *rotations_.back();
-    // The same parts as below; their names are all that matters here.
-    const auto part_name = [&](const std::string& name, size_t k) {
-      return strips.size() > 1 ? StripName(name, static_cast<int>(k)) : name;
+    std::optional<SiteMetric> metric;  // once a part is not in the journal
+    const auto make_metric = [&] {
+      std::vector<StageSpec> stages = ChainOf(result_.chain);
+      for (const Strip& strip : strips) {
+        const auto& chain = ChainOf(StripChain(result_.chain, strip.weight));
+        stages.insert(stages.end(), chain.begin(), chain.end());
+      }
+      metric.emplace(
+          (hessian != nullptr ? *hessian : Hessian(cols)).Rotated(rotation, padded, pool_), padded,
+          cols, stages, encoder_.seam, pool_);
     };
-    bool all_done = true;
-    for (const std::string& name : names) {
-      for (size_t k = 0; k < std::max<size_t>(1, strips.size()); ++k)
-        all_done = all_done && journal_->Has(part_name(name, k));
-    }
-    const Hessian flat(cols);
-    std::vector<StageSpec> stages = ChainOf(result_.chain);
-    for (const Strip& strip : strips) {
-      const auto& chain = ChainOf(StripChain(result_.chain, strip.weight));
-      stages.insert(stages.end(), chain.begin(), chain.end());
-    }
-    std::optional<SiteMetric> metric;
-    if (!all_done)
-      metric.emplace((hessian != nullptr ? *hessian : flat).Rotated(rotation, padded, pool_),
-                     padded, cols, stages, encoder_.seam, pool_);
     for (const std::string& name : names) {
       const std::vector<float> w = ReadMatrix(name);
       const int64_t rows = static_cast<int64_t>(w.size()) / cols;
@@ -236,15 +228,17 @@ class Calibrator {
       double left = 0, energy = 0;
       for (const Strip& strip : parts) {
         const auto& chain = ChainOf(StripChain(result_.chain, strip.weight));
-        const std::string part = part_name(name, static_cast<size_t>(&strip - parts.data()));
-        if (!all_done && !journal_->Has(part)) {
-          tensors_.push_back(
-              {LiftTensor(part, &w[static_cast<size_t>(strip.begin * cols)], strip.rows, cols,
-                          rotation, spec, *metric, chain, encoder_, *backend_, pool_),
-               &rotation, &chain, checkpoint_->Find(name)});
-          LIFT_RETURN_IF_ERROR(journal_->Append(tensors_.back().bits));
+        const std::string part =
+            parts.size() == 1 ? name : StripName(name, static_cast<int>(&strip - parts.data()));
+        tensors_.push_back({{}, &rotation, &chain, checkpoint_->Find(name)});
+        if (journal_->Has(part)) {
+          tensors_.back().bits = journal_->Take(part);
         } else {
-          tensors_.push_back({journal_->Take(part), &rotation, &chain, checkpoint_->Find(name)});
+          if (!metric) make_metric();
+          tensors_.back().bits =
+              LiftTensor(part, &w[static_cast<size_t>(strip.begin * cols)], strip.rows, cols,
+                         rotation, spec, *metric, chain, encoder_, *backend_, pool_);
+          LIFT_RETURN_IF_ERROR(journal_->Append(tensors_.back().bits));
         }
         DenseMatrixView& source = *tensors_.back().source;
         source.data = source.row(strip.begin);
@@ -402,26 +396,28 @@ class Calibrator {
     }
     writer_->SetPlaneOrder(order_);
     LIFT_RETURN_IF_ERROR(PlaceVariants(costs_, result_.weights, wanted_));
-    writer_->SetVariants(wanted_);
-    LIFT_RETURN_IF_ERROR(writer_->Finish(options_.out_path));
-    LIFT_ASSIGN_OR_RETURN(auto file, LiftedFile::Open(options_.out_path));
+    LIFT_ASSIGN_OR_RETURN(const auto file, WriteVariants());
     LIFT_ASSIGN_OR_RETURN(const bool shrunk, FitBudgets(*file, wanted_));
-    if (shrunk) {
-      writer_->SetVariants(wanted_);
-      LIFT_RETURN_IF_ERROR(writer_->Finish(options_.out_path));
-      LIFT_ASSIGN_OR_RETURN(file, LiftedFile::Open(options_.out_path));
-    }
-    result_.variants.assign(file->variants().begin(), file->variants().end());
+    if (shrunk) LIFT_RETURN_IF_ERROR(WriteVariants().status());
     EndPhase("write");
     return absl::OkStatus();
   }
 
+  // The file with `wanted_` as it is now, read back.
+  absl::StatusOr<std::shared_ptr<const LiftedFile>> WriteVariants() {
+    writer_->SetVariants(wanted_);
+    LIFT_RETURN_IF_ERROR(writer_->Finish(options_.out_path));
+    LIFT_ASSIGN_OR_RETURN(auto file, LiftedFile::Open(options_.out_path));
+    result_.variants.assign(file->variants().begin(), file->variants().end());
+    return file;
+  }
+
   absl::Status Measure() {
-    MeasureRequest request{options_.out_path,     options_.model_path,   options_.eval_path,
-                           data_.held_out,        options_.eval_context, options_.eval_tokens,
-                           options_.show_progress};
+    const MeasureRequest request{options_.out_path,    options_.model_path,   options_.eval_path,
+                                 data_.held_out,       data_.sources,         options_.eval_context,
+                                 options_.eval_tokens, options_.show_progress};
     model_.reset();
-    LIFT_ASSIGN_OR_RETURN(const Measurement measured,
+    LIFT_ASSIGN_OR_RETURN(Measurement measured,
                           MeasureVariants(request, *tokenizer_, *backend_, pool_));
     for (size_t i = 0; i < wanted_.size(); ++i) {
       wanted_[i].kl = measured.kl[i];
@@ -429,14 +425,10 @@ class Calibrator {
     }
     result_.reference = measured.reference;
     result_.eval_tokens = measured.tokens;
+    result_.sources = std::move(measured.sources);
     if (const std::string unlike = UnlikeWarning(data_, measured.text); !unlike.empty())
       absl::StrAppend(&result_.warning, result_.warning.empty() ? "" : ". ", unlike);
-    LIFT_ASSIGN_OR_RETURN(result_.sources,
-                          MeasureSources(request, data_.sources, *tokenizer_, *backend_, pool_));
-    writer_->SetVariants(wanted_);
-    LIFT_RETURN_IF_ERROR(writer_->Finish(options_.out_path));
-    LIFT_ASSIGN_OR_RETURN(const auto file, LiftedFile::Open(options_.out_path));
-    result_.variants.assign(file->variants().begin(), file->variants().end());
+    LIFT_RETURN_IF_ERROR(WriteVariants().status());
     EndPhase("measure");
     return absl::OkStatus();
   }

@@ -27,52 +27,35 @@ absl::StatusOr<std::vector<int32_t>> EvaluationTokens(const MeasureRequest& requ
 absl::StatusOr<Measurement> MeasureVariants(const MeasureRequest& request,
                                             const Tokenizer& tokenizer, Backend& backend,
                                             ThreadPool& pool) {
-  LIFT_ASSIGN_OR_RETURN(const std::vector<int32_t> tokens, EvaluationTokens(request, tokenizer));
+  Measurement out;
+  LIFT_ASSIGN_OR_RETURN(out.text, EvaluationTokens(request, tokenizer));
   LIFT_ASSIGN_OR_RETURN(const std::shared_ptr<Weights> lifted, Weights::Open(request.lifted_path));
   LIFT_ASSIGN_OR_RETURN(const std::shared_ptr<Weights> reference,
                         Weights::Open(request.reference_path));
-  Progress progress("measuring", request.show_progress);
-  EvaluateOptions options;
-  options.context = request.context;
-  options.max_tokens = request.max_tokens;
-  options.progress = [&](int64_t done, int64_t total) { progress.Update(done, total); };
-  LIFT_ASSIGN_OR_RETURN(const Evaluation scores,
-                        EvaluateVariants(lifted, reference, tokens, backend, pool, options));
-  options.progress = nullptr;
-  Evaluation full;
-  if (request.with_reference) {
-    LIFT_ASSIGN_OR_RETURN(full,
-                          EvaluateVariants(reference, nullptr, tokens, backend, pool, options));
-  }
-  Measurement out;
+  const auto evaluate = [&](const std::vector<int32_t>& tokens) {
+    Progress progress("measuring", request.show_progress);
+    EvaluateOptions options;
+    options.context = request.context;
+    options.max_tokens = request.max_tokens;
+    options.progress = [&](int64_t done, int64_t total) { progress.Update(done, total); };
+    return EvaluateVariants(lifted, reference, tokens, backend, pool, options);
+  };
+  LIFT_ASSIGN_OR_RETURN(const Evaluation scores, evaluate(out.text));
   out.tokens = scores.scored_tokens;
-  out.text = tokens;
   for (const VariantScore& score : scores.variants) {
     out.kl.push_back(score.kl);
     out.perplexity.push_back(score.perplexity);
   }
   const LiftedVariant& source = reference->variants()[0];
-  if (request.with_reference)
-    out.reference = {source.name, full.variants[0].perplexity, source.bytes,
-                     source.bits_per_weight};
-  return out;
-}
-
-absl::StatusOr<std::vector<SourceReport>> MeasureSources(const MeasureRequest& whole,
-                                                         std::span<const CalibrationSource> sources,
-                                                         const Tokenizer& tokenizer,
-                                                         Backend& backend, ThreadPool& pool) {
-  std::vector<SourceReport> reports;
-  for (const CalibrationSource& source : sources) {
-    if (!source.named || source.held_out.size() < 2) continue;
-    const MeasureRequest request{
-        whole.lifted_path, whole.reference_path, "",   source.held_out, whole.context,
-        whole.max_tokens,  whole.show_progress,  false};
-    LIFT_ASSIGN_OR_RETURN(Measurement measured, MeasureVariants(request, tokenizer, backend, pool));
-    reports.push_back({source.name, source.weight.value_or(1.0), source.samples, measured.tokens,
-                       std::move(measured.kl)});
+  out.reference = {source.name, scores.reference_perplexity, source.bytes, source.bits_per_weight};
+  for (const CalibrationSource& part : request.sources) {
+    if (!part.named || part.held_out.size() < 2) continue;
+    LIFT_ASSIGN_OR_RETURN(const Evaluation own, evaluate(part.held_out));
+    SourceReport& report = out.sources.emplace_back();
+    report = {part.name, part.weight.value_or(1.0), part.samples, own.scored_tokens, {}};
+    for (const VariantScore& score : own.variants) report.kl.push_back(score.kl);
   }
-  return reports;
+  return out;
 }
 
 }  // namespace lift

@@ -18,14 +18,15 @@ struct MeasureRequest {
   std::string lifted_path, reference_path;
   std::string text_path;  // empty: use `tokens`
   const std::vector<int32_t>& tokens;
+  std::span<const CalibrationSource> sources;  // those the user tells apart get a report each
   int64_t context, max_tokens;
   bool show_progress;
-  bool with_reference = true;  // the source's own perplexity too
 };
 
 struct Measurement {
   std::vector<double> kl, perplexity;  // [variants]
   ReferenceRow reference;
+  std::vector<SourceReport> sources;  // on their own held-out text
   int64_t tokens = 0;
   std::vector<int32_t> text;  // what was measured on
 };
@@ -33,11 +34,5 @@ struct Measurement {
 absl::StatusOr<Measurement> MeasureVariants(const MeasureRequest& request,
                                             const Tokenizer& tokenizer, Backend& backend,
                                             ThreadPool& pool);
-
-// KL on the held-out text of each source that the user tells apart; request: as for the whole.
-absl::StatusOr<std::vector<SourceReport>> MeasureSources(const MeasureRequest& request,
-                                                         std::span<const CalibrationSource> sources,
-                                                         const Tokenizer& tokenizer,
-                                                         Backend& backend, ThreadPool& pool);
 
 }  // namespace lift

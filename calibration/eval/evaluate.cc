@@ -63,6 +63,11 @@ struct Sums {
   int64_t agreements = 0;
 };
 
+// How unlikely the model found what came next.
+double NegativeLogLikelihood(std::span<const float> row, const LogitStats& stats, int32_t target) {
+  return stats.log_sum_exp - static_cast<double>(row[static_cast<size_t>(target)]);
+}
+
 struct ReferenceRows {
   std::vector<float> logits;      // [rows, vocab]; empty without a reference
   std::vector<LogitStats> stats;  // [rows]
@@ -85,12 +90,13 @@ class Evaluator {
     if (reference_) reference_->Run(tokens, reference_variant_, reference_hidden_);
     for (size_t v = 0; v < variants_.size(); ++v) model_.Run(tokens, variants_[v], hidden_[v]);
     std::vector<Sums> sums(variants_.size());
+    reference_nll_ = 0;
     const auto scored = static_cast<int64_t>(tokens.size()) - 1;
     for (int64_t first = 0; first < scored; first += kSliceRows) {
       const int64_t rows = std::min(kSliceRows, scored - first);
       const auto targets =
           tokens.subspan(static_cast<size_t>(first) + 1, static_cast<size_t>(rows));
-      ReferenceSlice(first, rows);
+      ReferenceSlice(first, targets);
       for (size_t v = 0; v < variants_.size(); ++v) {
         model_.Logits(hidden_[v], first, rows, variants_[v], logits_);
         AddSlice(targets, sums[v]);
@@ -99,13 +105,16 @@ class Evaluator {
     return sums;
   }
 
+  double reference_nll() const { return reference_nll_; }  // summed over the last window
+
  private:
   std::span<const float> Row(const std::vector<float>& logits, size_t row) const {
     return std::span(logits).subspan(row * vocab_, vocab_);
   }
 
-  void ReferenceSlice(int64_t first, int64_t rows) {
+  void ReferenceSlice(int64_t first, std::span<const int32_t> targets) {
     if (!reference_) return;
+    const auto rows = static_cast<int64_t>(targets.size());
     reference_->Logits(reference_hidden_, first, rows, reference_variant_, reference_rows_.logits);
     reference_rows_.stats.resize(static_cast<size_t>(rows));
     pool_.ParallelFor(rows, 1, [&](int64_t begin, int64_t end, int) {
@@ -113,6 +122,10 @@ class Evaluator {
         reference_rows_.stats[r] = ComputeLogitStats(Row(reference_rows_.logits, r));
       }
     });
+    for (size_t r = 0; r < targets.size(); ++r) {
+      reference_nll_ += NegativeLogLikelihood(Row(reference_rows_.logits, r),
+                                              reference_rows_.stats[r], targets[r]);
+    }
   }
 
   // Rows are scored in parallel and summed in order, so the result does not depend on threads.
@@ -123,8 +136,7 @@ class Evaluator {
           for (auto r = static_cast<size_t>(begin); r < static_cast<size_t>(end); ++r) {
             const std::span<const float> row = Row(logits_, r);
             const LogitStats stats = ComputeLogitStats(row);
-            rows[r].nll =
-                stats.log_sum_exp - static_cast<double>(row[static_cast<size_t>(targets[r])]);
+            rows[r].nll = NegativeLogLikelihood(row, stats, targets[r]);
             if (!reference_) continue;
             rows[r].kl =
                 KlDivergence(Row(reference_rows_.logits, r), reference_rows_.stats[r], row, stats);
@@ -147,6 +159,7 @@ class Evaluator {
   std::vector<std::vector<float>> hidden_;  // by variant
   std::vector<float> reference_hidden_, logits_;
   ReferenceRows reference_rows_;
+  double reference_nll_ = 0;
 };
 
 absl::Status CheckInputs(const Weights& weights, const Weights* reference,
@@ -226,10 +239,12 @@ absl::StatusOr<Evaluation> EvaluateVariants(std::shared_ptr<const Weights> weigh
   result.text_tokens = static_cast<int64_t>(text.size());
   result.windows = static_cast<int64_t>(windows.size());
   std::vector<Sums> totals(variants.size());
+  double reference_nll = 0;
   for (int variant : variants) result.variants.push_back({variant, 0, -1, -1, {}});
   for (size_t w = 0; w < windows.size(); ++w) {
     const std::vector<Sums> sums = evaluator.Window(windows[w]);
     result.scored_tokens += static_cast<int64_t>(windows[w].size()) - 1;
+    reference_nll += evaluator.reference_nll();
     for (size_t v = 0; v < sums.size(); ++v) {
       totals[v].nll += sums[v].nll;
       totals[v].kl += sums[v].kl;
@@ -239,6 +254,7 @@ absl::StatusOr<Evaluation> EvaluateVariants(std::shared_ptr<const Weights> weigh
     if (options.progress) options.progress(static_cast<int64_t>(w) + 1, result.windows);
   }
   const auto scored = static_cast<double>(result.scored_tokens);
+  if (reference) result.reference_perplexity = std::exp(reference_nll / scored);
   for (size_t v = 0; v < totals.size(); ++v) {
     result.variants[v].perplexity = std::exp(totals[v].nll / scored);
     if (!reference) continue;

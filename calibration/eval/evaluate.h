@@ -33,6 +33,7 @@ struct VariantScore {
 
 struct Evaluation {
   std::vector<VariantScore> variants;
+  double reference_perplexity = -1;  // of the reference itself; -1 without one
   int64_t text_tokens = 0, scored_tokens = 0, windows = 0;
 };
 

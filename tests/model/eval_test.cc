@@ -120,6 +120,7 @@ TEST(Evaluate, EqualsADirectComputation) {
   }
   EXPECT_EQ(result->variants[3].kl, 0);
   EXPECT_EQ(result->variants[3].top1_agreement, 1);
+  EXPECT_DOUBLE_EQ(result->reference_perplexity, result->variants[3].perplexity);
 }
 
 TEST(Evaluate, OptionsAndRefusals) {
@@ -137,6 +138,7 @@ TEST(Evaluate, OptionsAndRefusals) {
   ASSERT_EQ(result->variants.size(), 1u);
   EXPECT_EQ(result->variants[0].variant, 1);
   EXPECT_EQ(result->variants[0].kl, -1);
+  EXPECT_EQ(result->reference_perplexity, -1);
   const auto refused = [&](std::vector<int32_t> ids, EvaluateOptions o) {
     return EvaluateVariants(weights, nullptr, ids, *backend, pool, o).status().code() ==
            absl::StatusCode::kInvalidArgument;
