@@ -80,7 +80,7 @@ class Constraints(unittest.TestCase):
             sampling=types_pb2.SamplingOptions(temperature=temperature, seed=seed)))
 
     def test_random_json_validates(self):
-        jobs = [(schema, seed) for schema in SCHEMAS for seed in range(20)]
+        jobs = [(schema, seed) for schema in SCHEMAS for seed in range(30)]
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(
                 lambda job: self.generate(types_pb2.Constraint(json_schema=json.dumps(job[0])), job[1]), jobs))
