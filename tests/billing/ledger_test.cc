@@ -299,38 +299,40 @@ TEST_F(LedgerTest, KilledAnywhereItNeverLosesOrDoublesWhatWasAcknowledged) {
   EXPECT_GT(all, 100u);
 }
 
+// Everything told so far is committed and the writer has looked at it again.
+void Settle(LedgerWriter& writer) {
+  for (int i = 0; i < 3; ++i) {
+    std::promise<void> done;
+    writer.WhenCommitted([&] { done.set_value(); });
+    done.get_future().wait();
+  }
+}
+
 TEST_F(LedgerTest, DriftShowsWhatTheFileLost) {
   std::atomic<int64_t> clock{3600 * 1000000LL};
   auto ledger = Open();
   LedgerWriter writer(*ledger, {.checkpoint = std::chrono::milliseconds(1),
                                 .now_us = [&] { return clock.load(); }});
-  const auto settle = [&] {
-    for (int i = 0; i < 3; ++i) {
-      std::promise<void> done;
-      writer.WhenCommitted([&] { done.set_value(); });
-      done.get_future().wait();
-    }
-  };
   const std::vector<LedgerWriter::Charge> charges = {{1, "q3", 0.4, false, 5000000}};
   writer.Begin({1, "r1", "acme"});
   writer.Add(charges, 5000000);
   writer.Finish(1, {});
-  settle();
+  Settle(writer);
   EXPECT_EQ(writer.stats().drift_byte_seconds, 0);
   EXPECT_EQ(writer.stats().unwritten, 0);
   Sql("DELETE FROM lines WHERE sequence = 1");
   clock += 61 * 1000000LL;
-  settle();
+  Settle(writer);
   EXPECT_DOUBLE_EQ(writer.stats().drift_byte_seconds, 5.0);
   // A file that cannot be written holds nobody back, is reported, and is caught up with.
   Sql("ALTER TABLE requests RENAME TO away");
   writer.Begin({2, "r2", "acme"});
   writer.Finish(2, {.code = "OK"});
-  settle();
+  Settle(writer);
   EXPECT_FALSE(writer.healthy());
   EXPECT_EQ(writer.stats().unwritten, 1);
   Sql("ALTER TABLE away RENAME TO requests");
-  settle();
+  Settle(writer);
   EXPECT_TRUE(writer.healthy());
   EXPECT_EQ(ledger->Records({}, ledger->epoch(), 1, 10)->size(), 1u);
   EXPECT_EQ(writer.stats().unwritten, 0);
@@ -344,38 +346,31 @@ TEST_F(LedgerTest, DriftIsAgainstTheMeterAndOutlivesItsHour) {
                                 .drift_check = std::chrono::seconds(0),
                                 .now_us = [&] { return clock.load(); },
                                 .report = [&](const std::string& s) { reports.push_back(s); }});
-  const auto settle = [&] {
-    for (int i = 0; i < 3; ++i) {
-      std::promise<void> done;
-      writer.WhenCommitted([&] { done.set_value(); });
-      done.get_future().wait();
-    }
-  };
   const std::vector<LedgerWriter::Charge> charges = {{1, "q3", 0.4, false, 5000000}};
   writer.Begin({1, "r1", "acme"});
   writer.Add(charges, 5000000, 5000000);
-  settle();
+  Settle(writer);
   EXPECT_EQ(writer.stats().drift_byte_seconds, 0);
   EXPECT_EQ(writer.stats().last_commit_us, clock.load());
   writer.Add(charges, 5000000, 13000000);  // the metrics counted 3 byte-seconds nobody was charged
-  settle();
+  Settle(writer);
   EXPECT_DOUBLE_EQ(writer.stats().drift_byte_seconds, 3.0);
   Sql("UPDATE lines SET weight_s = weight_s + 100 WHERE sequence = 1");
-  settle();
+  Settle(writer);
   EXPECT_DOUBLE_EQ(writer.stats().drift_byte_seconds, -97.0);
   clock += 3600 * 1000000LL;
   writer.Add(charges, 5000000, 18000000);
-  settle();
+  Settle(writer);
   EXPECT_DOUBLE_EQ(writer.stats().drift_byte_seconds, -97.0);
   clock += 3600 * 1000000LL;
   writer.Add(charges, 5000000, 23000000);
-  settle();
+  Settle(writer);
   EXPECT_DOUBLE_EQ(writer.stats().drift_byte_seconds, -97.0);  // what was wrong stays wrong
   Sql("ALTER TABLE requests RENAME TO away");
   writer.Finish(1, {.code = "OK"});
-  settle();
+  Settle(writer);
   Sql("ALTER TABLE away RENAME TO requests");
-  settle();
+  Settle(writer);
   ASSERT_EQ(reports.size(), 2u);
   EXPECT_THAT(reports[0], testing::HasSubstr("no such table: requests; answers go on"));
   EXPECT_THAT(reports[1], testing::HasSubstr("written again"));

@@ -32,6 +32,13 @@ class Resume(unittest.TestCase):
              "--bits", "4,5", "--chain", "2,1,2", "--beam", "256", "--samples", "16", "--context", "96", "--threads", "2",
              "--no-measure", "--out", str(self.out), *more], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
+    def kill_midway(self):
+        process = self.start()
+        while process.poll() is None and (not self.journal.exists() or self.journal.stat().st_size < 20000):
+            time.sleep(0.001)
+        process.kill()
+        process.communicate()
+
     def finish(self, *more, **which):
         process = self.start(*more, **which)
         errors = process.communicate(timeout=300)[1].decode()
@@ -59,11 +66,7 @@ class Resume(unittest.TestCase):
     def test_a_torn_record_is_cut_off(self):
         expected, _ = self.finish()
         self.out.unlink()
-        process = self.start()
-        while process.poll() is None and (not self.journal.exists() or self.journal.stat().st_size < 20000):
-            time.sleep(0.001)
-        process.kill()
-        process.communicate()
+        self.kill_midway()
         if not self.journal.exists():
             self.skipTest("the calibration was done before it could be killed")
         kept = self.journal.read_bytes()
@@ -77,11 +80,7 @@ class Resume(unittest.TestCase):
     def test_other_inputs_begin_anew(self):
         expected, _ = self.finish("--seed", "2")
         self.out.unlink()
-        process = self.start()
-        while process.poll() is None and (not self.journal.exists() or self.journal.stat().st_size < 20000):
-            time.sleep(0.001)
-        process.kill()
-        process.communicate()
+        self.kill_midway()
         again, errors = self.finish("--seed", "2")
         self.assertEqual(again, expected)
         self.assertNotIn("going on after", errors)
