@@ -8,6 +8,7 @@
 #include "kernels/base/kv_format.h"
 #include "kernels/base/status.h"
 #include "kernels/format/lifted_file.h"
+#include "server/config/answer_flags.h"
 #include "server/engine/sampler.h"
 
 namespace lift::eval {
@@ -36,9 +37,7 @@ struct GenerateCommandOptions {
   std::vector<std::string> logit_bias;  // "TOKEN_ID:BIAS"
   std::vector<std::string> stop;
   std::vector<int32_t> stop_token_ids;
-  std::string regex, json_schema, grammar;  // at most one; "@FILE" is read from there
-  std::vector<std::string> choices;
-  bool json_object = false;
+  ConstraintFlags constraint;
   bool chat = false, ignore_eos = false, parse_special = false;
 };
 

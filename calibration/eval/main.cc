@@ -65,14 +65,7 @@ void AddEndOptions(CLI::App& app, GenerateCommandOptions& o) {
   app.add_option("--stop", o.stop, "End with this string (may be repeated)")
       ->allow_extra_args(false);
   app.add_option("--stop-token-ids", o.stop_token_ids, "End at these tokens")->delimiter(',');
-  auto* what = app.add_option_group("constraint", "What the answer's text must be; at most one");
-  what->add_option("--regex", o.regex, "A match of this pattern (or of that in @FILE)");
-  what->add_option("--json-schema", o.json_schema, "An instance of this schema (or @FILE)");
-  what->add_option("--grammar", o.grammar, "A text of this grammar, in GBNF (or @FILE)");
-  what->add_option("--choice", o.choices, "One of these strings (may be repeated)")
-      ->allow_extra_args(false);
-  what->add_flag("--json-object", o.json_object, "Any JSON object");
-  what->require_option(0, 1);
+  AddConstraintFlags(app, o.constraint);
 }
 
 // Wrong input is the caller's to mend (2); the rest is work that failed (1).

@@ -4,9 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "calibration/eval/commands.h"
 #include "calibration/eval/generate.h"
 #include "calibration/eval/npy.h"
@@ -51,41 +49,26 @@ std::vector<int32_t> StopIds(const TokenizerSpec& spec) {
   return ids;
 }
 
-absl::Status ParseBias(const std::vector<std::string>& entries, SamplingParams& sampling) {
-  for (const std::string& entry : entries) {
-    const std::pair<std::string, std::string> parts =
-        absl::StrSplit(entry, absl::MaxSplits(':', 1));
-    int32_t id = 0;
-    float bias = 0;
-    if (!absl::SimpleAtoi(parts.first, &id) || !absl::SimpleAtof(parts.second, &bias)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--logit-bias '", entry, "' must be TOKEN_ID:BIAS"));
-    }
-    sampling.logit_bias[id] = bias;
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<std::string> TextOrFile(const std::string& value) {
   return value.starts_with('@') ? ReadText(value.substr(1)) : value;
 }
 
 // Null if none is asked for.
 absl::StatusOr<std::shared_ptr<const CompiledConstraint>> Constraint(
-    const GenerateCommandOptions& options, const std::shared_ptr<const Tokenizer>& tokenizer) {
+    const ConstraintFlags& flags, const std::shared_ptr<const Tokenizer>& tokenizer) {
   ConstraintSource::Result source = nullptr;
-  if (!options.regex.empty()) {
-    LIFT_ASSIGN_OR_RETURN(const std::string text, TextOrFile(options.regex));
+  if (!flags.regex.empty()) {
+    LIFT_ASSIGN_OR_RETURN(const std::string text, TextOrFile(flags.regex));
     source = ConstraintSource::Regex(text);
-  } else if (!options.json_schema.empty()) {
-    LIFT_ASSIGN_OR_RETURN(const std::string text, TextOrFile(options.json_schema));
+  } else if (!flags.json_schema.empty()) {
+    LIFT_ASSIGN_OR_RETURN(const std::string text, TextOrFile(flags.json_schema));
     source = ConstraintSource::JsonSchema(text);
-  } else if (!options.grammar.empty()) {
-    LIFT_ASSIGN_OR_RETURN(const std::string text, TextOrFile(options.grammar));
+  } else if (!flags.grammar.empty()) {
+    LIFT_ASSIGN_OR_RETURN(const std::string text, TextOrFile(flags.grammar));
     source = ConstraintSource::Ebnf(text);
-  } else if (!options.choices.empty()) {
-    source = ConstraintSource::Choices(options.choices);
-  } else if (options.json_object) {
+  } else if (!flags.choices.empty()) {
+    source = ConstraintSource::Choices(flags.choices);
+  } else if (flags.json_object) {
     source = ConstraintSource::JsonObject();
   }
   if (!source.ok()) return source.status();
@@ -106,14 +89,15 @@ absl::Status RunGenerate(const CommonOptions& common, const GenerateCommandOptio
   LIFT_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, EncodePrompt(*tokenizer, options));
   generate.max_new_tokens = options.max_new_tokens;
   generate.sampling = options.sampling;
-  LIFT_RETURN_IF_ERROR(ParseBias(options.logit_bias, generate.sampling));
+  LIFT_ASSIGN_OR_RETURN(const auto biases, ParseLogitBias(options.logit_bias));
+  for (const auto& [id, bias] : biases) generate.sampling.logit_bias[id] = bias;
   if (!options.ignore_eos) generate.stop_ids = StopIds(tokenizer->spec());
   generate.stop_ids.insert(generate.stop_ids.end(), options.stop_token_ids.begin(),
                            options.stop_token_ids.end());
   generate.min_new_tokens = options.min_new_tokens;
   generate.stop_strings = options.stop;
   generate.tokenizer = tokenizer.get();
-  LIFT_ASSIGN_OR_RETURN(generate.constraint, Constraint(options, tokenizer));
+  LIFT_ASSIGN_OR_RETURN(generate.constraint, Constraint(options.constraint, tokenizer));
 
   Device device(common.threads);
   Transformer::Options model_options;

@@ -37,14 +37,7 @@ void AddGeneration(CLI::App& app, ClientOptions& o) {
   app.add_option("--logprobs", o.logprobs, "Report log-probabilities with this many alternatives");
   app.add_option("--priority", o.priority, "Higher runs first when requests wait");
   AddPrecision(app, o);
-  auto* what = app.add_option_group("constraint", "What the answer's text must be; at most one");
-  what->add_option("--regex", o.regex, "A match of this pattern (or of that in @FILE)");
-  what->add_option("--json-schema", o.json_schema, "An instance of this schema (or @FILE)");
-  what->add_option("--grammar", o.grammar, "A text of this grammar, in GBNF (or @FILE)");
-  what->add_option("--choice", o.choices, "One of these strings (may be repeated)")
-      ->allow_extra_args(false);
-  what->add_flag("--json-object", o.json_object, "Any JSON object");
-  what->require_option(0, 1);
+  AddConstraintFlags(app, o.constraint);
 }
 
 CLI::App* AddCommand(CLI::App& app, const char* name, const char* help) {

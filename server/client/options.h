@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/base/status.h"
+#include "server/config/answer_flags.h"
 
 namespace lift::client {
 
@@ -37,10 +38,8 @@ struct ClientOptions {
   std::vector<std::string> stop;
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
-  std::vector<std::string> logit_bias;      // "TOKEN_ID:BIAS"
-  std::string regex, json_schema, grammar;  // at most one; "@FILE" is read from there
-  std::vector<std::string> choices;
-  bool json_object = false;
+  std::vector<std::string> logit_bias;  // "TOKEN_ID:BIAS"
+  ConstraintFlags constraint;
   int logprobs = -1;  // -1 = none, else this many alternatives
   int priority = 0;
 

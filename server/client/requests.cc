@@ -4,9 +4,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 
 namespace lift::client {
 namespace {
@@ -19,34 +17,19 @@ absl::StatusOr<std::string> TextOrFile(const char* flag, const std::string& valu
   return std::string(std::istreambuf_iterator<char>(in), {});
 }
 
-absl::Status FillConstraint(const ClientOptions& o, api::Constraint& constraint) {
-  if (!o.regex.empty()) {
-    LIFT_ASSIGN_OR_RETURN(*constraint.mutable_regex(), TextOrFile("--regex", o.regex));
+absl::Status FillConstraint(const ConstraintFlags& flags, api::Constraint& constraint) {
+  if (!flags.regex.empty()) {
+    LIFT_ASSIGN_OR_RETURN(*constraint.mutable_regex(), TextOrFile("--regex", flags.regex));
   }
-  if (!o.json_schema.empty()) {
+  if (!flags.json_schema.empty()) {
     LIFT_ASSIGN_OR_RETURN(*constraint.mutable_json_schema(),
-                          TextOrFile("--json-schema", o.json_schema));
+                          TextOrFile("--json-schema", flags.json_schema));
   }
-  if (!o.grammar.empty()) {
-    LIFT_ASSIGN_OR_RETURN(*constraint.mutable_grammar(), TextOrFile("--grammar", o.grammar));
+  if (!flags.grammar.empty()) {
+    LIFT_ASSIGN_OR_RETURN(*constraint.mutable_grammar(), TextOrFile("--grammar", flags.grammar));
   }
-  for (const std::string& choice : o.choices) constraint.mutable_choices()->add_texts(choice);
-  if (o.json_object) constraint.set_json_object(true);
-  return absl::OkStatus();
-}
-
-absl::Status FillBias(const ClientOptions& o, api::SamplingOptions& sampling) {
-  for (const std::string& entry : o.logit_bias) {
-    const std::pair<std::string, std::string> parts =
-        absl::StrSplit(entry, absl::MaxSplits(':', 1));
-    int32_t id = 0;
-    float bias = 0;
-    if (!absl::SimpleAtoi(parts.first, &id) || !absl::SimpleAtof(parts.second, &bias)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--logit-bias '", entry, "' must be TOKEN_ID:BIAS"));
-    }
-    (*sampling.mutable_logit_bias())[id] = bias;
-  }
+  for (const std::string& choice : flags.choices) constraint.mutable_choices()->add_texts(choice);
+  if (flags.json_object) constraint.set_json_object(true);
   return absl::OkStatus();
 }
 
@@ -77,9 +60,10 @@ absl::Status Fill(const ClientOptions& o, Request& request) {
     request.mutable_output()->set_logprobs(true);
     request.mutable_output()->set_top_logprobs(o.logprobs);
   }
-  LIFT_RETURN_IF_ERROR(FillBias(o, sampling));
+  LIFT_ASSIGN_OR_RETURN(const auto biases, ParseLogitBias(o.logit_bias));
+  for (const auto& [id, bias] : biases) (*sampling.mutable_logit_bias())[id] = bias;
   api::Constraint constraint;
-  LIFT_RETURN_IF_ERROR(FillConstraint(o, constraint));
+  LIFT_RETURN_IF_ERROR(FillConstraint(o.constraint, constraint));
   if (constraint.kind_case() != api::Constraint::KIND_NOT_SET) {
     *request.mutable_constraint() = std::move(constraint);
   }
