@@ -68,6 +68,15 @@ struct LiftSite {
   std::vector<uint8_t> wide, used;
 };
 
+// Or'ed to a row's variant in Lift and LiftedMatmul(s): the row belongs to a prompt, where many
+// rows share the weights, and is computed in the way that is fastest for many rows, also if it
+// comes alone. A prompt's row thus has other rounding than an answer's row at the same variant: the
+// CPU multiplies the decoded weights, rounded to 8 bits (16 for matrices of more than
+// kNarrowPrefillBits), by the rotated row, rounded to 8 bits (15 where the variant is wide). Each
+// is as deterministic as the other. A device may ignore it.
+inline constexpr uint8_t kPrefillRow = 0x80;
+inline constexpr int kNarrowPrefillBits = 4;  // stored bits a column
+
 // Quantized lifted activations of `tokens` rows at one site. Opaque to callers; made by Lift, read
 // by LiftedMatmul. Quantization: one scale per token and slot; narrow u = round(x / scale) in
 // [-127, 127]; wide keeps round(x / scale) in

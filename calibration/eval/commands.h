@@ -27,6 +27,7 @@ struct CommonOptions {
 struct PerplexityOptions {
   std::string variant = "all", reference;
   int64_t context = 1024, max_tokens = 0;
+  bool prefill = false;  // as prompts are read
 };
 
 struct GenerateCommandOptions {

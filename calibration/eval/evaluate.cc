@@ -19,13 +19,13 @@ constexpr int64_t kSliceRows = 128;  // positions whose logits are in memory at 
 class WindowRunner {
  public:
   static absl::StatusOr<WindowRunner> Create(std::shared_ptr<const Weights> weights,
-                                             Backend& backend, int64_t context,
-                                             KvFormat kv_format) {
+                                             Backend& backend, int64_t context, KvFormat kv_format,
+                                             bool prefill) {
     Transformer::Options options;
     options.kv_format = kv_format;
     options.num_blocks = layout::StateBlocks(weights->config(), context, options.block_tokens);
     LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(std::move(weights), backend, options));
-    return WindowRunner(std::move(model));
+    return WindowRunner(std::move(model), prefill);
   }
 
   // hidden: [tokens, hidden_size] after the last layer.
@@ -34,6 +34,7 @@ class WindowRunner {
     chunk.tokens = tokens;
     chunk.blocks = blocks_;
     chunk.variant = variant;
+    chunk.prefill = prefill_;
     const std::span<const SequenceChunk> chunks(&chunk, 1);
     model_->Embed(chunks, hidden);
     for (int64_t layer = 0; layer < model_->weights().config().num_layers; ++layer) {
@@ -49,12 +50,15 @@ class WindowRunner {
   }
 
  private:
-  explicit WindowRunner(std::unique_ptr<Transformer> model)
-      : model_(std::move(model)), blocks_(static_cast<size_t>(model_->num_blocks())) {
+  WindowRunner(std::unique_ptr<Transformer> model, bool prefill)
+      : model_(std::move(model)),
+        blocks_(static_cast<size_t>(model_->num_blocks())),
+        prefill_(prefill) {
     std::iota(blocks_.begin(), blocks_.end(), 0);
   }
   std::unique_ptr<Transformer> model_;
   std::vector<int32_t> blocks_;
+  bool prefill_;
 };
 
 // Sums over the positions of one window.
@@ -224,13 +228,14 @@ absl::StatusOr<Evaluation> EvaluateVariants(std::shared_ptr<const Weights> weigh
   if (windows.empty())
     return absl::InvalidArgumentError("the text is too short: it has no token to score");
 
-  LIFT_ASSIGN_OR_RETURN(WindowRunner model,
-                        WindowRunner::Create(weights, backend, context, options.kv_format));
+  LIFT_ASSIGN_OR_RETURN(
+      WindowRunner model,
+      WindowRunner::Create(weights, backend, context, options.kv_format, options.prefill));
   std::optional<WindowRunner> reference_runner;
   const int reference_variant = reference ? static_cast<int>(reference->variants().size()) - 1 : 0;
   if (reference) {
     LIFT_ASSIGN_OR_RETURN(reference_runner,
-                          WindowRunner::Create(reference, backend, context, KvFormat::kF32));
+                          WindowRunner::Create(reference, backend, context, KvFormat::kF32, false));
   }
   Evaluator evaluator(std::move(model), std::move(reference_runner), reference_variant,
                       config.vocab_size, variants, pool);

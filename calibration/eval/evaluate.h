@@ -19,6 +19,7 @@ struct EvaluateOptions {
   int64_t max_tokens = 0;               // of the text; 0 = all
   KvFormat kv_format = KvFormat::kF32;  // of the model; the reference keeps f32
   std::vector<int> variants;            // indices to evaluate; empty = all
+  bool prefill = false;                 // as prompts are read, instead of as answers are decoded
   std::function<void(int64_t done, int64_t windows)> progress;
 };
 

@@ -121,6 +121,7 @@ absl::StatusOr<std::vector<int32_t>> GenerateTokens(StepModel& model,
     chunk.tokens = tokens;
     chunk.variant = variant;
     chunk.logits = wanted;
+    chunk.prefill = answer.tokens.empty();
     model.Step({&chunk, 1}, logits);
     chunk.position += static_cast<int64_t>(tokens.size());
   };

@@ -106,6 +106,8 @@ int Main(int argc, char** argv) {
                  "Use only this many tokens of the text; 0 = all")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  app.add_flag("--prefill", perplexity.prefill,
+               "Score with the roundings of a prompt instead of those of an answer");
   app.add_option("--reference", perplexity.reference, "Unquantized model to compare with");
 
   CLI::App* generate_app =

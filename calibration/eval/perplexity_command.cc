@@ -54,6 +54,7 @@ absl::Status RunPerplexity(const CommonOptions& common, const PerplexityOptions&
   EvaluateOptions evaluate;
   evaluate.context = options.context;
   evaluate.max_tokens = options.max_tokens;
+  evaluate.prefill = options.prefill;
   evaluate.kv_format = common.kv_format();
   if (options.variant != "all") {
     for (const absl::string_view name : absl::StrSplit(options.variant, ',')) {

@@ -13,6 +13,14 @@
 
 namespace lift::cpu {
 
+inline constexpr int kMaxExpandStages = 64;
+
+// Where the planes of the row tile that begins at `row` lie.
+inline const uint8_t* TilePlanes(const LiftedMatrix::Stage& stage, int64_t padded, int64_t row) {
+  const int64_t tile_bytes = padded / kTileColumns * stage.code->stored * kTileBytes;
+  return reinterpret_cast<const uint8_t*>(stage.planes) + row / kTileRows * tile_bytes;
+}
+
 // Lifted activations of one site: per slot the bytes of every token, with one scale and two sums.
 class CpuLiftedActivations final : public LiftedActivations {
  public:
@@ -30,9 +38,24 @@ class CpuLiftedActivations final : public LiftedActivations {
     const int8_t* column(int64_t token, int part) const {
       return data.data() + (token * parts + part) * stride;
     }
+    void Reserve(int64_t tokens, int64_t bytes);  // `bytes` of a part
+  };
+  // Prompts' rows of one variant: rows [first, first + count) of Prompts.
+  struct PromptGroup {
+    int variant = 0;
+    bool wide = false;
+    int64_t first = 0, count = 0;
+  };
+  // Rows with kPrefillRow, group by group: rotated, quantized and not lifted.
+  struct Prompts {
+    std::vector<PromptGroup> groups;
+    std::vector<int32_t> rows;  // their tokens
+    Slot bytes;
   };
   int64_t tokens = 0, padded = 0;
   std::vector<Slot> slots;
+  Prompts prompts;
+  std::vector<uint8_t> variants;  // of the rows that are lifted; kPrefillRow on the others
 };
 
 class CpuBackend final : public Backend {
@@ -96,6 +119,21 @@ class CpuBackend final : public Backend {
     ParityTables parity;
   };
 
+  // How the planes one variant reads of one matrix become integer tiles.
+  struct TilePlan {
+    struct Stage {
+      const LiftedMatrix::Stage* stage = nullptr;
+      int64_t rows = 0;  // leading ones that have it
+      int windows = 0;
+      const uint8_t* tables = nullptr;
+      ParityTables parity;
+    };
+    bool wide = false;
+    float unit = 0;
+    std::vector<Stage> stages;
+    AlignedArray<uint8_t> tables;
+  };
+
   // Makes every thread's scratch at least `bytes` long; returns its bytes for one thread.
   void ReserveScratch(size_t bytes);
   template <typename T>
@@ -113,17 +151,32 @@ class CpuBackend final : public Backend {
                      int64_t block_rows);
   void SplitSpans(const AttentionShape& shape);
   void PlanStage(const LiftedMatrix& w, size_t stage, const CpuLiftedActivations& u,
-                 std::span<const uint8_t> variants, StagePlan& plan);
-  void SignRows(const LiftedMatrix& w, const std::vector<StagePlan>& plans, int64_t padded,
-                int64_t tokens, int64_t row, int64_t row_end, float* y, int thread);
+                 StagePlan& plan);
+  void SignRows(const LiftedMatrix& w, const std::vector<StagePlan>& plans,
+                const CpuLiftedActivations& u, int64_t row, int64_t row_end, float* y, int thread);
   void SignSegment(const LiftedMatrix::Stage& stage, const ParityTables& parity,
                    const Segment& segment, int64_t padded, int64_t pitch, int64_t row,
                    int64_t row_end, float* y, int thread);
 
+  // Can prompts of this site be multiplied as tiles? A matter of its shape and codes alone.
+  static bool ReadsPrompts(const LiftSite& site);
+  static void PlanPrompts(const LiftSite& site, std::span<const uint8_t> variants,
+                          CpuLiftedActivations& u);
+  static void PlanTiles(const LiftedMatrix& w, const CpuLiftedActivations::PromptGroup& group,
+                        TilePlan& plan);
+  size_t PromptScratch(const CpuLiftedActivations& u,
+                       std::span<const LiftedProduct> products) const;
+  void Expand(const TilePlan& plan, int64_t padded, int64_t row, int64_t begin, int64_t end,
+              uint8_t* words, int8_t* high, int8_t* low);
+  void PromptRows(const LiftedMatrix& w, const TilePlan& plan,
+                  const CpuLiftedActivations::PromptGroup& group, const CpuLiftedActivations& u,
+                  int64_t row, int64_t row_end, float* y, int thread);
+
   ThreadPool& pool_;
   const Kernels& k_;
-  std::vector<AlignedArray<std::byte>> scratch_;  // one a thread
-  std::vector<std::vector<StagePlan>> plans_;     // of the matrices at hand, capacity kept
+  std::vector<AlignedArray<std::byte>> scratch_;   // one a thread
+  std::vector<std::vector<StagePlan>> plans_;      // of the matrices at hand, capacity kept
+  std::vector<std::vector<TilePlan>> tile_plans_;  // of the matrices at hand, by prompt group
   std::vector<AttendItem> attend_items_, attend_spans_;
   AlignedArray<float> attend_partials_;
 };

@@ -50,7 +50,11 @@ bool Supported(CpuIsa isa) {
          __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
 }
 
-bool HasGfni() { return __builtin_cpu_supports("gfni") && __builtin_cpu_supports("avx512vbmi2"); }
+// And the byte permutations that decoding prompts' tiles takes.
+bool HasGfni() {
+  return __builtin_cpu_supports("gfni") && __builtin_cpu_supports("avx512vbmi") &&
+         __builtin_cpu_supports("avx512vbmi2");
+}
 
 #elif defined(LIFT_CPU_ARM64)
 

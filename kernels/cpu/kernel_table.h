@@ -15,9 +15,12 @@ inline constexpr int kPanelRows = 64;      // rows of a dense weight panel
 inline constexpr int kPanelColumns = 256;  // columns of one, so that it fits the second-level cache
 inline constexpr int kKeyChunk = 64;  // keys of one step of the online softmax, from position 0
 static_assert(kKeyChunk - 1 <= kKeysBeforeWindow);  // a window's first chunk begins before it
-inline constexpr int kKeySpan = 512;  // keys whose sums are made alone and then folded in order
-inline constexpr int kTilePair = 32;  // rows of two plane tiles
-inline constexpr int kMaxShift = 7;   // columns a parity may look back
+inline constexpr int kKeySpan = 512;    // keys whose sums are made alone and then folded in order
+inline constexpr int kTilePair = 32;    // rows of two plane tiles
+inline constexpr int kMaxShift = 7;     // columns a parity may look back
+inline constexpr int kWindowSigns = 7;  // consecutive signs of a stream that one table entry sums
+inline constexpr int kMaxExpandSteps = 28;        // of a code that expand takes: four windows
+inline constexpr int kQuadBytes = 4 * kTileRows;  // four columns of a row tile as int8
 
 // y[t][r] = chain over c of panel[c][r] * x[t][c], continued from y unless `first`.
 struct PanelMatmul {
@@ -141,6 +144,50 @@ struct SignCombine {
   float* y = nullptr;
 };
 
+// One stage of a row tile to be decoded to integers.
+struct ExpandStage {
+  const uint8_t* planes = nullptr;  // [blocks][stored][64]
+  const uint8_t* derived =
+      nullptr;  // [1 + end - begin][derived][64], that of block begin - 1 first
+  int stored = 0, derived_streams = 0, windows = 0;
+  // [streams][windows][2][128]: low and high bytes of the 16-bit sum of kWindowSigns taps by their
+  // signs; bit i of an entry's index is the sign 6 - i columns back in the window.
+  const uint8_t* tables = nullptr;
+};
+
+// Decodes blocks [begin, end) of a row tile: w = sum of the stages' windows, |w| < 2^15 - 128.
+// Output by quads of columns in the order of lifted bytes (quad i of a block: columns i, 8 + i, 16
+// + i, 24 + i): [end - begin][8 quads][16 rows][4 columns] of (w + 128) >> 8 in `high`, and w - 256
+// * that in `low` unless it is null. Bytes have Kernels::tile_bias added.
+struct ExpandTile {
+  const ExpandStage* stages = nullptr;
+  int num_stages = 0;
+  int64_t blocks = 0, begin = 0, end = 0;
+  int8_t* high = nullptr;
+  int8_t* low = nullptr;
+};
+
+// acc[c][16 * tile + row] += sum over the quads of tile bytes times columns[c] (modulo 2^32, but
+// sums that the caller asks for fit).
+struct TileDot {
+  const int8_t* tiles[2] = {};  // ExpandTile::high or low of two row tiles, 64-byte aligned
+  int64_t blocks = 0;
+  const int8_t* columns = nullptr;  // [num_columns], `stride` bytes apart
+  int64_t stride = 0, num_columns = 0;
+  int32_t* acc = nullptr;  // [num_columns][kTilePair], 64-byte aligned
+};
+
+// y[r] = coefficient * sum over the parts of weight[i] * (acc[i][r] - offset[i]).
+struct TileCombine {
+  int parts = 0;  // 1, 2 or 4; the weight of a single part is 1
+  const int32_t* acc[4] = {};
+  int32_t offset[4] = {};
+  double weight[4] = {};
+  float coefficient = 0;
+  int64_t rows = 0;
+  float* y = nullptr;
+};
+
 // v[t] += gain * code(bits) for one row of one stage.
 struct DecodeStageRow {
   const LiftCode* code = nullptr;
@@ -211,6 +258,10 @@ struct Kernels {
   void (*decode_row)(const DecodeStageRow& a);
   void (*conv)(const ConvRun& a);
   void (*scan)(const ScanRun& a);
+  int tile_bias;  // 0, or 128 where products want unsigned bytes
+  void (*expand)(const ExpandTile& a);
+  void (*tile_dot)(const TileDot& a);
+  void (*tile_combine)(const TileCombine& a);
 };
 
 const Kernels& PortableKernels();

@@ -15,16 +15,18 @@ namespace {
 #include "kernels/cpu/simd_avx2.inl.h"
 #include "kernels/cpu/shared_kernels.inl.h"
 #include "kernels/cpu/signs_avx2.inl.h"
+#include "kernels/cpu/tiles_avx2.inl.h"
 // clang-format on
 
 }  // namespace
 
 const Kernels& Avx2Kernels() {
   static constexpr Kernels kTable = {
-      CpuIsa::kAvx2, "avx2",    RmsNormRow,     LayerNormRow,      AddInPlace,  SwiGluRange,
-      GeluRange,     RopeToken, PackPanel,      PanelMatmulKernel, StoreKvRow,  Attend,
-      AttendMerge,   Rotate,    LiftSlotKernel, DeriveByShifts,    SignDotAvx2, nullptr,
-      Combine,       ScaleRows, DecodeRow,      ConvKernel,        ScanKernel};
+      CpuIsa::kAvx2,   "avx2",      RmsNormRow,     LayerNormRow,      AddInPlace,  SwiGluRange,
+      GeluRange,       RopeToken,   PackPanel,      PanelMatmulKernel, StoreKvRow,  Attend,
+      AttendMerge,     Rotate,      LiftSlotKernel, DeriveByShifts,    SignDotAvx2, nullptr,
+      Combine,         ScaleRows,   DecodeRow,      ConvKernel,        ScanKernel,  0,
+      ExpandByRows<0>, TileDotAvx2, CombineTiles};
   return kTable;
 }
 

@@ -15,6 +15,7 @@ namespace {
 #include "kernels/cpu/simd_avx512.inl.h"
 #include "kernels/cpu/shared_kernels.inl.h"
 #include "kernels/cpu/signs_avx512.inl.h"
+#include "kernels/cpu/tiles_avx512.inl.h"
 // clang-format on
 
 }  // namespace
@@ -25,7 +26,8 @@ const Kernels& Avx512Kernels() {
       SwiGluRange,         GeluRange,     RopeToken,   PackPanel,    PanelMatmulKernel,
       StoreKvRow,          Attend,        AttendMerge, Rotate,       LiftSlotKernel,
       DeriveByShifts,      SignDotAvx512, nullptr,     Combine,      ScaleRows,
-      DecodeRow,           ConvKernel,    ScanKernel};
+      DecodeRow,           ConvKernel,    ScanKernel,  128,          ExpandByRows<128>,
+      TileDotAvx512,       CombineTiles};
   return kTable;
 }
 
@@ -52,7 +54,11 @@ const Kernels& Avx512GfniKernels() {
                                      ScaleRows,
                                      DecodeRow,
                                      ConvKernel,
-                                     ScanKernel};
+                                     ScanKernel,
+                                     128,
+                                     ExpandVbmi,
+                                     TileDotAvx512,
+                                     CombineTiles};
   return kTable;
 }
 

@@ -16,16 +16,19 @@ namespace {
 #include "kernels/cpu/shared_kernels.inl.h"
 #include "kernels/cpu/signs_avx2.inl.h"
 #include "kernels/cpu/signs_avxvnni.inl.h"
+#include "kernels/cpu/tiles_avxvnni.inl.h"
 // clang-format on
 
 }  // namespace
 
 const Kernels& AvxVnniKernels() {
   static constexpr Kernels kTable = {
-      CpuIsa::kAvxVnni, "avx-vnni", RmsNormRow,     LayerNormRow,      AddInPlace,     SwiGluRange,
-      GeluRange,        RopeToken,  PackPanel,      PanelMatmulKernel, StoreKvRow,     Attend,
-      AttendMerge,      Rotate,     LiftSlotKernel, DeriveByShifts,    SignDotAvxVnni, nullptr,
-      Combine,          ScaleRows,  DecodeRow,      ConvKernel,        ScanKernel};
+      CpuIsa::kAvxVnni, "avx-vnni",     RmsNormRow,  LayerNormRow, AddInPlace,
+      SwiGluRange,      GeluRange,      RopeToken,   PackPanel,    PanelMatmulKernel,
+      StoreKvRow,       Attend,         AttendMerge, Rotate,       LiftSlotKernel,
+      DeriveByShifts,   SignDotAvxVnni, nullptr,     Combine,      ScaleRows,
+      DecodeRow,        ConvKernel,     ScanKernel,  128,          ExpandByRows<128>,
+      TileDotAvxVnni,   CombineTiles};
   return kTable;
 }
 

@@ -16,6 +16,7 @@ namespace {
 #include "kernels/cpu/simd_neon.inl.h"
 #include "kernels/cpu/shared_kernels.inl.h"
 #include "kernels/cpu/signs_neon.inl.h"
+#include "kernels/cpu/tiles_neon.inl.h"
 // clang-format on
 
 }  // namespace
@@ -43,7 +44,11 @@ const Kernels& NeonDotprodKernels() {
                                      ScaleRows,
                                      DecodeRow,
                                      ConvKernel,
-                                     ScanKernel};
+                                     ScanKernel,
+                                     0,
+                                     ExpandByRows<0>,
+                                     TileDotNeon,
+                                     CombineTiles};
   return kTable;
 }
 

@@ -15,6 +15,7 @@ namespace {
 #include "kernels/cpu/simd_neon.inl.h"
 #include "kernels/cpu/shared_kernels.inl.h"
 #include "kernels/cpu/signs_neon.inl.h"
+#include "kernels/cpu/tiles_neon.inl.h"
 // clang-format on
 
 }  // namespace
@@ -24,7 +25,8 @@ const Kernels& NeonI8mmKernels() {
       CpuIsa::kNeonI8mm, "neon-i8mm", RmsNormRow,     LayerNormRow,      AddInPlace,  SwiGluRange,
       GeluRange,         RopeToken,   PackPanel,      PanelMatmulKernel, StoreKvRow,  Attend,
       AttendMerge,       Rotate,      LiftSlotKernel, DeriveByShifts,    SignDotNeon, nullptr,
-      Combine,           ScaleRows,   DecodeRow,      ConvKernel,        ScanKernel};
+      Combine,           ScaleRows,   DecodeRow,      ConvKernel,        ScanKernel,  0,
+      ExpandByRows<0>,   TileDotNeon, CombineTiles};
   return kTable;
 }
 

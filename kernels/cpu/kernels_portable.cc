@@ -45,15 +45,33 @@ void SignDotPortable(const SignDot& a) {
   }
 }
 
+void TileDotPortable(const TileDot& a) {
+  for (int64_t c = 0; c < a.num_columns; ++c) {
+    for (int tile = 0; tile < 2; ++tile) {
+      int32_t* acc = a.acc + c * kTilePair + tile * kTileRows;
+      const int8_t* w = a.tiles[tile];
+      const int8_t* x = a.columns + c * a.stride;
+      for (int64_t quad = 0; quad < 8 * a.blocks; ++quad, w += kQuadBytes, x += 4) {
+        for (int r = 0; r < kTileRows; ++r) {
+          for (int j = 0; j < 4; ++j) acc[r] += int32_t{w[4 * r + j]} * x[j];
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 
 const Kernels& PortableKernels() {
-  static constexpr Kernels kTable = {
-      CpuIsa::kPortable, "portable",      RmsNormRow,  LayerNormRow, AddInPlace,
-      SwiGluRange,       GeluRange,       RopeToken,   PackPanel,    PanelMatmulKernel,
-      StoreKvRow,        Attend,          AttendMerge, Rotate,       LiftSlotKernel,
-      DeriveByShifts,    SignDotPortable, nullptr,     Combine,      ScaleRows,
-      DecodeRow,         ConvKernel,      ScanKernel};
+  static constexpr Kernels kTable = {CpuIsa::kPortable, "portable",      RmsNormRow,
+                                     LayerNormRow,      AddInPlace,      SwiGluRange,
+                                     GeluRange,         RopeToken,       PackPanel,
+                                     PanelMatmulKernel, StoreKvRow,      Attend,
+                                     AttendMerge,       Rotate,          LiftSlotKernel,
+                                     DeriveByShifts,    SignDotPortable, nullptr,
+                                     Combine,           ScaleRows,       DecodeRow,
+                                     ConvKernel,        ScanKernel,      0,
+                                     ExpandByRows<0>,   TileDotPortable, CombineTiles};
   return kTable;
 }
 

@@ -16,11 +16,6 @@ constexpr size_t kAccBytes = sizeof(int32_t) * kDotColumns * kTilePair;
 // Below this no 32-bit sum of 128 * 127 * (columns / 8) can overflow.
 constexpr int64_t kMaxSigns = kMaxRowSigns;
 
-const uint8_t* TilePlanes(const LiftedMatrix::Stage& stage, int64_t padded, int64_t row) {
-  const int64_t tile_bytes = padded / kTileColumns * stage.code->stored * kTileBytes;
-  return reinterpret_cast<const uint8_t*>(stage.planes) + row / kTileRows * tile_bytes;
-}
-
 // Whole cache lines, an odd number of them: the same block of several tokens then falls into
 // different sets of the first-level cache.
 int64_t ColumnStride(int64_t bytes) {
@@ -77,6 +72,14 @@ ParityTables MakeParityTables(const LiftCode& code) {
   return tables;
 }
 
+void CpuLiftedActivations::Slot::Reserve(int64_t tokens, int64_t bytes) {
+  stride = ColumnStride(bytes);
+  data.Reserve(static_cast<size_t>(tokens * parts * stride));
+  wide.Reserve(static_cast<size_t>(tokens));
+  scale.Reserve(static_cast<size_t>(tokens));
+  sums.Reserve(static_cast<size_t>(2 * tokens));
+}
+
 std::unique_ptr<LiftedActivations> CpuBackend::MakeLiftedActivations() {
   return std::make_unique<CpuLiftedActivations>();
 }
@@ -89,9 +92,15 @@ void CpuBackend::Lift(const LiftSite& site, const float* x, int64_t tokens,
   u.tokens = tokens;
   u.padded = PaddedColumns(site.cols);
   u.slots.resize(slots);
-  int64_t tail = 0, streams = 0;
+  PlanPrompts(site, variants, u);
+  u.variants.assign(variants.begin(), variants.end());
+  if (u.prompts.rows.empty()) {
+    for (uint8_t& variant : u.variants) variant &= static_cast<uint8_t>(~kPrefillRow);
+  }
+  int64_t tail = 0, streams = 1;
+  const auto lifted = [&](int64_t t) { return u.variants[static_cast<size_t>(t)] < kPrefillRow; };
   const auto flag = [&](const std::vector<uint8_t>& flags, int64_t t, size_t s) {
-    return flags.at(variants[static_cast<size_t>(t)] * slots + s) != 0;
+    return lifted(t) && flags.at(u.variants[static_cast<size_t>(t)] * slots + s) != 0;
   };
   for (size_t s = 0; s < slots; ++s) {
     const LiftCode& code = *site.codes[s];
@@ -104,22 +113,38 @@ void CpuBackend::Lift(const LiftSite& site, const float* x, int64_t tokens,
     for (int64_t t = 0; t < tokens; ++t) {
       if (flag(site.used, t, s) && flag(site.wide, t, s)) slot.parts = 2;
     }
-    slot.stride = ColumnStride(u.padded * code.streams());
-    slot.data.Reserve(static_cast<size_t>(tokens * slot.parts * slot.stride));
-    slot.wide.Reserve(static_cast<size_t>(tokens));
-    slot.scale.Reserve(static_cast<size_t>(tokens));
-    slot.sums.Reserve(static_cast<size_t>(2 * tokens));
+    slot.Reserve(tokens, u.padded * code.streams());
   }
   const RotateToken rotate = MakeRotate(site, tail);
   const int64_t x_floats = (u.padded + tail + 31) / 16 * 16;
   ReserveScratch(sizeof(float) * static_cast<size_t>(2 * x_floats + streams * u.padded));
+  const auto prompts = static_cast<int64_t>(u.prompts.rows.size());
+  static constexpr float kAsItIs = 1;
+  const auto rotate_token = [&](int64_t t, int thread) {
+    RotateToken token = rotate;
+    token.x = x + t * site.cols;
+    token.out = Scratch<float>(thread);
+    token.scratch = token.out + x_floats;
+    k_.rotate(token);
+    return token;
+  };
+  For(prompts, 16 * u.padded, [&](int64_t begin, int64_t end, int thread) {
+    CpuLiftedActivations::Slot& slot = u.prompts.bytes;
+    size_t g = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      while (i >= u.prompts.groups[g].first + u.prompts.groups[g].count) ++g;
+      const bool wide = u.prompts.groups[g].wide;
+      const RotateToken token = rotate_token(u.prompts.rows[static_cast<size_t>(i)], thread);
+      k_.lift_slot({token.out, &kAsItIs, u.padded, 1, 1, wide, token.out + 2 * x_floats,
+                    slot.column(i, 0), wide ? slot.column(i, 1) : nullptr, &slot.scale[i],
+                    &slot.sums[2 * i]});
+    }
+  });
+  if (prompts == tokens) return;
   For(tokens, 64 * u.padded, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t t = begin; t < end; ++t) {
-      RotateToken token = rotate;
-      token.x = x + t * site.cols;
-      token.out = Scratch<float>(thread);
-      token.scratch = token.out + x_floats;
-      k_.rotate(token);
+      if (!lifted(t)) continue;
+      const RotateToken token = rotate_token(t, thread);
       for (size_t s = 0; s < slots; ++s) {
         if (!flag(site.used, t, s)) continue;
         CpuLiftedActivations::Slot& slot = u.slots[s];
@@ -140,14 +165,15 @@ int64_t Pitch(const LiftedMatrix& w) { return w.pitch > 0 ? w.pitch : w.rows; }
 }  // namespace
 
 void CpuBackend::PlanStage(const LiftedMatrix& w, size_t stage, const CpuLiftedActivations& u,
-                           std::span<const uint8_t> variants, StagePlan& plan) {
+                           StagePlan& plan) {
   const LiftedMatrix::Stage& s = w.stages[stage];
   CheckCode(*s.code);
   const CpuLiftedActivations::Slot& slot = u.slots.at(static_cast<size_t>(s.slot));
   LIFT_CHECK(slot.code == s.code && u.padded * s.code->streams() <= kMaxSigns);
   plan.parity = MakeParityTables(*s.code);
   std::vector<int64_t> ends;
-  for (const uint8_t variant : variants) {
+  for (const uint8_t variant : u.variants) {
+    if (variant >= kPrefillRow) continue;
     const int64_t rows = w.rows_of(variant)[stage];
     LIFT_CHECK(rows >= 0 && rows <= w.rows);
     if (rows > 0 && std::find(ends.begin(), ends.end(), rows) == ends.end()) ends.push_back(rows);
@@ -160,7 +186,8 @@ void CpuBackend::PlanStage(const LiftedMatrix& w, size_t stage, const CpuLiftedA
     segment.readers.clear();
     segment.columns.clear();
     for (int64_t t = 0; t < u.tokens; ++t) {
-      if (w.rows_of(variants[static_cast<size_t>(t)])[stage] < ends[i]) continue;
+      const uint8_t variant = u.variants[static_cast<size_t>(t)];
+      if (variant >= kPrefillRow || w.rows_of(variant)[stage] < ends[i]) continue;
       const bool wide = slot.wide[t] != 0;
       segment.readers.push_back({static_cast<int32_t>(t),
                                  wide,
@@ -225,9 +252,11 @@ void CpuBackend::SignSegment(const LiftedMatrix::Stage& s, const ParityTables& p
 }
 
 void CpuBackend::SignRows(const LiftedMatrix& w, const std::vector<StagePlan>& plans,
-                          int64_t padded, int64_t tokens, int64_t row, int64_t row_end, float* y,
+                          const CpuLiftedActivations& u, int64_t row, int64_t row_end, float* y,
                           int thread) {
-  for (int64_t t = 0; t < tokens; ++t) {
+  const auto lifted = [&](int64_t t) { return u.variants[static_cast<size_t>(t)] < kPrefillRow; };
+  for (int64_t t = 0; t < u.tokens; ++t) {
+    if (!lifted(t)) continue;
     std::fill(y + t * Pitch(w) + row, y + t * Pitch(w) + row_end, 0.0f);
   }
   for (size_t j = 0; j < w.stages.size(); ++j) {
@@ -236,12 +265,13 @@ void CpuBackend::SignRows(const LiftedMatrix& w, const std::vector<StagePlan>& p
     for (const Segment& segment : segments) {
       if (segment.row_end <= from) continue;
       const int64_t to = std::min(row_end, segment.row_end);
-      SignSegment(w.stages[j], plans[j].parity, segment, padded, Pitch(w), from, to, y, thread);
+      SignSegment(w.stages[j], plans[j].parity, segment, u.padded, Pitch(w), from, to, y, thread);
       from = to;
       if (from == row_end) break;
     }
   }
-  for (int64_t t = 0; t < tokens; ++t) {
+  for (int64_t t = 0; t < u.tokens; ++t) {
+    if (!lifted(t)) continue;
     k_.scale_rows(w.row_scale + row, row_end - row, y + t * Pitch(w) + row);
   }
 }
@@ -265,12 +295,22 @@ void CpuBackend::LiftedMatmuls(std::span<const LiftedProduct> products,
     LIFT_CHECK(w.rows > 0 && PaddedColumns(w.cols) == u.padded);
     plans_[i].resize(std::max(plans_[i].size(), w.stages.size()));
     for (size_t j = 0; j < w.stages.size(); ++j) {
-      PlanStage(w, j, u, variants, plans_[i][j]);
+      PlanStage(w, j, u, plans_[i][j]);
       derived = std::max<int64_t>(derived, w.stages[j].code->derived);
     }
     pairs += pairs_of(w);
   }
-  ReserveScratch(kAccBytes + static_cast<size_t>(2 * derived * kDotBlocks * kTileBytes));
+  const size_t groups = u.prompts.groups.size();
+  tile_plans_.resize(std::max(tile_plans_.size(), products.size()));
+  for (size_t i = 0; i < products.size(); ++i) {
+    tile_plans_[i].resize(std::max(tile_plans_[i].size(), groups));
+    for (size_t g = 0; g < groups; ++g) {
+      PlanTiles(*products[i].w, u.prompts.groups[g], tile_plans_[i][g]);
+    }
+  }
+  const bool signs = static_cast<int64_t>(u.prompts.rows.size()) < u.tokens;
+  ReserveScratch(std::max(kAccBytes + static_cast<size_t>(2 * derived * kDotBlocks * kTileBytes),
+                          PromptScratch(u, products)));
   // Small ranges: a thread that another process delays then holds up little.
   constexpr int64_t kRangesPerThread = 16;
   For(
@@ -282,8 +322,12 @@ void CpuBackend::LiftedMatmuls(std::span<const LiftedProduct> products,
           while (pair - first >= pairs_of(*products[i].w)) first += pairs_of(*products[i++].w);
           const LiftedMatrix& w = *products[i].w;
           const int64_t row = (pair - first) * kTilePair;
-          SignRows(w, plans_[i], u.padded, u.tokens, row, std::min(w.rows, row + kTilePair),
-                   products[i].y, thread);
+          const int64_t row_end = std::min(w.rows, row + kTilePair);
+          if (signs) SignRows(w, plans_[i], u, row, row_end, products[i].y, thread);
+          for (size_t g = 0; g < groups; ++g) {
+            PromptRows(w, tile_plans_[i][g], u.prompts.groups[g], u, row, row_end, products[i].y,
+                       thread);
+          }
         }
       },
       kRangesPerThread);

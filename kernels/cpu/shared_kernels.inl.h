@@ -8,4 +8,5 @@
 #include "kernels/cpu/kv_cells.inl.h"
 #include "kernels/cpu/attention.inl.h"
 #include "kernels/cpu/signs.inl.h"
+#include "kernels/cpu/tiles.inl.h"
 // clang-format on

@@ -10,10 +10,10 @@ inline const uint32_t* PlaneWords(const uint8_t* planes, int stored, int64_t blo
 // Calls dot(columns, tile, first) for every tile, the columns from `first` on up to four at a time;
 // `columns` is a compile-time constant.
 template <class Dot>
-inline void DotByFours(const SignDot& a, int64_t first, const Dot& dot) {
-  for (; first < a.num_columns; first += 4) {
-    for (int tile = 0; tile < a.tiles; ++tile) {
-      switch (a.num_columns - first) {
+inline void ByFours(int64_t num_columns, int tiles, int64_t first, const Dot& dot) {
+  for (; first < num_columns; first += 4) {
+    for (int tile = 0; tile < tiles; ++tile) {
+      switch (num_columns - first) {
         case 1:
           dot(std::integral_constant<int, 1>(), tile, first);
           break;
@@ -29,6 +29,11 @@ inline void DotByFours(const SignDot& a, int64_t first, const Dot& dot) {
       }
     }
   }
+}
+
+template <class Dot>
+inline void DotByFours(const SignDot& a, int64_t first, const Dot& dot) {
+  ByFours(a.num_columns, a.tiles, first, dot);
 }
 
 // Derived words by two shifts, an OR and an XOR for each tap.

@@ -136,23 +136,81 @@ Expected LiftedRow(const LiftedMatrix& w, std::span<const double> rotation, int6
   return out;
 }
 
-Expected LiftedMatmul(const LiftedMatrix& w, const LiftSite& site, const RotationSpec& spec,
-                      std::span<const float> x, std::span<const uint8_t> variants) {
-  const int64_t n = PaddedColumns(w.cols), tokens = static_cast<int64_t>(variants.size());
-  const std::vector<double> rotation = RotationMatrix(spec, w.cols);
-  Expected out{std::vector<double>(static_cast<size_t>(tokens * w.rows)),
-               std::vector<double>(static_cast<size_t>(tokens * w.rows), 1e-30)};
+namespace {
+
+// Rows of x in the rotated basis, padded with zeros.
+std::vector<std::vector<double>> RotatedTokens(int64_t cols, const RotationSpec& spec,
+                                               std::span<const float> x, int64_t tokens) {
+  const std::vector<double> rotation = RotationMatrix(spec, cols);
   std::vector<std::vector<double>> rotated(static_cast<size_t>(tokens));
   for (int64_t t = 0; t < tokens; ++t) {
     std::vector<double>& to = rotated[static_cast<size_t>(t)];
-    to.resize(static_cast<size_t>(n));
-    for (int64_t i = 0; i < w.cols; ++i) {
-      for (int64_t c = 0; c < w.cols; ++c) {
+    to.resize(static_cast<size_t>(PaddedColumns(cols)));
+    for (int64_t i = 0; i < cols; ++i) {
+      for (int64_t c = 0; c < cols; ++c) {
         to[static_cast<size_t>(i)] +=
-            rotation[static_cast<size_t>(i * w.cols + c)] * x[static_cast<size_t>(t * w.cols + c)];
+            rotation[static_cast<size_t>(i * cols + c)] * x[static_cast<size_t>(t * cols + c)];
       }
     }
   }
+  return rotated;
+}
+
+}  // namespace
+
+Expected PrefillMatmul(const LiftedMatrix& w, const LiftSite& site, const RotationSpec& spec,
+                       std::span<const float> x, int64_t tokens, int variant) {
+  Expected out{std::vector<double>(static_cast<size_t>(tokens * w.rows)),
+               std::vector<double>(static_cast<size_t>(tokens * w.rows), 1e-30)};
+  std::vector<std::vector<double>> rotated = RotatedTokens(w.cols, spec, x, tokens);
+  bool wide_x = false;
+  for (size_t s = 0; s < site.codes.size(); ++s) {
+    const size_t flag = static_cast<size_t>(variant) * site.codes.size() + s;
+    wide_x = wide_x || (site.used[flag] != 0 && site.wide[flag] != 0);
+  }
+  int bits = 0;
+  double reach = 0;
+  for (size_t j = 0; j < w.stages.size(); ++j) {
+    if (w.rows_of(variant)[j] == 0) continue;
+    const LiftCode& code = *w.stages[j].code;
+    bits += code.stored;
+    for (const float tap : code.taps) reach += std::abs(double{tap} * w.stages[j].gain);
+  }
+  // A weight moves by half a step, and by half a unit a tap, whose signs vary as much as x does.
+  const double unit = reach / 32000;
+  const double moved = wide_x || bits > kNarrowPrefillBits ? 4 * unit : 0.5 * 256 * unit + 4 * unit;
+  std::vector<double> step, size;
+  for (std::vector<double>& row : rotated) {
+    step.push_back(Quantize(row, wide_x));
+    double squares = 0;
+    for (const double value : row) squares += value * value;
+    size.push_back(std::sqrt(squares));
+  }
+  for (int64_t row = 0; row < w.rows; ++row) {
+    const std::vector<double> v = RotatedRow(w, row, variant);
+    const double scale = HalfToFloat(w.row_scale[row]);
+    double length = 0;
+    for (const double value : v) length += value * value;
+    for (int64_t t = 0; t < tokens; ++t) {
+      const size_t from = static_cast<size_t>(t),
+                   at = from * static_cast<size_t>(w.rows) + static_cast<size_t>(row);
+      for (size_t i = 0; i < v.size(); ++i) out.values[at] += v[i] * rotated[from][i];
+      // Four standard deviations of independent roundings, and some values of x that another
+      // precision rounds to the other neighbour.
+      out.tolerance[at] += 4 * scale * moved * size[from] +
+                           (wide_x ? 1.0 : 0.1) * step[from] * std::sqrt(length) +
+                           64 * kEps * std::sqrt(length) * size[from];
+    }
+  }
+  return out;
+}
+
+Expected LiftedMatmul(const LiftedMatrix& w, const LiftSite& site, const RotationSpec& spec,
+                      std::span<const float> x, std::span<const uint8_t> variants) {
+  const int64_t n = PaddedColumns(w.cols), tokens = static_cast<int64_t>(variants.size());
+  Expected out{std::vector<double>(static_cast<size_t>(tokens * w.rows)),
+               std::vector<double>(static_cast<size_t>(tokens * w.rows), 1e-30)};
+  const std::vector<std::vector<double>> rotated = RotatedTokens(w.cols, spec, x, tokens);
   for (size_t j = 0; j < w.stages.size(); ++j) {
     const LiftedMatrix::Stage& stage = w.stages[j];
     const int streams = stage.code->streams();

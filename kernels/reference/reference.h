@@ -55,4 +55,9 @@ Expected LiftedRow(const LiftedMatrix& w, std::span<const double> rotation, int6
 Expected LiftedMatmul(const LiftedMatrix& w, const LiftSite& site, const RotationSpec& spec,
                       std::span<const float> x, std::span<const uint8_t> variants);
 
+// LiftedMatmul of rows with kPrefillRow, all at one variant. Tolerance: the rounding of the decoded
+// weights as independent errors.
+Expected PrefillMatmul(const LiftedMatrix& w, const LiftSite& site, const RotationSpec& spec,
+                       std::span<const float> x, int64_t tokens, int variant);
+
 }  // namespace lift::reference

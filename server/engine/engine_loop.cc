@@ -182,60 +182,6 @@ void EngineLoop::Apply(const StepPlan& plan, EngineClock::time_point now) {
   Publish();
 }
 
-bool EngineLoop::Caches(const LiveRequest& request) const {
-  const bool shares = options_.prefix_cache && !request.request.cache.bypass;
-  return model_.reusable_state() && (shares || request.request.choices > 1);
-}
-
-std::vector<int32_t> EngineLoop::FindPrefix(const LiveRequest& request,
-                                            PrefixCursor& cursor) const {
-  std::vector<int32_t> blocks;
-  // The logits of a prompt whose log-probabilities are wanted must be computed.
-  if (!Caches(request) || request.WantsPromptLogprobs()) return blocks;
-  const auto size = static_cast<size_t>(model_.block_tokens());
-  const std::span<const int32_t> tokens(request.tokens);
-  const std::span<const uint8_t> variants(request.variants);
-  // At least the last token is computed: its logits are needed.
-  for (size_t end = size; end < tokens.size(); end += size) {
-    const auto block =
-        cache_.Find(cursor, tokens.subspan(end - size, size), variants.subspan(end - size, size));
-    if (!block) break;
-    blocks.push_back(*block);
-  }
-  return blocks;
-}
-
-void EngineLoop::TakePrefix(LiveRequest& request) {
-  for (const int32_t block : FindPrefix(request, request.cursor)) request.table.Append(block);
-  request.computed = request.table.size() * model_.block_tokens();
-  if (request.admitted) return;
-  request.admitted = EngineClock::now();
-  if (!request.leads()) return;  // the client's prompt was read once
-  request.usage.cached_tokens = std::min(request.computed, request.prompt_tokens());
-}
-
-PlanPrefix EngineLoop::Prefix(const LiveRequest& request) const {
-  PrefixCursor cursor = request.cursor;
-  const std::vector<int32_t> blocks = FindPrefix(request, cursor);
-  PlanPrefix prefix;
-  prefix.computed_tokens = static_cast<int64_t>(blocks.size()) * model_.block_tokens();
-  prefix.segment_tokens = request.SegmentTokens(prefix.computed_tokens);
-  for (const int32_t block : blocks) prefix.shared_blocks += pool_.references(block) > 0 ? 1 : 0;
-  return prefix;
-}
-
-void EngineLoop::RememberBlocks(LiveRequest& request) {
-  const auto size = static_cast<size_t>(model_.block_tokens());
-  while (Caches(request) &&
-         (request.cursor.blocks + 1) * model_.block_tokens() <= request.computed) {
-    const auto begin = static_cast<size_t>(request.cursor.blocks) * size;
-    cache_.Insert(request.cursor, std::span<const int32_t>(request.tokens).subspan(begin, size),
-                  std::span<const uint8_t>(request.variants).subspan(begin, size),
-                  request.table.blocks()[begin / size]);
-  }
-  request.DropBehind(model_.state_window());
-}
-
 std::vector<SequenceChunk> EngineLoop::Chunks(const StepPlan& plan) const {
   using Logits = SequenceChunk::Logits;
   std::vector<SequenceChunk> chunks;
@@ -254,7 +200,8 @@ std::vector<SequenceChunk> EngineLoop::Chunks(const StepPlan& plan) const {
                       .variant = request.variants[static_cast<size_t>(request.computed)],
                       .logits = all    ? Logits::kAll
                                 : last ? Logits::kLast
-                                       : Logits::kNone});
+                                       : Logits::kNone,
+                      .prefill = request.computed < request.prompt_tokens()});
   }
   return chunks;
 }

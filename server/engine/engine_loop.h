@@ -57,11 +57,14 @@ class EngineLoop {
   StepPlan Plan(EngineClock::time_point now) const;
   void Apply(const StepPlan& plan, EngineClock::time_point now);
   bool Caches(const LiveRequest& request) const;
+  // The prefix cache; in sharing.cc.
   // Takes what the cache has of the sequence's prefix; it must hold nothing yet.
   void TakePrefix(LiveRequest& request);
   // Moves the cursor, which passed all blocks before, along what the cache has of the sequence.
   std::vector<int32_t> FindPrefix(const LiveRequest& request, PrefixCursor& cursor) const;
   PlanPrefix Prefix(const LiveRequest& request) const;
+  // How the state of tokens [first, first + count) is computed, as the cache's keys have it.
+  std::vector<uint8_t> Precisions(const LiveRequest& request, size_t first, size_t count) const;
   void RememberBlocks(LiveRequest& request);
   // Speculation; in speculate.cc.
   DraftControl& Control(bool looked_up, int64_t decoding);

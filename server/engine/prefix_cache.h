@@ -20,6 +20,9 @@ struct PrefixCursor {
   int64_t blocks = 0;   // passed so far
 };
 
+// Or'ed to the variant of a token whose state was computed as a prompt's (SequenceChunk::prefill).
+inline constexpr uint8_t kPromptState = 0x80;
+
 // A block is named by its parent's name, its tokens and the precision each token's state was
 // computed at, compared in full: equal hashes never pass for equal prefixes. The names die with the
 // blocks (see BlockPool): ends of chains first, then least recently used. Engine thread only;

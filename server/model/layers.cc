@@ -14,8 +14,8 @@ void RowVariants::Assign(std::span<const uint8_t> row_variants,
   variants.assign(row_variants.begin(), row_variants.end());
   runs.clear();
   for (size_t r = 0; r < variants.size(); ++r) {
-    LIFT_CHECK(variants[r] < known.size());
-    const bool full = known[variants[r]].full;
+    LIFT_CHECK(Variant(variants[r]) < known.size());
+    const bool full = known[Variant(variants[r])].full;
     const auto row = static_cast<int64_t>(r);
     if (runs.empty() || runs.back().full != full) runs.push_back({row, row, full});
     runs.back().end = row + 1;

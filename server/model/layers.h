@@ -22,8 +22,11 @@ struct RowVariants {
     int64_t begin = 0, end = 0;
     bool full = false;
   };
-  std::vector<uint8_t> variants;  // [rows]
+  std::vector<uint8_t> variants;  // [rows], with kPrefillRow
   std::vector<Run> runs;
+  static size_t Variant(uint8_t row_variant) {
+    return row_variant & static_cast<uint8_t>(~kPrefillRow);
+  }
   void Assign(std::span<const uint8_t> row_variants, std::span<const LiftedVariant> known);
 };
 

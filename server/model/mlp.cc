@@ -47,8 +47,11 @@ uint64_t MlpBytes(const Mlp& mlp, int variant, bool full) {
 // A step reads an expert's planes as far as the finest of its rows does.
 void CountBytes(const Mlp& mlp, std::span<const uint8_t> variants, MlpStep& step) {
   int finest = -1, full = -1;
-  for (const uint8_t v : variants)
-    (step.known[v].full ? full : finest) = std::max<int>(v, step.known[v].full ? full : finest);
+  for (const uint8_t row : variants) {
+    const size_t v = RowVariants::Variant(row);
+    int& most = step.known[v].full ? full : finest;
+    most = std::max(most, static_cast<int>(v));
+  }
   if (finest >= 0) step.planes_read += MlpBytes(mlp, finest, false);
   if (full >= 0) step.full_read += MlpBytes(mlp, full, true);
 }

@@ -20,6 +20,10 @@ struct SequenceChunk {
   std::span<const int32_t> blocks;  // block table, covers position + tokens.size()
   int variant = 0;                  // index into StepModel::variants()
   Logits logits = Logits::kLast;
+  // These are a prompt's tokens: lifted layers before the output head may take the way that is
+  // fastest for many tokens, with other roundings than an answer's (see kPrefillRow). A sequence's
+  // state depends on which of its tokens were computed so; full variants make no difference.
+  bool prefill = false;
 };
 
 // Bytes one step read or kept, for the meter.

@@ -205,7 +205,8 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(
 void Transformer::Impl::CheckChunk(const SequenceChunk& chunk) const {
   const auto tokens = static_cast<int64_t>(chunk.tokens.size());
   LIFT_CHECK(tokens > 0 && chunk.position >= 0);
-  LIFT_CHECK(chunk.variant >= 0 && static_cast<size_t>(chunk.variant) < weights->variants().size());
+  LIFT_CHECK(chunk.variant >= 0 && chunk.variant < kPrefillRow &&
+             static_cast<size_t>(chunk.variant) < weights->variants().size());
   LIFT_CHECK(static_cast<int64_t>(chunk.blocks.size()) * options.block_tokens >=
              chunk.position + tokens);
   const int64_t unread =
@@ -227,7 +228,8 @@ void Transformer::Impl::Begin(std::span<const SequenceChunk> chunks) {
   for (const SequenceChunk& chunk : chunks) {
     CheckChunk(chunk);
     const auto tokens = static_cast<int64_t>(chunk.tokens.size());
-    variants.insert(variants.end(), chunk.tokens.size(), static_cast<uint8_t>(chunk.variant));
+    variants.insert(variants.end(), chunk.tokens.size(),
+                    static_cast<uint8_t>(chunk.variant | (chunk.prefill ? kPrefillRow : 0)));
     sequences.push_back({row, tokens, chunk.position, chunk.blocks});
     recurrent.push_back({row, tokens, chunk.position == 0 ? -1 : chunk.blocks[0], chunk.blocks[0]});
     rope.CopyRows(chunk.position, tokens, cos_sin + row * rope.row_floats());

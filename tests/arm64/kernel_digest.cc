@@ -110,7 +110,9 @@ void Lifted(Backend& backend, int stored, int derived, int64_t tokens) {
   w.stages.push_back({&code, 0, 0.7f, reinterpret_cast<const std::byte*>(planes.data())});
   w.stage_rows = {32, kRows};
   std::vector<uint8_t> variants(static_cast<size_t>(tokens));
-  for (size_t t = 0; t < variants.size(); ++t) variants[t] = t % 3 == 1;
+  for (size_t t = 0; t < variants.size(); ++t) {
+    variants[t] = static_cast<uint8_t>((t % 3 == 1 ? 1 : 0) | (t % 2 == 1 ? kPrefillRow : 0));
+  }
   const std::vector<float> x = Numbers(tokens * kCols, 12);
   std::vector<float> y(static_cast<size_t>(tokens * kRows)), out(kCols);
   const auto u = backend.MakeLiftedActivations();

@@ -44,7 +44,7 @@ ninja -C "$build/out" > "$build/build.log" || {
 arm() { QEMU_CPU="$1" qemu-aarch64-static "${@:2}"; }
 failed=0
 # Every table against the oracles. The portable table runs natively in the host's own tests; here it only has to agree.
-for test in rotation_test lifted_kernels_test attention_kernels_test dense_kernels_test; do
+for test in rotation_test lifted_kernels_test prefill_kernels_test attention_kernels_test dense_kernels_test; do
   start=$SECONDS
   filter='-*portable*:AttentionKernels.EqualToTheBit*neon_dotprod:*/AttentionKernels.EqualToTheBit*neon_dotprod'
   arm max "$build/out/$test" --gtest_brief=1 --gtest_filter="$filter" || failed=1

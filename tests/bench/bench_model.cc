@@ -82,6 +82,7 @@ PrefillPoint Prefill(Transformer& model, int64_t count, double seconds) {
   chunk.tokens = tokens;
   chunk.blocks = blocks;
   chunk.variant = static_cast<int>(model.variants().size()) - 1;
+  chunk.prefill = true;
   std::vector<float> logits;
   const double step =
       MeanSeconds(seconds, [&] { model.Step(std::span<const SequenceChunk>(&chunk, 1), logits); });

@@ -16,8 +16,8 @@ std::vector<int32_t> Prompt(int64_t tokens, int32_t last) {
 }
 
 struct Harness {
-  explicit Harness(EngineOptions options = {})
-      : model(fake), engine(model, ByteTokenizer(), options) {}
+  explicit Harness(EngineOptions options = {}, FakeModel::Options of_model = {})
+      : fake(of_model), model(fake), engine(model, ByteTokenizer(), options) {}
   std::shared_ptr<RecordingListener> Run(const EngineRequest& request) {
     auto listener = std::make_shared<RecordingListener>();
     EXPECT_TRUE(engine.Submit(request, listener).ok());
@@ -63,6 +63,22 @@ TEST(PrefixReuse, AnswersAreReusedAtThePrecisionTheyHad) {
     // A prompt is read at the finest variant, so what a coarse one left cannot stand for it.
     EXPECT_EQ(h.Run(second)->started()->cached_tokens, variant[0] == 'q' ? 20 : 40);
   }
+}
+
+// Planes round a prompt's tokens in another way than an answer's.
+TEST(PrefixReuse, AnswersOfPlanesDoNotStandForPrompts) {
+  FakeModel::Options planes_only;
+  planes_only.full = false;
+  Harness h({}, planes_only);
+  EngineRequest first = MakeRequest(Prompt(21, 3), 20, "q6.0");
+  auto turn = h.Run(first);
+  EngineRequest second = MakeRequest(first.prompt, 4, "q6.0");
+  const auto answer = turn->ids();
+  second.prompt.insert(second.prompt.end(), answer.begin(), answer.end());
+  second.prompt.push_back(5);
+  auto again = h.Run(second);
+  EXPECT_EQ(again->started()->cached_tokens, 20);
+  EXPECT_EQ(again->ids(), OfflineTokens(planes_only, second.prompt, 3, second.sampling, 4));
 }
 
 TEST(PrefixReuse, TenantsSaltsAndBypassKeepApart) {

@@ -73,7 +73,9 @@ class FakeModel : public StepModel {
     logits.clear();
     for (const SequenceChunk& chunk : chunks) {
       for (size_t i = 0; i < chunk.tokens.size(); ++i) {
-        Cell(chunk, chunk.position + static_cast<int64_t>(i)) = {chunk.tokens[i], chunk.variant};
+        const bool full = variants_[static_cast<size_t>(chunk.variant)].full;
+        Cell(chunk, chunk.position + static_cast<int64_t>(i)) = {chunk.tokens[i], chunk.variant,
+                                                                 chunk.prefill && !full};
       }
       const auto tokens = static_cast<int64_t>(chunk.tokens.size());
       const int64_t rows = chunk.logits == SequenceChunk::Logits::kNone   ? 0
@@ -93,6 +95,7 @@ class FakeModel : public StepModel {
   struct Written {
     int32_t token = -1;
     int variant = -1;
+    bool prefill = false;  // has other roundings, except in full precision
   };
 
   Written& Cell(const SequenceChunk& chunk, int64_t position) {
@@ -132,6 +135,7 @@ class FakeModel : public StepModel {
     for (int64_t i = 0; i < end; ++i) {
       const Written& w = Cell(chunk, i);
       h = Mix(Mix(h, static_cast<uint64_t>(w.token)), static_cast<uint64_t>(w.variant));
+      h = Mix(h, w.prefill ? 1 : 0);
     }
     for (int64_t v = 0; v < kFakeVocab; ++v) {
       const uint64_t bits = Mix(Mix(h, static_cast<uint64_t>(v)), 99) >> 40;  // 24 bits
@@ -181,7 +185,8 @@ inline std::vector<int32_t> OfflineTokens(FakeModel::Options options,
                       .position = 0,
                       .blocks = blocks,
                       .variant = static_cast<int>(model.variants().size()) - 1,
-                      .logits = SequenceChunk::Logits::kLast};
+                      .logits = SequenceChunk::Logits::kLast,
+                      .prefill = true};
   int32_t last = 0;
   for (int64_t step = 0; step < count; ++step) {
     model.Step(std::span(&chunk, 1), logits);
@@ -192,6 +197,7 @@ inline std::vector<int32_t> OfflineTokens(FakeModel::Options options,
     chunk.position += static_cast<int64_t>(chunk.tokens.size());
     chunk.tokens = std::span<const int32_t>(&last, 1);
     chunk.variant = variant;
+    chunk.prefill = false;
   }
   return out;
 }

@@ -123,6 +123,28 @@ TEST(Evaluate, EqualsADirectComputation) {
   EXPECT_DOUBLE_EQ(result->reference_perplexity, result->variants[3].perplexity);
 }
 
+TEST(Evaluate, ScoresAsPromptsAreRead) {
+  const auto weights = RandomModel::Load();
+  ASSERT_NE(weights, nullptr);
+  const std::vector<int32_t> text = Tokens(60);
+  ThreadPool pool(1);
+  auto backend = MakeCpuBackend(pool);
+  EvaluateOptions options;
+  options.variants = {1};
+  options.prefill = true;
+  const auto result = EvaluateVariants(weights, nullptr, text, *backend, pool, options);
+  ASSERT_TRUE(result.ok()) << result.status();
+  testing::TestModel model(weights);
+  const auto window = CutWindows(weights->config(), text, options.context).at(0);
+  const auto logits = model.Logits(window, window.size(), 1, window.size());
+  double nll = 0;
+  for (size_t t = 0; t + 1 < window.size(); ++t) {
+    nll -= LogSoftmax(std::span(logits).subspan(t * 97, 97))[static_cast<size_t>(window[t + 1])];
+  }
+  EXPECT_NEAR(result->variants[0].perplexity,
+              std::exp(nll / static_cast<double>(window.size() - 1)), 1e-4);
+}
+
 TEST(Evaluate, OptionsAndRefusals) {
   const auto weights = RandomModel::Load();
   ASSERT_NE(weights, nullptr);

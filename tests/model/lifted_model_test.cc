@@ -150,8 +150,8 @@ struct Batch {
   static int Variant(int s) { return (s * 3 + 1) % 4; }
 };
 
-// logits[s]: of every token of sequence s.
-std::vector<std::vector<float>> RunTogether(TestModel& model, const Batch& batch) {
+// logits[s]: of every token of sequence s, the prompts read as such or as an answer's tokens.
+std::vector<std::vector<float>> RunTogether(TestModel& model, const Batch& batch, bool prefill) {
   std::vector<std::vector<float>> all(Batch::kSequences);
   std::vector<std::vector<int32_t>> blocks;
   for (int s = 0; s < Batch::kSequences; ++s) blocks.push_back(model.Blocks(s, Batch::kSequences));
@@ -160,8 +160,12 @@ std::vector<std::vector<float>> RunTogether(TestModel& model, const Batch& batch
     std::vector<SequenceChunk> chunks;
     for (size_t s = 0; s < Batch::kSequences; ++s) {
       const auto& prompt = batch.prompts[s];
-      SequenceChunk chunk{prompt, 0, blocks[s], Batch::Variant(static_cast<int>(s)),
-                          SequenceChunk::Logits::kAll};
+      SequenceChunk chunk{prompt,
+                          0,
+                          blocks[s],
+                          Batch::Variant(static_cast<int>(s)),
+                          SequenceChunk::Logits::kAll,
+                          prefill && step == 0};
       if (step > 0) {
         chunk.tokens = std::span(batch.replies[s]).subspan(step - 1, 1);
         chunk.position = static_cast<int64_t>(prompt.size() + step - 1);
@@ -190,17 +194,37 @@ TEST_P(LiftedModel, SameBitsAloneInAMixedBatchAndOnAnyThreads) {
   TestModel one(weights, 1, options), two(weights, 2, options);
   ASSERT_TRUE(one.status.ok()) << one.status;
   const Batch batch;
-  const auto together = RunTogether(one, batch);
-  EXPECT_EQ(together, RunTogether(two, batch));
-  for (int s = 0; s < Batch::kSequences; ++s) {
-    std::vector<int32_t> tokens = batch.prompts[static_cast<size_t>(s)];
-    const auto& reply = batch.replies[static_cast<size_t>(s)];
-    tokens.insert(tokens.end(), reply.begin(), reply.end());
-    for (size_t chunk : {size_t{1}, size_t{7}, tokens.size()}) {
-      EXPECT_EQ(together[static_cast<size_t>(s)], two.Logits(tokens, chunk, Batch::Variant(s)))
-          << "sequence " << s << " in chunks of " << chunk;
+  for (const bool prefill : {false, true}) {
+    const auto together = RunTogether(one, batch, prefill);
+    EXPECT_EQ(together, RunTogether(two, batch, prefill));
+    for (int s = 0; s < Batch::kSequences; ++s) {
+      std::vector<int32_t> tokens = batch.prompts[static_cast<size_t>(s)];
+      const size_t prompt = prefill ? tokens.size() : 0;
+      const auto& reply = batch.replies[static_cast<size_t>(s)];
+      tokens.insert(tokens.end(), reply.begin(), reply.end());
+      for (size_t chunk : {size_t{1}, size_t{7}, tokens.size()}) {
+        EXPECT_EQ(together[static_cast<size_t>(s)],
+                  two.Logits(tokens, chunk, Batch::Variant(s), prompt))
+            << "sequence " << s << " in chunks of " << chunk << (prefill ? ", prefill" : "");
+      }
     }
   }
+}
+
+// Two roundings of one matrix: near each other, and not the same.
+TEST_P(LiftedModel, PromptsAreReadWithOtherRoundings) {
+  const auto weights = RandomModel::Load(OptionsOf(GetParam()));
+  ASSERT_NE(weights, nullptr);
+  TestModel model(weights);
+  const std::vector<int32_t> tokens = RandomTokens(12, 8);
+  for (const int variant : {0, 2}) {
+    const auto answer = model.Logits(tokens, 12, variant);
+    const auto prompt = model.Logits(tokens, 12, variant, 12);
+    EXPECT_NE(answer, prompt);
+    const double largest = MaxDifference(answer, std::vector<float>(answer.size()));
+    EXPECT_LE(MaxDifference(answer, prompt), 0.1 * largest) << "variant " << variant;
+  }
+  EXPECT_EQ(model.Logits(tokens, 12, 3), model.Logits(tokens, 12, 3, 12));  // full precision
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, LiftedModel,

@@ -30,14 +30,18 @@ struct TestModel {
       blocks.push_back(static_cast<int32_t>(b));
     return blocks;
   }
-  // Logits of every token of one sequence, fed in steps of `chunk` tokens at `variant`.
-  std::vector<float> Logits(std::span<const int32_t> tokens, size_t chunk, int variant) {
+  // Logits of every token of one sequence, fed in steps of `chunk` tokens at `variant`; the first
+  // `prompt` of them as a prompt, in steps of their own.
+  std::vector<float> Logits(std::span<const int32_t> tokens, size_t chunk, int variant,
+                            size_t prompt = 0) {
     std::vector<float> all, logits;
     const std::vector<int32_t> blocks = Blocks(0, 1);
-    for (size_t at = 0; at < tokens.size(); at += chunk) {
-      const auto part = tokens.subspan(at, std::min(chunk, tokens.size() - at));
-      const SequenceChunk one{part, static_cast<int64_t>(at), blocks, variant,
-                              SequenceChunk::Logits::kAll};
+    for (size_t at = 0; at < tokens.size();) {
+      const size_t end = at < prompt ? prompt : tokens.size();
+      const auto part = tokens.subspan(at, std::min(chunk, end - at));
+      const SequenceChunk one{part,    static_cast<int64_t>(at),    blocks,
+                              variant, SequenceChunk::Logits::kAll, at < prompt};
+      at += part.size();
       model->Step({&one, 1}, logits);
       all.insert(all.end(), logits.begin(), logits.end());
     }
