@@ -27,6 +27,7 @@ class VariantSubset : public StepModel {
   int64_t num_blocks() const override { return model_.num_blocks(); }
   bool reusable_state() const override { return model_.reusable_state(); }
   int64_t state_window() const override { return model_.state_window(); }
+  void CopyState(int32_t from, int32_t to) override { model_.CopyState(from, to); }
   int64_t bytes_per_block() const override { return model_.bytes_per_block(); }
   StepStats Step(std::span<const SequenceChunk> chunks, std::vector<float>& logits) override;
   void Retain(std::span<const int> variants) override;

@@ -25,6 +25,7 @@ class WatchedModel : public StepModel {
   StepStats Step(std::span<const SequenceChunk> chunks, std::vector<float>& logits) override;
   bool reusable_state() const override { return model_.reusable_state(); }
   int64_t state_window() const override { return model_.state_window(); }
+  void CopyState(int32_t from, int32_t to) override { model_.CopyState(from, to); }
   void Retain(std::span<const int> variants) override { model_.Retain(variants); }
   // Of the step under way; 0 if there is none. Thread-safe.
   double seconds_in_step() const;

@@ -194,6 +194,8 @@ struct EngineOptions {
   int64_t prefill_beside_tokens = 64;
   bool prefix_cache = true;     // reuse the state of prompts read before
   bool share_prefixes = false;  // also between tenants (their timing then tells what others asked)
+  // Of a recurrent model: prompt tokens between two snapshots of its state; at least 1.
+  int64_t snapshot_tokens = 128;
   std::chrono::milliseconds aging{1000};    // of waiting count as one level of priority
   std::chrono::milliseconds patience{500};  // of waiting; then sequences of others are displaced
   // Tokens guessed ahead per step and sequence, at most; 0 = none. Guesses are what followed the

@@ -29,6 +29,7 @@ EngineLoop::EngineLoop(StepModel& model, const EngineOptions& options, RequestRe
       observer_(options.observer != nullptr ? *options.observer : silent_),
       pool_(model.num_blocks()),
       cache_(pool_, model.block_tokens()),
+      snapshots_(model.reusable_state() ? nullptr : std::make_unique<SnapshotCache>(pool_)),
       meter_(model.variants(), options.weight_resident_bytes,
              static_cast<uint64_t>(model.num_blocks() * model.bytes_per_block())),
       started_(EngineClock::now()),
@@ -66,6 +67,7 @@ void EngineLoop::TakeOver(std::shared_ptr<RequestGroup> shared) {
     if (request.cache.bypass) {  // the choices share among themselves only
       choice->cursor.salt = std::string(2, '\0') + std::to_string(group.arrival);
     }
+    if (snapshots_ && Caches(*choice)) choice->snapshot_tokens = options_.snapshot_tokens;
     choice->variant = resident_ - 1;
     choice->Clamp(0, resident_);
     requests_.push_back(choice.get());
@@ -165,7 +167,7 @@ StepPlan EngineLoop::Plan(EngineClock::time_point now) const {
   return plan;
 }
 
-void EngineLoop::Apply(const StepPlan& plan, EngineClock::time_point now) {
+void EngineLoop::Apply(StepPlan& plan, EngineClock::time_point now) {
   for (const size_t i : plan.preempt) requests_[i]->Preempt(now, resident_);
   // Before anybody allocates: what the plan took for shared must not be evicted.
   for (const size_t i : plan.admit) TakePrefix(*requests_[i]);
@@ -175,8 +177,10 @@ void EngineLoop::Apply(const StepPlan& plan, EngineClock::time_point now) {
     request.generated_at_admission = request.generated();
     request.table.Cover(static_cast<int64_t>(request.tokens.size()));
   }
-  for (const PlanChunk& chunk : plan.chunks) {
+  for (PlanChunk& chunk : plan.chunks) {
     LiveRequest& request = *requests_[chunk.sequence];
+    // Others admitted in this step may have taken the place of the snapshot that was planned with.
+    chunk.tokens = std::min(chunk.tokens, request.SegmentTokens(request.computed));
     request.table.Cover(request.computed + chunk.tokens + chunk.drafts);
   }
   Publish();

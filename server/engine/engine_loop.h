@@ -10,6 +10,7 @@
 #include "server/engine/planner.h"
 #include "server/engine/prefix_cache.h"
 #include "server/engine/registry.h"
+#include "server/engine/snapshot_cache.h"
 #include "server/engine/speculation.h"
 #include "server/engine/step_meter.h"
 
@@ -55,9 +56,12 @@ class EngineLoop {
   std::chrono::milliseconds Patience() const;
   void RunStep();
   StepPlan Plan(EngineClock::time_point now) const;
-  void Apply(const StepPlan& plan, EngineClock::time_point now);
+  void Apply(StepPlan& plan, EngineClock::time_point now);
+  // Reuse of what was computed before; in sharing.cc.
   bool Caches(const LiveRequest& request) const;
-  // The prefix cache; in sharing.cc.
+  SnapshotCache::Match FindSnapshot(const LiveRequest& request) const;
+  void TakeSnapshot(LiveRequest& request);
+  void RememberSnapshot(LiveRequest& request);
   // Takes what the cache has of the sequence's prefix; it must hold nothing yet.
   void TakePrefix(LiveRequest& request);
   // Moves the cursor, which passed all blocks before, along what the cache has of the sequence.
@@ -95,6 +99,7 @@ class EngineLoop {
   EngineObserver& observer_;
   BlockPool pool_;
   PrefixCache cache_;
+  std::unique_ptr<SnapshotCache> snapshots_;  // instead, where state cannot be shared by block
   StepMeter meter_;
   FairShare shares_;
   std::vector<std::shared_ptr<RequestGroup>> groups_;

@@ -52,8 +52,10 @@ int64_t LiveRequest::SegmentTokens(int64_t first) const {
   auto end = std::find_if(begin, variants.end(), [&](uint8_t v) { return v != *begin; });
   // A chunk ends with the prompt even if the finest variant decodes, too: its last logits decide.
   const auto prompt_end = variants.begin() + static_cast<std::ptrdiff_t>(prompt_tokens());
-  if (first < prompt_tokens()) end = std::min(end, prompt_end);
-  return end - begin;
+  if (first >= prompt_tokens()) return end - begin;
+  const int64_t segment = std::min(end, prompt_end) - begin;
+  if (snapshot_tokens == 0) return segment;
+  return std::min(segment, snapshot_tokens - first % snapshot_tokens);
 }
 
 PlanSequence LiveRequest::Snapshot(EngineClock::time_point now) const {

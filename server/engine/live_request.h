@@ -58,6 +58,7 @@ struct LiveRequest {
   std::vector<int32_t> tokens;    // prompt + generated
   std::vector<uint8_t> variants;  // the precision each of them is (to be) computed at
   int64_t computed = 0;           // leading tokens whose state is in the table
+  int64_t snapshot_tokens = 0;    // chunks of the prompt end at multiples of it; 0 = anywhere
   bool running = false;           // admitted, holds blocks
   bool decided = false;           // the router has chosen `variant`
   bool finished = false;
@@ -81,7 +82,8 @@ struct LiveRequest {
   int64_t generated() const { return static_cast<int64_t>(tokens.size()) - prompt_tokens(); }
   int64_t most_tokens() const { return prompt_tokens() + request.stopping.max_new_tokens - 1; }
   bool reading_prompt() const { return computed < prompt_tokens(); }
-  // From `first` up to the next token of another precision.
+  // From `first` up to the next token of another precision, the next place for a snapshot or the
+  // end of the prompt.
   int64_t SegmentTokens(int64_t first) const;
   PlanSequence Snapshot(EngineClock::time_point now) const;
   // Gives back the blocks of which no later step reads anything (StepModel::state_window).

@@ -1,4 +1,5 @@
-// The loop's part of the prefix cache.
+// The loop's part of reusing what was computed before: blocks of attention state, and snapshots of
+// recurrent state.
 #include <algorithm>
 
 #include "server/engine/engine_loop.h"
@@ -7,7 +8,7 @@ namespace lift {
 
 bool EngineLoop::Caches(const LiveRequest& request) const {
   const bool shares = options_.prefix_cache && !request.request.cache.bypass;
-  return model_.reusable_state() && (shares || request.request.choices > 1);
+  return shares || request.request.choices > 1;
 }
 
 std::vector<uint8_t> EngineLoop::Precisions(const LiveRequest& request, size_t first,
@@ -38,9 +39,31 @@ std::vector<int32_t> EngineLoop::FindPrefix(const LiveRequest& request,
   return blocks;
 }
 
+SnapshotCache::Match EngineLoop::FindSnapshot(const LiveRequest& request) const {
+  if (request.snapshot_tokens == 0 || request.WantsPromptLogprobs()) return {};
+  return snapshots_->Longest(request.cursor.salt, request.tokens,
+                             Precisions(request, 0, request.tokens.size()),
+                             request.snapshot_tokens);
+}
+
+// Its block must be the next that is allocated: what was found then either stays, being the last
+// that would be evicted, or is that very block.
+void EngineLoop::TakeSnapshot(LiveRequest& request) {
+  const SnapshotCache::Match match = FindSnapshot(request);
+  if (match.tokens > 0) snapshots_->Touch(match);
+  request.table.Cover(static_cast<int64_t>(request.tokens.size()));
+  request.computed = match.tokens;
+  const int32_t own = request.table.blocks()[0];
+  if (match.tokens > 0 && own != match.block) model_.CopyState(match.block, own);
+}
+
 void EngineLoop::TakePrefix(LiveRequest& request) {
-  for (const int32_t block : FindPrefix(request, request.cursor)) request.table.Append(block);
-  request.computed = request.table.size() * model_.block_tokens();
+  if (snapshots_) {
+    TakeSnapshot(request);
+  } else {
+    for (const int32_t block : FindPrefix(request, request.cursor)) request.table.Append(block);
+    request.computed = request.table.size() * model_.block_tokens();
+  }
   if (request.admitted) return;
   request.admitted = EngineClock::now();
   if (!request.leads()) return;  // the client's prompt was read once
@@ -48,6 +71,10 @@ void EngineLoop::TakePrefix(LiveRequest& request) {
 }
 
 PlanPrefix EngineLoop::Prefix(const LiveRequest& request) const {
+  if (snapshots_) {
+    const int64_t computed = FindSnapshot(request).tokens;
+    return {.computed_tokens = computed, .segment_tokens = request.SegmentTokens(computed)};
+  }
   PrefixCursor cursor = request.cursor;
   const std::vector<int32_t> blocks = FindPrefix(request, cursor);
   PlanPrefix prefix;
@@ -57,7 +84,23 @@ PlanPrefix EngineLoop::Prefix(const LiveRequest& request) const {
   return prefix;
 }
 
+// The state goes on changing, so what is kept is a copy, in a block nobody holds.
+void EngineLoop::RememberSnapshot(LiveRequest& request) {
+  const int64_t step = request.snapshot_tokens;
+  if (step == 0 || request.computed % step != 0 || request.computed > request.prompt_tokens())
+    return;
+  const auto count = static_cast<size_t>(request.computed);
+  const std::span<const int32_t> tokens = std::span<const int32_t>(request.tokens).first(count);
+  const std::vector<uint8_t> precisions = Precisions(request, 0, count);
+  if (pool_.free() == 0 || snapshots_->Has(request.cursor.salt, tokens, precisions)) return;
+  const int32_t copy = pool_.Allocate();
+  model_.CopyState(request.table.blocks()[0], copy);
+  snapshots_->Insert(request.cursor.salt, tokens, precisions, copy);
+  pool_.Release(copy);
+}
+
 void EngineLoop::RememberBlocks(LiveRequest& request) {
+  if (snapshots_) return RememberSnapshot(request);
   const auto size = static_cast<size_t>(model_.block_tokens());
   while (Caches(request) &&
          (request.cursor.blocks + 1) * model_.block_tokens() <= request.computed) {

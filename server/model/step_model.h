@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/base/check.h"
 #include "kernels/base/status.h"
 #include "kernels/format/lifted_file.h"
 
@@ -47,8 +48,14 @@ class StepModel {
   // State of a position depends on the tokens and precisions up to it alone and lies in the block
   // of that position: full blocks may be shared by sequences with the same prefix, and positions
   // may be computed again. A model with recurrent state says false: it is neither shared nor
-  // rewound.
+  // rewound, but can be copied.
   virtual bool reusable_state() const { return true; }
+  // Block `to` becomes a copy of block `from`. Between steps; only of a recurrent model, where a
+  // block is the state of one sequence as its last step left it.
+  virtual void CopyState(int32_t from, int32_t to) {
+    (void)from, (void)to;
+    LIFT_CHECK(!"this model's state is shared by block");
+  }
   // Tokens before a position, itself included, whose state steps from there on may read; 0 = all.
   // Block tables may hold -1 for blocks that lie entirely before them.
   virtual int64_t state_window() const { return 0; }

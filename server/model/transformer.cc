@@ -461,6 +461,16 @@ int64_t Transformer::state_window() const {
   const int64_t window = impl_->config.sliding_window;
   return window == 0 ? 0 : window + kKeysBeforeWindow;
 }
+void Transformer::CopyState(int32_t from, int32_t to) {
+  const Impl& m = *impl_;
+  LIFT_CHECK(m.config.recurrent() && from >= 0 && to >= 0 && from < m.options.num_blocks &&
+             to < m.options.num_blocks);
+  const int64_t floats = layout::RecurrentStateFloats(m.config);
+  for (const auto& cache : m.caches) {
+    float* states = cache->as<float>();
+    m.backend.CopyColumns(states + from * floats, 1, floats, floats, states + to * floats);
+  }
+}
 uint64_t Transformer::state_bytes() const {
   uint64_t bytes = 0;
   for (const auto& cache : impl_->caches) bytes += cache->size();

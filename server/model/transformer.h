@@ -48,6 +48,7 @@ class Transformer : public StepModel {
   int64_t bytes_per_block() const override;
   bool reusable_state() const override;
   int64_t state_window() const override;
+  void CopyState(int32_t from, int32_t to) override;
   StepStats Step(std::span<const SequenceChunk> chunks, std::vector<float>& logits) override;
   void Retain(std::span<const int> variants) override;
 

@@ -3,6 +3,7 @@
 // chunk border, precision or recomputation shows as a wrong token.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -32,9 +33,12 @@ class FakeModel : public StepModel {
     std::chrono::microseconds delay{0};  // of each step
     float eos_logit = -10;               // ordinary tokens are between -4 and 4
     bool full = true;                    // a stored source on top
+    bool recurrent = false;  // a block is a whole sequence's state, and only goes forward
   };
   explicit FakeModel(Options options)
-      : options_(options), cells_(static_cast<size_t>(options.block_tokens * options.num_blocks)) {
+      : options_(WithBlocks(options)),
+        cells_(static_cast<size_t>(options_.block_tokens * options_.num_blocks)),
+        ends_(static_cast<size_t>(options_.num_blocks)) {
     const auto add = [&](const char* name, double lambda, double bits, uint64_t planes, double kl) {
       variants_.push_back({.name = name,
                            .lambda = lambda,
@@ -64,6 +68,14 @@ class FakeModel : public StepModel {
   int64_t block_tokens() const override { return options_.block_tokens; }
   int64_t num_blocks() const override { return options_.num_blocks; }
   int64_t bytes_per_block() const override { return 512; }
+  bool reusable_state() const override { return !options_.recurrent; }
+  void CopyState(int32_t from, int32_t to) override {
+    LIFT_CHECK(options_.recurrent && from != to);
+    std::copy_n(cells_.begin() + from * options_.block_tokens, options_.block_tokens,
+                cells_.begin() + to * options_.block_tokens);
+    ends_[static_cast<size_t>(to)] = ends_[static_cast<size_t>(from)];
+    ++copies;
+  }
 
   StepStats Step(std::span<const SequenceChunk> chunks, std::vector<float>& logits) override {
     CheckNoSharing(chunks);
@@ -72,6 +84,7 @@ class FakeModel : public StepModel {
     ++steps;
     logits.clear();
     for (const SequenceChunk& chunk : chunks) {
+      if (options_.recurrent) MoveOn(chunk);
       for (size_t i = 0; i < chunk.tokens.size(); ++i) {
         const bool full = variants_[static_cast<size_t>(chunk.variant)].full;
         Cell(chunk, chunk.position + static_cast<int64_t>(i)) = {chunk.tokens[i], chunk.variant,
@@ -88,10 +101,22 @@ class FakeModel : public StepModel {
     return {};
   }
 
-  std::atomic<int64_t> steps{0};
+  std::atomic<int64_t> steps{0}, copies{0};
   std::function<void(std::span<const SequenceChunk>)> on_step;  // on the engine thread
 
  private:
+  static Options WithBlocks(Options options) {
+    if (options.recurrent) options.block_tokens = options.max_context;
+    return options;
+  }
+  // A recurrent state goes on from where it is, or from nothing.
+  void MoveOn(const SequenceChunk& chunk) {
+    LIFT_CHECK(chunk.blocks.size() == 1);
+    int64_t& end = ends_[static_cast<size_t>(chunk.blocks[0])];
+    LIFT_CHECK(chunk.position == 0 || chunk.position == end);
+    end = chunk.position + static_cast<int64_t>(chunk.tokens.size());
+  }
+
   struct Written {
     int32_t token = -1;
     int variant = -1;
@@ -147,6 +172,7 @@ class FakeModel : public StepModel {
   const Options options_;
   std::vector<LiftedVariant> variants_;
   std::vector<Written> cells_;
+  std::vector<int64_t> ends_;  // [block], of a recurrent state: tokens in it
 };
 
 // 256 byte tokens and one special end token.
@@ -173,7 +199,7 @@ inline std::vector<int32_t> OfflineTokens(FakeModel::Options options,
                                           std::span<const int32_t> prompt, int variant,
                                           const SamplingParams& sampling, int64_t count) {
   options.delay = {};
-  options.num_blocks = options.max_context / options.block_tokens + 1;
+  options.num_blocks = options.recurrent ? 1 : options.max_context / options.block_tokens + 1;
   FakeModel model(options);
   std::vector<int32_t> blocks;
   for (int64_t i = options.num_blocks; i-- > 0;) blocks.push_back(static_cast<int32_t>(i));
