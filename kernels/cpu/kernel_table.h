@@ -127,7 +127,7 @@ struct SignDot {
   const uint8_t* planes[2] = {};   // of one or two row tiles
   const uint8_t* derived[2] = {};  // DeriveTile::out of the same blocks
   int tiles = 0, stored = 0, derived_streams = 0;
-  int64_t begin = 0, end = 0;
+  int64_t begin = 0, end = 0, blocks = 0;  // `blocks` of the whole row
   const ParityTables* parity = nullptr;    // read by sign_dot_fused instead of `derived`
   const int8_t* const* columns = nullptr;  // each [blocks][streams][32]
   int64_t num_columns = 0;
@@ -177,13 +177,14 @@ struct TileDot {
   int32_t* acc = nullptr;  // [num_columns][kTilePair], 64-byte aligned
 };
 
-// y[r] = coefficient * sum over the parts of weight[i] * (acc[i][r] - offset[i]).
+// y[r] = coefficient * sum over the parts of weight[i] * (acc[i][r] - offset[i]) * row_scale[r].
 struct TileCombine {
   int parts = 0;  // 1, 2 or 4; the weight of a single part is 1
   const int32_t* acc[4] = {};
   int32_t offset[4] = {};
   double weight[4] = {};
   float coefficient = 0;
+  const float* row_scale = nullptr;
   int64_t rows = 0;
   float* y = nullptr;
 };

@@ -229,7 +229,7 @@ void CpuBackend::SignSegment(const LiftedMatrix::Stage& s, const ParityTables& p
     dot.columns = segment.columns.data() + column;
     dot.num_columns = static_cast<int64_t>(count);
     dot.begin = 0;
-    dot.end = blocks;
+    dot.end = dot.blocks = blocks;
     dot.parity = &parity;
     if (k_.sign_dot_fused != nullptr && k_.sign_dot_fused(dot)) dot.begin = blocks;
     for (; dot.begin < blocks; dot.begin = dot.end) {

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/base/check.h"
+#include "kernels/base/float16.h"
 #include "kernels/cpu/cpu_backend_impl.h"
 
 namespace lift::cpu {
@@ -189,6 +190,8 @@ void CpuBackend::PromptRows(const LiftedMatrix& w, const TilePlan& plan,
   const int64_t pitch = w.pitch > 0 ? w.pitch : w.rows, blocks = u.padded / kTileColumns;
   const int parts = group.wide ? 2 : 1, panels = plan.wide ? 2 : 1;
   const int64_t most = kPrefillColumns / parts;
+  float row_scale[kTilePair];
+  for (int64_t r = row; r < row_end; ++r) row_scale[r - row] = HalfToFloat(w.row_scale[r]);
   for (int64_t first = 0; first < group.count; first += most) {
     const int64_t count = std::min(most, group.count - first), columns = count * parts;
     int8_t* panel = Scratch<int8_t>(thread);  // [high, low][tile][kPanelBytes]
@@ -229,10 +232,10 @@ void CpuBackend::PromptRows(const LiftedMatrix& w, const TilePlan& plan,
         }
       }
       combine.coefficient = (plan.wide ? 1.0f : 256.0f) * plan.unit * bytes.scale[at];
+      combine.row_scale = row_scale;
       combine.rows = row_end - row;
       combine.y = y + u.prompts.rows[static_cast<size_t>(at)] * pitch + row;
       k_.tile_combine(combine);
-      k_.scale_rows(w.row_scale + row, row_end - row, combine.y);
     }
   }
 }

@@ -3,6 +3,14 @@
 
 constexpr int64_t kPrefetchBytes = 4096;
 
+// How far ahead of block `block` of a row tile to prefetch: beyond its end come the tile of the
+// same place in the next pair, so the other tile of this pair is passed over.
+inline int64_t Ahead(const SignDot& a, int64_t block) {
+  const int64_t bytes = a.stored * kTileBytes;
+  const bool inside = block * bytes + kPrefetchBytes < a.blocks * bytes;
+  return inside ? kPrefetchBytes : kPrefetchBytes + (a.tiles - 1) * a.blocks * bytes;
+}
+
 inline __m512i Bytes4(const int8_t* p) {
   int32_t word;
   __builtin_memcpy(&word, p, sizeof(word));
@@ -20,11 +28,12 @@ inline void ForEachTile(const SignDot& a, const Step& step) {
   int64_t offset = a.begin * (a.stored + a.derived_streams) * kTileColumns;
   __m512i w[kTiles];
   for (int64_t b = a.begin; b < a.end; ++b) {
+    const int64_t ahead = Ahead(a, b);
     for (int s = 0; s < a.stored; ++s, offset += kTileColumns) {
 #pragma GCC unroll 2
       for (int i = 0; i < kTiles; ++i) {
         w[i] = _mm512_loadu_si512(plane[i]);
-        _mm_prefetch(reinterpret_cast<const char*>(plane[i]) + kPrefetchBytes, _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(plane[i]) + ahead, _MM_HINT_T0);
         plane[i] += kTileBytes;
       }
       step(w, offset);
@@ -218,13 +227,14 @@ __attribute__((target("gfni,avx512vbmi2"))) void DotFused(const SignDot& a, int 
   };
   for (int64_t b = 0; b < a.end; ++b, offset += kStreams * kTileColumns) {
     __m512i q[kDerived + 1][kTiles];
+    const int64_t ahead = Ahead(a, b);
 #pragma GCC unroll 4
     for (int s = 0; s < kStored; ++s) {
       __m512i w[kTiles];
 #pragma GCC unroll 2
       for (int i = 0; i < kTiles; ++i) {
         w[i] = _mm512_loadu_si512(plane[i]);
-        _mm_prefetch(reinterpret_cast<const char*>(plane[i]) + kPrefetchBytes, _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(plane[i]) + ahead, _MM_HINT_T0);
         plane[i] += kTileBytes;
       }
       add(w, offset + s * kTileColumns);

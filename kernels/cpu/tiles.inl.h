@@ -56,13 +56,13 @@ void CombineTiles(const TileCombine& a) {
     const int32_t* acc = a.acc[0];
     const int32_t offset = a.offset[0];
     for (int64_t r = 0; r < a.rows; ++r) {
-      a.y[r] = a.coefficient * static_cast<float>(acc[r] - offset);
+      a.y[r] = a.coefficient * static_cast<float>(acc[r] - offset) * a.row_scale[r];
     }
     return;
   }
   for (int64_t r = 0; r < a.rows; ++r) {
     double sum = 0;  // exact: below 2^53
     for (int i = 0; i < a.parts; ++i) sum += a.weight[i] * (a.acc[i][r] - a.offset[i]);
-    a.y[r] = a.coefficient * static_cast<float>(sum);
+    a.y[r] = a.coefficient * static_cast<float>(sum) * a.row_scale[r];
   }
 }
