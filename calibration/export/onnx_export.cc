@@ -1,5 +1,6 @@
 #include "calibration/export/onnx_export.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -25,7 +26,7 @@ class ModelWriter {
 
   absl::Status Write(const LiftedVariant& variant) {
     graph_.Input("input_ids", OnnxGraph::kInt64, {"batch", "sequence"});
-    Positions();
+    if (!config_.recurrent()) Positions();
     const Value embedding = Stored(layout::kEmbedding);
     Value x = graph_.Op("Gather", {embedding, "input_ids"}, {{"axis", int64_t{0}}});
     for (int64_t i = 0; i < config_.num_layers; ++i) x = Layer(layout::LayerNames(config_, i), x);
@@ -87,16 +88,18 @@ class ModelWriter {
 
   Value Norm(const Value& x, const std::string& name, NormKind kind) {
     const Value gain = Stored(name);
-    if (kind == NormKind::kLayer) {
-      return graph_.Op("LayerNormalization", {x, gain, Stored(layout::BiasName(name))},
-                       {{"axis", int64_t{-1}}, {"epsilon", config_.rms_norm_eps}});
-    }
+    if (kind == NormKind::kRms) return graph_.Op("Mul", {RmsNormed(x), gain});
+    return graph_.Op("LayerNormalization", {x, gain, Stored(layout::BiasName(name))},
+                     {{"axis", int64_t{-1}}, {"epsilon", config_.rms_norm_eps}});
+  }
+
+  Value RmsNormed(const Value& x) {
     const Value square = graph_.Op("Mul", {x, x});
     const Value mean = graph_.Op("ReduceMean", {square},
                                  {{"axes", std::vector<int64_t>{-1}}, {"keepdims", int64_t{1}}});
     const Value root =
         graph_.Op("Sqrt", {graph_.Op("Add", {mean, graph_.Float(config_.rms_norm_eps)})});
-    return graph_.Op("Mul", {graph_.Op("Div", {x, root}), gain});
+    return graph_.Op("Div", {x, root});
   }
 
   // --- positions ---
@@ -148,6 +151,7 @@ class ModelWriter {
 
   Value Layer(const layout::LayerNames& names, const Value& x) {
     const Value normed = Norm(x, names.input_norm, config_.norm);
+    if (config_.recurrent()) return graph_.Op("Add", {x, Mixer(names.mamba, normed)});
     const Value middle = graph_.Op("Add", {x, Attention(names, normed)});
     const Value second =
         Norm(config_.parallel_residual ? x : middle, names.post_norm, config_.norm);
@@ -176,8 +180,7 @@ class ModelWriter {
   }
 
   Value Activate(const Value& x) {
-    if (config_.activation == Activation::kSilu)
-      return graph_.Op("Mul", {x, graph_.Op("Sigmoid", {x})});
+    if (config_.activation == Activation::kSilu) return Silu(x);
     Value inner;
     if (config_.activation == Activation::kGelu) {
       inner = graph_.Op("Erf", {graph_.Op("Mul", {x, graph_.Float(std::sqrt(0.5f))})});
@@ -216,6 +219,111 @@ class ModelWriter {
     return sum;
   }
 
+  // --- Mamba ---
+
+  std::vector<Value> SplitLast(const Value& x, const std::vector<int64_t>& sizes) {
+    return graph_.Op("Split", {x, graph_.Ints(sizes)}, static_cast<int>(sizes.size()),
+                     {{"axis", int64_t{-1}}});
+  }
+  Value Silu(const Value& x) { return graph_.Op("Mul", {x, graph_.Op("Sigmoid", {x})}); }
+
+  // silu(conv(x)) over the sequence, x: [batch, sequence, channels].
+  Value Convolved(const std::string& name, const Value& x) {
+    std::vector<Value> inputs = {Transpose(x, {0, 2, 1}), Stored(name)};
+    const std::string bias = layout::BiasName(name);
+    if (!weights_.GetVector(bias).empty()) inputs.push_back(Stored(bias));
+    const Value y = graph_.Op("Conv", inputs,
+                              {{"group", config_.ssm.conv_channels()},
+                               {"pads", std::vector<int64_t>{config_.ssm.conv_kernel - 1, 0}}});
+    return Silu(Transpose(y, {0, 2, 1}));
+  }
+
+  // One step of the scan: state [batch, groups, heads, head_dim, states] -> next state and output.
+  // Inputs carry the axes they lack as ones.
+  OnnxGraph::Body ScanBody(const std::string& name, const Value& a, const Value& last_axis) {
+    graph_.BeginBody();
+    const auto input = [&](const char* what, std::vector<int64_t> sizes) {
+      const std::string full = absl::StrCat(name, ".", what);
+      std::vector<OnnxGraph::Dimension> shape = {absl::StrCat(full, ".batch")};
+      shape.insert(shape.end(), sizes.begin(), sizes.end());
+      graph_.Input(full, OnnxGraph::kFloat, shape);
+      return full;
+    };
+    const SsmConfig& ssm = config_.ssm;
+    const int64_t groups = ssm.groups, heads = ssm.heads / groups;
+    const Value state = input("state", {groups, heads, ssm.head_dim, ssm.state});
+    const Value dt = input("dt", {groups, heads, 1, 1});
+    const Value x = input("x", {groups, heads, ssm.head_dim, 1});
+    const Value b = input("b", {groups, 1, 1, ssm.state}),
+                c = input("c", {groups, 1, 1, ssm.state});
+    const Value decay = graph_.Op("Exp", {graph_.Op("Mul", {dt, a})});
+    const Value added = graph_.Op("Mul", {graph_.Op("Mul", {dt, x}), b});
+    const Value next = graph_.Op("Add", {graph_.Op("Mul", {decay, state}), added});
+    const Value y = graph_.Op("ReduceSum", {graph_.Op("Mul", {next, c}), last_axis},
+                              {{"keepdims", int64_t{0}}});
+    graph_.Output(next, name + ".next", OnnxGraph::kFloat,
+                  {name + ".next.batch", groups, heads, ssm.head_dim, ssm.state});
+    graph_.Output(y, name + ".y", OnnxGraph::kFloat,
+                  {name + ".y.batch", groups, heads, ssm.head_dim});
+    return graph_.EndBody(name);
+  }
+
+  // x: [batch, sequence, inner], dt before softplus; b, c: [batch, sequence, groups * states].
+  Value SelectiveScan(const layout::MambaNames& names, const Value& x, Value dt, const Value& b,
+                      const Value& c) {
+    const SsmConfig& ssm = config_.ssm;
+    const int64_t groups = ssm.groups, heads = ssm.heads / groups;
+    const bool per_state = ssm.kind == SsmKind::kMamba1;
+    dt = graph_.Op("Clip", {graph_.Op("Softplus", {dt}), graph_.Float(ssm.dt_min),
+                            graph_.Float(std::min(ssm.dt_max, std::numeric_limits<float>::max()))});
+    const Value a = Reshape(graph_.Op("Neg", {graph_.Op("Exp", {Stored(names.a_log)})}),
+                            {groups, heads, 1, per_state ? ssm.state : 1});
+    const Value batch =
+        graph_.Op("Slice", {graph_.Op("Shape", {x}), graph_.Ints({0}), graph_.Ints({1})});
+    const Value sizes = graph_.Ints({groups, heads, ssm.head_dim, ssm.state});
+    const Value zeros =
+        graph_.Op("ConstantOfShape", {graph_.Op("Concat", {batch, sizes}, {{"axis", int64_t{0}}})});
+    const std::vector<Value> scanned = graph_.Op(
+        "Scan",
+        {zeros, Reshape(dt, {0, 0, groups, heads, 1, 1}),
+         Reshape(x, {0, 0, groups, heads, ssm.head_dim, 1}),
+         Reshape(b, {0, 0, groups, 1, 1, ssm.state}), Reshape(c, {0, 0, groups, 1, 1, ssm.state})},
+        2,
+        {{"body", ScanBody(names.a_log + ".scan", a, graph_.Ints({-1}))},
+         {"num_scan_inputs", int64_t{4}},
+         {"scan_input_axes", std::vector<int64_t>{1, 1, 1, 1}},
+         {"scan_output_axes", std::vector<int64_t>{1}}});
+    const Value d = Reshape(Stored(names.d), {ssm.heads, 1});
+    const Value passed = graph_.Op("Mul", {Reshape(x, {0, 0, ssm.heads, ssm.head_dim}), d});
+    return graph_.Op("Add",
+                     {Reshape(scanned[1], {0, 0, ssm.inner}), Reshape(passed, {0, 0, ssm.inner})});
+  }
+
+  Value Mixer(const layout::MambaNames& names, const Value& x) {
+    const SsmConfig& ssm = config_.ssm;
+    const Value projected = Linear(x, names.in.matrices[0]);
+    const int64_t shared = ssm.groups * ssm.state;
+    if (ssm.kind == SsmKind::kMamba1) {
+      const std::vector<Value> in = SplitLast(projected, {ssm.inner, ssm.inner});
+      const Value convolved = Convolved(names.conv, in[0]);
+      const std::vector<Value> selected =
+          SplitLast(Linear(convolved, names.x.matrices[0]), {ssm.dt_rank, shared, shared});
+      const Value dt = Linear(selected[0], names.dt.matrices[0]);
+      const Value y = SelectiveScan(names, convolved, dt, selected[1], selected[2]);
+      return Linear(graph_.Op("Mul", {y, Silu(in[1])}), names.out.matrices[0]);
+    }
+    const std::vector<Value> in = SplitLast(projected, {ssm.inner, ssm.conv_channels(), ssm.heads});
+    const std::vector<Value> parts =
+        SplitLast(Convolved(names.conv, in[1]), {ssm.inner, shared, shared});
+    const Value dt = graph_.Op("Add", {in[2], Stored(names.dt_bias)});
+    const Value y =
+        graph_.Op("Mul", {SelectiveScan(names, parts[0], dt, parts[1], parts[2]), Silu(in[0])});
+    const Value grouped = RmsNormed(Reshape(y, {0, 0, ssm.groups, ssm.inner / ssm.groups}));
+    const Value normed =
+        graph_.Op("Mul", {Reshape(grouped, {0, 0, ssm.inner}), Stored(names.gated_norm)});
+    return Linear(normed, names.out.matrices[0]);
+  }
+
   const ModelConfig& config_;
   const Weights& weights_;
   VariantReader reader_;
@@ -228,11 +336,6 @@ class ModelWriter {
 
 absl::Status ExportOnnx(const Weights& weights, int variant, Backend& backend,
                         const std::string& folder) {
-  if (weights.config().recurrent()) {
-    return absl::UnimplementedError(absl::StrCat("ONNX of a recurrent model (",
-                                                 weights.config().architecture,
-                                                 ") is not supported; export it as safetensors"));
-  }
   LIFT_RETURN_IF_ERROR(MakeExportFolder(folder, "model.onnx"));
   return ModelWriter(weights, variant, backend, folder)
       .Write(weights.variants()[static_cast<size_t>(variant)]);

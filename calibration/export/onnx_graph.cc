@@ -21,8 +21,8 @@ namespace node {
 enum { kInput = 1, kOutput = 2, kName = 3, kOpType = 4, kAttribute = 5 };
 }
 namespace attribute {
-enum { kName = 1, kFloat = 2, kInt = 3, kInts = 8, kType = 20 };
-enum Type { kTypeFloat = 1, kTypeInt = 2, kTypeInts = 7 };
+enum { kName = 1, kFloat = 2, kInt = 3, kGraph = 6, kInts = 8, kType = 20 };
+enum Type { kTypeFloat = 1, kTypeInt = 2, kTypeGraph = 5, kTypeInts = 7 };
 }  // namespace attribute
 namespace tensor {
 enum { kDims = 1, kDataType = 2, kName = 8, kRawData = 9, kExternalData = 13, kDataLocation = 14 };
@@ -43,6 +43,9 @@ WireMessage ToMessage(const OnnxGraph::Attribute& a) {
     message.Int(attribute::kInt, *i).Int(attribute::kType, attribute::kTypeInt);
   } else if (const auto* f = std::get_if<float>(&a.second)) {
     message.Float(attribute::kFloat, *f).Int(attribute::kType, attribute::kTypeFloat);
+  } else if (const auto* body = std::get_if<OnnxGraph::Body>(&a.second)) {
+    message.Message(attribute::kGraph, body->message);
+    message.Int(attribute::kType, attribute::kTypeGraph);
   } else {
     for (const int64_t n : std::get<std::vector<int64_t>>(a.second))
       message.Int(attribute::kInts, n);
@@ -190,6 +193,19 @@ void OnnxGraph::Output(const Value& value, const std::string& name, Element elem
   identity.Bytes(node::kName, name).Bytes(node::kOpType, "Identity");
   graph_.Message(graph::kNode, identity);
   graph_.Message(graph::kOutput, ValueInfo(name, element, shape));
+}
+
+void OnnxGraph::BeginBody() {
+  outer_ = std::move(graph_);
+  graph_ = {};
+}
+
+OnnxGraph::Body OnnxGraph::EndBody(const std::string& name) {
+  graph_.Bytes(graph::kName, name);
+  Body body{std::move(graph_)};
+  graph_ = std::move(outer_);
+  outer_ = {};
+  return body;
 }
 
 absl::Status OnnxGraph::Finish(const std::string& graph_name,

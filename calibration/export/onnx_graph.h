@@ -34,7 +34,12 @@ class WireMessage {
 class OnnxGraph {
  public:
   using Value = std::string;
-  using Attribute = std::pair<const char*, std::variant<int64_t, float, std::vector<int64_t>>>;
+  // A graph within a node; it may use values of the graph around it.
+  struct Body {
+    WireMessage message;
+  };
+  using Attribute =
+      std::pair<const char*, std::variant<int64_t, float, std::vector<int64_t>, Body>>;
 
   // `folder` exists; the weights go to FOLDER/model.onnx.data.
   explicit OnnxGraph(const std::string& folder);
@@ -52,13 +57,17 @@ class OnnxGraph {
   Value BeginWeights(const std::string& name, const std::vector<int64_t>& shape);
   void AppendWeights(std::span<const float> values);
 
-  // `shape`: numbers, or names of free dimensions. element: kFloat or kInt64.
+  // `shape`: numbers, or names of free dimensions, unique in the model. element: kFloat or kInt64.
   enum Element { kFloat = 1, kInt64 = 7 };
   using Dimension = std::variant<int64_t, std::string>;
   void Input(const std::string& name, Element element, const std::vector<Dimension>& shape);
   // Names `value` as an output of the model.
   void Output(const Value& value, const std::string& name, Element element,
               const std::vector<Dimension>& shape);
+
+  // Between them, ops, constants, inputs and outputs belong to the body. One at a time.
+  void BeginBody();
+  Body EndBody(const std::string& name);
 
   // Writes FOLDER/model.onnx, with `metadata` as the model's properties.
   absl::Status Finish(const std::string& graph_name,
@@ -73,7 +82,7 @@ class OnnxGraph {
   OutputFile data_;
   uint64_t data_bytes_ = 0;
   int next_ = 0;
-  WireMessage graph_;
+  WireMessage graph_, outer_;
 };
 
 }  // namespace lift
