@@ -15,7 +15,7 @@ namespace lift {
 namespace {
 
 struct Flags {
-  int64_t step_micros = 20000, max_batch = 1024;
+  int64_t step_micros = 20000, max_batch = 1024, ledger_interval_ms = 1000;
   std::string listen = "127.0.0.1:0", ledger, admin;
   bool no_accounting = false;
 };
@@ -35,9 +35,13 @@ ModelInfo InfoOf(const test::FakeModel& model) {
   info.max_context = model.max_context();
   info.vocab_size = model.vocab_size();
   for (const LiftedVariant& v : model.variants()) {
-    info.variants.push_back({.name = v.name, .lambda = v.lambda, .bytes = v.bytes});
+    info.variants.push_back({.name = v.name,
+                             .lambda = v.lambda,
+                             .bytes = v.bytes,
+                             .incremental_bytes = v.bytes - info.resident_bytes});
     info.resident_bytes = v.bytes;
   }
+  info.state_bytes = static_cast<uint64_t>(model.num_blocks() * model.bytes_per_block());
   return info;
 }
 
@@ -63,11 +67,13 @@ int Serve(const Flags& flags, const sigset_t& stop) {
   if (!flags.ledger.empty()) {
     ServerLedger::Options ledger_options;
     ledger_options.path = flags.ledger;
+    ledger_options.checkpoint = std::chrono::milliseconds(flags.ledger_interval_ms);
     auto opened = ServerLedger::Open(ledger_options, info, usage);
     if (!opened.ok()) return Fail(opened.status());
     ledger = *std::move(opened);
     observers.Add(ledger.get());
     options.acknowledge = ledger->acknowledge();
+    options.idle_charge = ledger->charge_interval();
   }
   Engine engine(model, *tokenizer, options);
   rpc::ServiceContext services{engine, *tokenizer, nullptr, info, build, usage, &observers};
@@ -103,6 +109,8 @@ int main(int argc, char** argv) {
   app.add_option("--max-batch", flags.max_batch, "Sequences in a step")->capture_default_str();
   app.add_option("--listen", flags.listen, "HOST:PORT")->capture_default_str();
   app.add_option("--ledger", flags.ledger, "Keep a ledger in this file");
+  app.add_option("--ledger-interval-ms", flags.ledger_interval_ms, "Between its checkpoints")
+      ->capture_default_str();
   app.add_option("--admin", flags.admin, "HOST:PORT of /metrics");
   app.add_flag("--no-accounting", flags.no_accounting,
                "Without probes and account, to compare with");
