@@ -232,6 +232,7 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
   if (*ledger != nullptr) {
     observers.Add(ledger->get());
     options.acknowledge = (*ledger)->acknowledge();
+    options.idle_charge = (*ledger)->charge_interval();
   }
   std::unique_ptr<RequestLog> request_log;
   if (!config.request_log.empty()) {

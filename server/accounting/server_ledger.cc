@@ -16,6 +16,7 @@ ServerLedger::ServerLedger(std::unique_ptr<Ledger> ledger, Options options, cons
                            const UsageTotals& totals)
     : model_(model),
       totals_(totals),
+      charge_interval_(ChargeInterval(options.checkpoint)),
       ledger_(std::move(ledger)),
       writer_(*ledger_, {.checkpoint = options.checkpoint,
                          .retention_days = options.retention_days,

@@ -38,6 +38,8 @@ class ServerLedger : public EngineObserver {
 
   // EngineOptions::acknowledge: an end is told once its row is committed.
   std::function<void(std::function<void()>)> acknowledge();
+  // EngineOptions::idle_charge.
+  std::chrono::milliseconds charge_interval() const { return charge_interval_; }
   LedgerWriter::Stats stats() const { return writer_.stats(); }
   bool healthy() const { return writer_.healthy(); }
   const Ledger& ledger() const { return *ledger_; }
@@ -48,6 +50,7 @@ class ServerLedger : public EngineObserver {
 
   const ModelInfo& model_;
   const UsageTotals& totals_;
+  const std::chrono::milliseconds charge_interval_;
   std::unique_ptr<Ledger> ledger_;
   LedgerWriter writer_;
   std::vector<LedgerWriter::Charge> charges_;  // reused

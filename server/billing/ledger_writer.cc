@@ -216,12 +216,14 @@ void LedgerWriter::Retain() {
 
 void LedgerWriter::Run() {
   bool stopping = false;
+  auto next = std::chrono::steady_clock::now();
   while (!stopping) {
     {
       std::unique_lock lock(mutex_);
-      wake_.wait_for(lock, options_.checkpoint, [&] { return stop_ || !waiting_.empty(); });
+      wake_.wait_until(lock, next, [&] { return stop_ || !waiting_.empty(); });
       stopping = stop_;
     }
+    next = std::chrono::steady_clock::now() + PictureInterval(options_.checkpoint);
     if (!CommitOnce() && !stopping) {
       std::unique_lock lock(mutex_);
       wake_.wait_for(lock, kRetry, [&] { return stop_; });

@@ -1,6 +1,7 @@
 // Between the engine, which must never wait, and the ledger, which waits for a disk.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -16,13 +17,26 @@
 
 namespace lift {
 
+// What a crash loses began with the last picture that was committed whole. Pictures are taken so
+// often that the next one is safe before the first is `checkpoint` old: the rest of it is for
+// charges that come late (see ChargeInterval) and for the disk.
+constexpr std::chrono::milliseconds PictureInterval(std::chrono::milliseconds checkpoint) {
+  return std::max(checkpoint / 2, std::chrono::milliseconds(1));
+}
+// How often whoever charges must do so at least.
+constexpr std::chrono::milliseconds ChargeInterval(std::chrono::milliseconds checkpoint) {
+  return std::clamp(checkpoint / 4, std::chrono::milliseconds(1), std::chrono::milliseconds(1000));
+}
+
 // Keeps every live request's account in memory and commits them from a thread of its own: all of
-// them at least once an interval, and at once whenever a request ends. Every commit is a whole
+// them every PictureInterval, counted from picture to picture whatever the disk takes, and at once
+// whenever a request ends. Every commit is a whole
 // picture taken between two charges, so in every state the file can be found in, also after
 // kill -9, its lines sum to what was resident, exactly. Thread-safe.
 class LedgerWriter {
  public:
   struct Options {
+    // At most so much memory x time is lost by a crash, see PictureInterval.
     std::chrono::milliseconds checkpoint{1000};
     int64_t retention_days = 0;  // rows of requests older than this become daily sums; 0 = never
     std::chrono::seconds drift_check{60};  // how often the file is summed up again

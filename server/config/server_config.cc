@@ -179,7 +179,7 @@ void AddLedgerFlags(CLI::App& app, ServerConfig& c) {
                  "full: an answer's end is told once it survives power loss; normal: the process")
       ->capture_default_str();
   app.add_option("--ledger-interval-seconds", c.ledger_interval_seconds,
-                 "Between checkpoints of running requests: what a crash may lose of them")
+                 "What a crash may lose of running requests; checkpoints are twice as frequent")
       ->capture_default_str();
   app.add_option("--ledger-retention-days", c.ledger_retention_days,
                  "Fold requests older than this into daily sums by tenant and variant; 0 = never")

@@ -14,7 +14,7 @@ bool EngineLoop::Idle() const {
 // How long an idle engine sleeps: it reports its idle memory, and looks at deadlines and
 // cancellations of those that wait for a constraint.
 std::chrono::milliseconds EngineLoop::Patience() const {
-  return std::chrono::milliseconds(requests_.empty() ? 1000 : 5);
+  return requests_.empty() ? options_.idle_charge : std::chrono::milliseconds(5);
 }
 
 void EngineLoop::SetConstraint(RequestGroup& group,

@@ -202,6 +202,9 @@ struct EngineOptions {
   // same tokens before, or what the coarsest variant says, and are verified at the request's own
   // variant: answers are the same. Switched off by itself while it does not pay.
   int64_t speculation = 0;
+  // An engine without work charges what is resident this often; a running one does after every
+  // step.
+  std::chrono::milliseconds idle_charge{1000};
   uint64_t weight_resident_bytes = 0;  // for the meter; 0 = what the variants declare
   EngineObserver* observer = nullptr;
   // Tells a listener of its end: runs its argument exactly once, on any thread, when what the

@@ -299,6 +299,17 @@ TEST_F(LedgerTest, KilledAnywhereItNeverLosesOrDoublesWhatWasAcknowledged) {
   EXPECT_GT(all, 100u);
 }
 
+// What is in the file began at most a picture and a charge before the next picture, and a quarter
+// of the interval is left for the disk.
+TEST(LedgerIntervals, LeaveRoomForTheDiskWithinTheInterval) {
+  for (const int ms : {4, 10, 100, 1000, 3600000}) {
+    const std::chrono::milliseconds interval(ms);
+    EXPECT_LE(PictureInterval(interval) + ChargeInterval(interval), interval * 3 / 4);
+    EXPECT_GE(PictureInterval(interval), std::chrono::milliseconds(1));
+    EXPECT_LE(ChargeInterval(interval), std::chrono::seconds(1));
+  }
+}
+
 // Everything told so far is committed and the writer has looked at it again.
 void Settle(LedgerWriter& writer) {
   for (int i = 0; i < 3; ++i) {

@@ -2,7 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <future>
+#include <thread>
 
 #include "tests/engine/engine_fixture.h"
 
@@ -16,6 +18,29 @@ absl::StatusOr<ResidencyChange> Set(Engine& engine, int count) {
   engine.SetResidentVariants(
       count, [&](absl::StatusOr<ResidencyChange> change) { promise.set_value(std::move(change)); });
   return promise.get_future().get();
+}
+
+class ChargeCounter : public EngineObserver {
+ public:
+  void OnCharges(std::span<const Charge> charges, unsigned __int128) override {
+    for (const Charge& charge : charges) idle_ += charge.tenant == kIdleTenant ? 1 : 0;
+  }
+  int idle() const { return idle_; }
+
+ private:
+  std::atomic<int> idle_{0};
+};
+
+// A ledger's checkpoint can be no younger than the last charge.
+TEST(Residency, AnIdleEngineChargesAsOftenAsItIsToldTo) {
+  FakeModel model({});
+  ChargeCounter counter;
+  Engine engine(model, ByteTokenizer(), {.idle_charge = 2ms, .observer = &counter});
+  const auto deadline = std::chrono::steady_clock::now() + 60s;  // 60 charges, were it told nothing
+  while (counter.idle() < 200 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(1ms);
+  }
+  EXPECT_GE(counter.idle(), 200);
 }
 
 TEST(Residency, StreamsGoOnAtWhatIsLeftAndSaySo) {
