@@ -24,11 +24,11 @@ absl::Status BadTiers(absl::string_view part) {
 
 // round(byte_us * price / (GiB-hour)) without leaving 128 bits: whole GiB-hours apart from the
 // rest.
-int64_t Amount(ByteMicros byte_us, int64_t price) {
+ByteMicros Amount(ByteMicros byte_us, int64_t price) {
   const ByteMicros unit = kGibHour * kMicrosAnHour;  // < 2^62
   const auto p = static_cast<ByteMicros>(price);
   const ByteMicros whole = byte_us / unit, rest = byte_us % unit;
-  return static_cast<int64_t>(whole * p + (rest * p + unit / 2) / unit);
+  return whole * p + (rest * p + unit / 2) / unit;
 }
 
 }  // namespace
@@ -40,10 +40,11 @@ absl::StatusOr<int64_t> ParsePrice(absl::string_view text) {
   const auto digits = [](absl::string_view s) {
     return std::all_of(s.begin(), s.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
   };
-  if (whole.empty() || whole.size() > 9 || part.size() > 9 || !digits(whole) || !digits(part) ||
+  if (whole.empty() || whole.size() > 6 || part.size() > 9 || !digits(whole) || !digits(part) ||
       (dot != absl::string_view::npos && part.empty())) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "price '", text, "' is not a decimal number with at most 9 digits on either side"));
+        "price '", text,
+        "' is not a decimal number with at most 6 digits before and 9 after the point"));
   }
   const std::string padded = absl::StrCat(whole, part, std::string(9 - part.size(), '0'));
   int64_t value = 0;
@@ -74,7 +75,7 @@ absl::StatusOr<std::vector<PriceTier>> ParsePriceTiers(absl::string_view text) {
     const auto factor = ParsePrice(part.substr(colon + 1));
     if (!name_ok ||
         !absl::SimpleAtod(part.substr(equals + 1, colon - equals - 1), &tier.max_lambda) ||
-        !(tier.max_lambda > last && tier.max_lambda <= 1) || !factor.ok() ||
+        !(tier.max_lambda >= 0 && tier.max_lambda > last && tier.max_lambda <= 1) || !factor.ok() ||
         *factor > 1000 * kBillion) {
       return BadTiers(part);
     }
@@ -86,9 +87,10 @@ absl::StatusOr<std::vector<PriceTier>> ParsePriceTiers(absl::string_view text) {
   return tiers;
 }
 
-Invoice MakeInvoice(std::span<const LedgerSum> sums, std::span<const PriceTier> tiers,
-                    int64_t price_billionths) {
+absl::StatusOr<Invoice> MakeInvoice(std::span<const LedgerSum> sums,
+                                    std::span<const PriceTier> tiers, int64_t price_billionths) {
   Invoice invoice;
+  ByteMicros total = 0;  // billionths
   for (const LedgerSum& sum : sums) {
     const auto tier = std::find_if(tiers.begin(), tiers.end() - 1,
                                    [&](const PriceTier& t) { return sum.lambda <= t.max_lambda; });
@@ -100,13 +102,18 @@ Invoice MakeInvoice(std::span<const LedgerSum> sums, std::span<const PriceTier> 
     for (const bool state : {false, true}) {
       const ByteMicros byte_us = state ? sum.kv_byte_us : sum.weight_byte_us;
       if (byte_us == 0) continue;
+      const ByteMicros amount = Amount(byte_us, unit_price);
+      total += amount;
+      if (total > INT64_MAX) {
+        return absl::OutOfRangeError("the invoice is over 9.2 * 10^9; bill a shorter period");
+      }
       invoice.lines.push_back({sum.period, sum.tenant, sum.variant, tier->name,
                                state ? "state" : "weights", sum.lambda, byte_us, unit_price,
-                               Amount(byte_us, unit_price)});
+                               static_cast<int64_t>(amount)});
       invoice.byte_us += byte_us;
-      invoice.amount += invoice.lines.back().amount;
     }
   }
+  invoice.amount = static_cast<int64_t>(total);
   return invoice;
 }
 

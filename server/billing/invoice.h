@@ -23,7 +23,7 @@ struct PriceTier {
 // one tier, "standard". INVALID_ARGUMENT names the part that is wrong.
 absl::StatusOr<std::vector<PriceTier>> ParsePriceTiers(absl::string_view text);
 
-// A decimal amount of money with at most 9 decimals, in billionths. INVALID_ARGUMENT.
+// A decimal amount of money below a million with at most 9 decimals, in billionths. INVALID_ARGUMENT.
 absl::StatusOr<int64_t> ParsePrice(absl::string_view text);
 // Billionths as "1.25"; at least two decimals.
 std::string PriceText(int64_t billionths);
@@ -43,9 +43,10 @@ struct Invoice {
   int64_t amount = 0;      // sum of the lines', exactly
 };
 
-// Two lines for each sum, without those that are zero. Pure.
-Invoice MakeInvoice(std::span<const LedgerSum> sums, std::span<const PriceTier> tiers,
-                    int64_t price_billionths);
+// Two lines for each sum, without those that are zero. `tiers` and the price are what the two
+// functions above return. Pure. OUT_OF_RANGE if a sum of money leaves 64 bits (9.2 * 10^9).
+absl::StatusOr<Invoice> MakeInvoice(std::span<const LedgerSum> sums,
+                                    std::span<const PriceTier> tiers, int64_t price_billionths);
 
 inline double GibHours(ByteMicros byte_us) {
   return static_cast<double>(byte_us) / 1e6 / 1073741824.0 / 3600;

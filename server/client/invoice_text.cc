@@ -158,7 +158,7 @@ absl::StatusOr<std::string> BillText(const ClientOptions& o, const Period& perio
     sum.kv_byte_us = Micros(entry.kv());
     sums.push_back(std::move(sum));
   }
-  const Invoice invoice = MakeInvoice(sums, tiers, price);
+  LIFT_ASSIGN_OR_RETURN(const Invoice invoice, MakeInvoice(sums, tiers, price));
   const std::string format = o.json ? "json" : o.format;
   if (format == "json") return AsJson(head, invoice);
   if (format == "csv") return AsCsv(head, invoice);

@@ -19,7 +19,7 @@ std::optional<std::string> Read(const std::string& path) {
   return text;
 }
 
-absl::Status Unreadable(const std::string& path, const char* what) {
+absl::Status Unreadable(const std::string& path, const std::string& what) {
   return absl::UnavailableError(absl::StrCat("--memory-pressure ", path, " ", what));
 }
 
@@ -39,31 +39,37 @@ absl::StatusOr<double> ParseSomeAvg10(const std::string& text) {
   return absl::InvalidArgumentError("has no line 'some avg10=PERCENT'");
 }
 
-absl::StatusOr<PressureReading> ReadPressure(const std::string& path) {
+absl::StatusOr<PressureReading> ParsePressure(const PressureTexts& texts) {
   PressureReading reading;
-  std::error_code error;
-  const bool folder = std::filesystem::is_directory(path, error);
-  const auto psi = Read(folder ? path + "/memory.pressure" : path);
-  if (psi) {
-    const auto some = ParseSomeAvg10(*psi);
-    if (!some.ok()) return Unreadable(path, std::string(some.status().message()).c_str());
-    reading.some_avg10 = *some;
+  if (texts.pressure) {
+    LIFT_ASSIGN_OR_RETURN(reading.some_avg10, ParseSomeAvg10(*texts.pressure));
   }
-  if (!folder) {
-    if (!psi) return Unreadable(path, "cannot be read");
-    return reading;
-  }
-  const auto current = Read(path + "/memory.current"), high = Read(path + "/memory.high");
-  uint64_t used = 0, limit = 0;
-  if (current && high && *high != "max") {
-    if (!absl::SimpleAtoi(*current, &used) || !absl::SimpleAtoi(*high, &limit)) {
-      return Unreadable(path, "has no number in memory.current or memory.high");
+  const bool limited = texts.current && texts.high;
+  if (limited && *texts.high != "max") {
+    uint64_t used = 0, limit = 0;
+    if (!absl::SimpleAtoi(*texts.current, &used) || !absl::SimpleAtoi(*texts.high, &limit)) {
+      return absl::InvalidArgumentError("has no number in memory.current or memory.high");
     }
     reading.room = limit > used ? limit - used : 0;
   }
-  if (!psi && !(current && high)) {
-    return Unreadable(path, "has neither memory.pressure nor memory.high");
+  if (!texts.pressure && !limited) {
+    return absl::InvalidArgumentError("has neither memory.pressure nor memory.high");
   }
+  return reading;
+}
+
+absl::StatusOr<PressureReading> ReadPressure(const std::string& path) {
+  std::error_code error;
+  const bool folder = std::filesystem::is_directory(path, error);
+  PressureTexts texts{.pressure = Read(folder ? path + "/memory.pressure" : path)};
+  if (folder) {
+    texts.current = Read(path + "/memory.current");
+    texts.high = Read(path + "/memory.high");
+  } else if (!texts.pressure) {
+    return Unreadable(path, "cannot be read");
+  }
+  auto reading = ParsePressure(texts);
+  if (!reading.ok()) return Unreadable(path, std::string(reading.status().message()));
   return reading;
 }
 

@@ -19,6 +19,13 @@ struct PressureReading {
 // memory.high; each may be absent, but not all). UNAVAILABLE naming what cannot be read.
 absl::StatusOr<PressureReading> ReadPressure(const std::string& path);
 
+// What those files say, as texts; nothing for one that is absent. INVALID_ARGUMENT naming the file
+// that says something else, or if there is neither pressure nor a limit. "max" is no limit.
+struct PressureTexts {
+  std::optional<std::string> pressure{}, current{}, high{};
+};
+absl::StatusOr<PressureReading> ParsePressure(const PressureTexts& texts);
+
 // The number in a PSI file's line "some avg10=1.23 avg60=..."; INVALID_ARGUMENT without one.
 absl::StatusOr<double> ParseSomeAvg10(const std::string& text);
 

@@ -400,7 +400,9 @@ TEST(Invoice, AddsUpToTheLastByteSecond) {
                       ByteMicros{rng()} << shift >> 20, ByteMicros{rng()} >> 10});
       all += sums.back().weight_byte_us + sums.back().kv_byte_us;
     }
-    const Invoice invoice = MakeInvoice(sums, *tiers, 20000000);
+    const auto made = MakeInvoice(sums, *tiers, 20000000);
+    ASSERT_TRUE(made.ok()) << made.status();
+    const Invoice& invoice = *made;
     ASSERT_TRUE(invoice.byte_us == all);
     ByteMicros lines = 0;
     int64_t amount = 0;
@@ -423,13 +425,27 @@ TEST(Invoice, PricesAndTiersAreReadExactly) {
   EXPECT_EQ(PriceText(20000000), "0.02");
   EXPECT_EQ(PriceText(12000000000), "12.00");
   EXPECT_EQ(PriceText(123456789), "0.123456789");
-  for (const char* bad : {"", ".5", "1.", "-1", "1e3", "0.0000000001", "1,5"}) {
+  for (const char* bad : {"", ".5", "1.", "-1", "1e3", "0.0000000001", "1,5", "1000000"}) {
     EXPECT_FALSE(ParsePrice(bad).ok()) << bad;
   }
-  for (const char* bad : {"x", "a=0.5:1", "a=1:1,b=0.5:1", "a=2:1", "=1:1", "a=1:x", "a b=1:1"}) {
+  for (const char* bad : {"x", "a=0.5:1", "a=1:1,b=0.5:1", "a=2:1", "=1:1", "a=1:x", "a b=1:1",
+                          "a=-0.5:1,b=1:1", "a=nan:1,b=1:1"}) {
     EXPECT_FALSE(ParsePriceTiers(bad).ok()) << bad;
   }
   EXPECT_EQ(ParsePriceTiers("")->size(), 1u);
+}
+
+// A thousandfold of the highest price took 64 bits over before and made the bill negative.
+TEST(Invoice, MoneyBeyond64BitsIsRefused) {
+  const std::vector<LedgerSum> gib_hour = {{0, "t", "v", 1, ByteMicros{3600000000} << 30, 0}};
+  const auto dear = ParsePriceTiers("dear=1:1000");
+  ASSERT_TRUE(dear.ok());
+  const auto made = MakeInvoice(gib_hour, *dear, *ParsePrice("999999.999999999"));
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_EQ(made->amount, 999999999999999000);
+  const std::vector<LedgerSum> ten(10, gib_hour[0]);
+  EXPECT_EQ(MakeInvoice(ten, *dear, *ParsePrice("999999.999999999")).status().code(),
+            absl::StatusCode::kOutOfRange);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the small seeds under corpus/ that no other fixture serves for.
+"""Makes the small seeds under corpus/ that no other fixture serves for; those that are plain text were written by hand.
 
 Needs: pip install gguf safetensors numpy
 Run:   python make_corpus.py
@@ -107,8 +107,8 @@ def rpc_messages(out):
 
 
 def main():
-    shutil.rmtree(OUT, ignore_errors=True)
     for name in ("gguf", "safetensors", "config", "text", "rpc"):
+        shutil.rmtree(OUT / name, ignore_errors=True)
         (OUT / name).mkdir(parents=True)
     gguf_model(OUT / "gguf" / "llama.gguf", "llama", linear=True, bias=False)
     gguf_model(OUT / "gguf" / "qwen2.gguf", "qwen2", linear=False, bias=True)
