@@ -50,14 +50,63 @@ def run_json(*arguments):
     return json.loads(done.stdout)
 
 
-def make_lifted_model(folder):
-    """A lifted file of the tiny model: three plane variants and the source."""
+def until(what, condition, seconds=60):
+    """Waits for a true value of `condition()` and returns it."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"after {seconds} s still waiting for {what}")
+        time.sleep(0.02)
+    return value
+
+
+def mapped_bytes(pid, path):
+    """Resident bytes of a file that a process has mapped."""
+    total, ours = 0, False
+    for line in pathlib.Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8").splitlines():
+        if not line.split(" ", 1)[0].endswith(":"):
+            ours = line.endswith(str(path))
+        elif ours and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+def make_random_checkpoint(folder, hidden=320, intermediate=960, layers=6):
+    """The tiny model's tokenizer on random weights of some megabytes: its planes are many pages."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        (folder / name).write_bytes((TINY / name).read_bytes())
+    config = json.loads((TINY / "config.json").read_text(encoding="utf-8"))
+    config.update(hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers, num_attention_heads=4,
+                  num_key_value_heads=1, head_dim=hidden // 4, max_position_embeddings=2048)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    rng = np.random.default_rng(5)
+    matrix = lambda rows, columns: (rng.standard_normal((rows, columns)) / columns**0.5).astype(np.float32)  # noqa: E731
+    tensors = {"lm_head.weight": matrix(config["vocab_size"], hidden),
+               "model.embed_tokens.weight": matrix(config["vocab_size"], hidden), "model.norm.weight": np.ones(hidden, np.float32)}
+    for i in range(layers):
+        layer = f"model.layers.{i}."
+        for name, rows, columns in (("self_attn.q", hidden, hidden), ("self_attn.k", hidden // 4, hidden), ("self_attn.v", hidden // 4, hidden),
+                                    ("self_attn.o", hidden, hidden), ("mlp.gate", intermediate, hidden),
+                                    ("mlp.up", intermediate, hidden), ("mlp.down", hidden, intermediate)):
+            tensors[f"{layer}{name}_proj.weight"] = matrix(rows, columns)
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"{layer}{name}.weight"] = np.ones(hidden, np.float32)
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def make_lifted_model(folder, source=TINY, bits="2.5,4.5,6.5"):
+    """A lifted file of the tiny model: three plane variants and the source. Of another source the variants alone."""
     text = folder / "calibration.txt"
     words = (SOURCE / "tests/golden/text/node_modules_and_packages.txt").read_text(encoding="utf-8")
     text.write_text(words[:20000], encoding="utf-8")
     out = folder / "tiny.lift"
-    done = run(program("lift-calibrate"), "--model", str(TINY), "--calib", str(text), "--bits", "2.5,4.5,6.5",
-               "--lambda", "1", "--samples", "4", "--context", "64", "--quality", "fast", "--beam", "16",
+    done = run(program("lift-calibrate"), "--model", str(source), "--calib", str(text), "--bits", bits,
+               *(["--lambda", "1"] if source == TINY else []), "--samples", "4", "--context", "64", "--quality", "fast", "--beam", "16",
                "--eval-tokens", "256", "--out", str(out), "--json")
     if done.returncode != 0:
         raise AssertionError(f"lift-calibrate exited {done.returncode}: {done.stderr}")
