@@ -40,7 +40,7 @@ def pods(objs):
     for each in objs:
         if each["kind"] == "Pod":
             yield each["metadata"]["name"], each["spec"]
-        elif each["kind"] in ("Deployment", "Job"):
+        elif each["kind"] in ("Deployment", "StatefulSet", "Job"):
             yield each["metadata"]["name"], each["spec"]["template"]["spec"]
 
 
@@ -126,7 +126,7 @@ class EveryProfile(unittest.TestCase):
             objs = objects(name)
             ids = [(o["kind"], o["metadata"]["name"]) for o in objs]
             self.assertEqual(len(ids), len(set(ids)))
-            deployment = next(o for o in objs if o["kind"] == "Deployment")
+            deployment = next(o for o in objs if o["kind"] in ("Deployment", "StatefulSet"))
             labels = deployment["spec"]["template"]["metadata"]["labels"].items()
             for service in (o for o in objs if o["kind"] == "Service"):
                 self.assertLessEqual(service["spec"]["selector"].items(), labels)
@@ -142,8 +142,8 @@ class EveryProfile(unittest.TestCase):
 
 
 class Promises(unittest.TestCase):
-    def spec(self, profile, *flags):
-        return one(profile, "Deployment", *flags)["spec"]["template"]["spec"]
+    def spec(self, profile, *flags, kind="Deployment"):
+        return one(profile, kind, *flags)["spec"]["template"]["spec"]
 
     def test_grace_outlasts_pre_stop_and_drain(self):
         spec = self.spec("cpu", "--set", "preStopSeconds=7,server.drainSeconds=600")
@@ -185,19 +185,58 @@ class Promises(unittest.TestCase):
     def config(self, profile, *flags):
         return json.loads(one(profile, "ConfigMap", *flags, name="prod-liftserve")["data"]["server.json"])
 
-    def test_tls_leaves_no_plaintext_port_and_uses_existing_secrets(self):
+    def test_tls_is_the_servers_own_and_uses_existing_secrets(self):
         spec = self.spec("tls")
-        self.assertEqual([p["name"] for p in spec["containers"][0]["ports"]], ["admin"])
-        self.assertTrue(self.config("tls")["listen"].startswith("127.0.0.1:"))
+        config = self.config("tls")
+        self.assertEqual((config["tls_cert"], config["tls_key"], config["tls_client_ca"], config["tls_client_auth"]),
+                         ("/tls/tls.crt", "/tls/tls.key", "/client-ca/ca.crt", "require"))
+        self.assertEqual(config["tls_reload_seconds"], 30)
         secrets = {v["secret"]["secretName"] for v in spec["volumes"] if "secret" in v}
         self.assertEqual(secrets, {"liftserve-tls", "clients-ca"})
         self.assertEqual(spec["imagePullSecrets"], [{"name": "registry-login"}])
-        (sidecar,) = spec["initContainers"]
-        self.assertEqual(sidecar["restartPolicy"], "Always")
+        self.assertEqual([c["name"] for c in spec.get("initContainers", []) + spec["containers"]], ["server"])
         self.assertNotIn("Secret", {o["kind"] for o in objects("tls")})
         service = one("tls", "Service", name="prod-liftserve")
         self.assertEqual(service["spec"]["ports"][0]["appProtocol"], "https")
         self.assertEqual(one("cpu", "Service", name="prod-liftserve")["spec"]["ports"][0]["appProtocol"], "kubernetes.io/h2c")
+        self.assertEqual(self.config("billing")["tls_client_auth"], "optional")
+        for key in ("tls_cert", "tls_client_ca", "auth_keys", "ledger"):
+            self.assertNotIn(key, self.config("cpu"))
+
+    def test_every_mounted_file_of_the_configuration_is_there(self):
+        for profile in PROFILES:
+            spec = next(s for _, s in pods(objects(profile)) if s["containers"][0]["name"] == "server")
+            mounts = {m["mountPath"]: m for m in spec["containers"][0]["volumeMounts"]}
+            volumes = {v["name"] for v in spec["volumes"]} | ({"ledger"} if profile == "billing" else set())
+            self.assertEqual({m["name"] for m in mounts.values()}, volumes)
+            for key in ("model", "tls_cert", "tls_key", "tls_client_ca", "auth_keys", "ledger"):
+                path = self.config(profile).get(key)
+                if path:
+                    self.assertEqual(mounts["/" + path.split("/")[1]].get("readOnly", False), key != "ledger", (profile, key))
+
+    def test_keys_and_the_ledger(self):
+        config = self.config("billing")
+        self.assertEqual(config["auth_keys"], "/auth/tenants.json")
+        self.assertEqual((config["ledger"], config["ledger_sync"], config["ledger_interval_seconds"], config["ledger_retention_days"]),
+                         ("/ledger/ledger.db", "full", 0.5, 400))
+        self.assertEqual((config["request_log"], config["memory_schedule"], config["max_connection_age_seconds"]),
+                         ("-", "07:00=4096,22:30=1024", 300))
+        spec = self.spec("billing", kind="StatefulSet")
+        self.assertIn({"secretName": "liftserve-keys", "defaultMode": 0o440}, [v.get("secret") for v in spec["volumes"]])
+
+    def test_every_pod_keeps_a_ledger_of_its_own(self):
+        self.assertFalse([o for o in objects("billing") if o["kind"] == "Deployment"])
+        stateful = one("billing", "StatefulSet")["spec"]
+        (claim,) = stateful["volumeClaimTemplates"]
+        self.assertEqual(claim["metadata"]["name"], "ledger")
+        self.assertEqual(claim["spec"]["resources"]["requests"]["storage"], "20Gi")
+        self.assertEqual(claim["spec"]["storageClassName"], "fast")
+        self.assertEqual(stateful["persistentVolumeClaimRetentionPolicy"], {"whenDeleted": "Retain", "whenScaled": "Retain"})
+        headless = one("billing", "Service", name=stateful["serviceName"])
+        self.assertEqual(headless["spec"]["clusterIP"], "None")
+        self.assertEqual(one("billing", "ScaledObject")["spec"]["scaleTargetRef"], {"kind": "StatefulSet", "name": "prod-liftserve"})
+        hpa = one("hpa", "HorizontalPodAutoscaler", "--set", "ledger.enabled=true")
+        self.assertEqual(hpa["spec"]["scaleTargetRef"]["kind"], "StatefulSet")
 
     def test_calibration(self):
         job, claim = one("calibrate", "Job"), one("calibrate", "PersistentVolumeClaim")
@@ -257,6 +296,8 @@ class Promises(unittest.TestCase):
             "model.path=../etc/passwd": "path", "tls.enabled=true": "existingSecret", "model.claim=": "claim",
             "autoscaling.kind=both": "kind", "inferencePool.enabled=true": "name",
             "autoscaling.kind=hpa,autoscaling.minReplicas=9": "minReplicas", "model.source=calibrate,model.sha256=": "checkpointClaim",
+            "server.memorySchedule=7am=1": "memorySchedule", "ledger.sync=never": "sync", "ledger.size=big": "size",
+            "auth.file=../keys": "file", "tls.clientCA.required=maybe": "required", "tls.image.tag=1": "image",
             "server.drainSeconds=-1": "drainSeconds", "image.digest=sha256:12": "digest",
         }
         for flags, word in cases.items():
@@ -296,6 +337,37 @@ class WithTheServer(unittest.TestCase):
                 answer = server.client_json("generate", "--prompt", "hi", "--max-new-tokens", "1")
                 self.assertEqual(answer["served_by"]["variant"], "full")
                 self.assertEqual(server.get("/readyz")[0], 200)
+
+
+    def test_the_server_starts_with_tls_keys_and_ledger_from_the_rendered_configuration(self):
+        import certificates
+        import harness
+
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name)
+            for mount in ("tls", "client-ca", "auth", "ledger"):
+                (folder / mount).mkdir()
+            certificates.make(folder, "ca", None, "authority", "")
+            certificates.make(folder, "server", "ca", "localhost", "DNS:localhost,IP:127.0.0.1")
+            (folder / "ca.pem").rename(folder / "client-ca/ca.crt")
+            (folder / "server.pem").rename(folder / "tls/tls.crt")
+            (folder / "server.key").rename(folder / "tls/tls.key")
+            key = tools.run(harness.program("lift-key"), "--file", folder / "auth/tenants.json", "--tenant", "acme").stdout
+            (folder / "key").write_text(key)
+            text = one("billing", "ConfigMap", name="prod-liftserve")["data"]["server.json"]
+            text, mounted = re.subn(r'"/(tls|client-ca|auth|ledger)/', rf'"{folder}/\1/', text)
+            self.assertEqual(mounted, 5)
+            (folder / "server.json").write_text(text)
+            model = harness.make_lifted_model(folder)
+            with harness.Server(model, "--config", str(folder / "server.json"), "--memory-schedule", "00:00=4096") as server:
+                ask = ["generate", "--prompt", "hi", "--max-new-tokens", "1"]
+                self.assertNotEqual(server.client(*ask).returncode, 0)
+                tls = ["--tls-ca", str(folder / "client-ca/ca.crt")]
+                self.assertIn("UNAUTHENTICATED", server.client(*tls, *ask).stderr)
+                server.client_json(*tls, "--api-key-file", str(folder / "key"), *ask)
+                usage = server.client_json(*tls, "--api-key-file", str(folder / "key"), "usage")
+                self.assertEqual((usage["durable"], {e["tenant"] for e in usage["entries"]}), (True, {"acme"}))
+                self.assertTrue((folder / "ledger/ledger.db").exists())
 
 
 if __name__ == "__main__":

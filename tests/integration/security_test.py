@@ -6,7 +6,6 @@ Exit code 77: what it needs (grpcio, openssl) is not here.
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ if shutil.which("openssl") is None:
     print("skipped: no openssl program")
     sys.exit(77)
 
+import certificates
 import harness
 
 WORK = tempfile.TemporaryDirectory()
@@ -33,19 +33,8 @@ FOLDER = pathlib.Path(WORK.name)
 SECRET_PROMPT = "a prompt nobody may log"
 
 
-def openssl(*arguments):
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=FOLDER)
-
-
 def make_certificate(name, ca, subject, alternative):
-    """NAME.key and NAME.pem, signed by CA (None: by itself, as an authority)."""
-    openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", f"{name}.key")
-    openssl("req", "-new", "-key", f"{name}.key", "-subj", f"/CN={subject}", "-out", f"{name}.csr")
-    (FOLDER / f"{name}.ext").write_text(
-        f"subjectAltName={alternative}\n" if ca else "basicConstraints=critical,CA:TRUE\n")
-    signer = ["-CA", f"{ca}.pem", "-CAkey", f"{ca}.key", "-CAcreateserial"] if ca else ["-key", f"{name}.key"]
-    openssl("x509", "-req", "-in", f"{name}.csr", "-days", "2", "-extfile", f"{name}.ext", *signer,
-            "-out", f"{name}.pem")
+    certificates.make(FOLDER, name, ca, subject, alternative)
 
 
 def read(name):

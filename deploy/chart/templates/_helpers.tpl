@@ -59,18 +59,33 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* What lift-server reads as --config. */}}
-{{- define "liftserve.config" -}}
-{{- $listen := ternary "127.0.0.1:8431" "0.0.0.0:8431" .Values.tls.enabled -}}
-{{- $config := dict "model" (printf "/models/%s" .Values.model.path) "listen" $listen "admin" "0.0.0.0:8432"
-  "threads" .Values.server.threads "kv_memory_mb" .Values.server.kvMemoryMb "kv_cache" .Values.server.kvCache "max_batch" .Values.server.maxBatch
-  "max_queue" .Values.server.maxQueue "prefill_chunk" .Values.server.prefillChunk "variants" .Values.server.variants
-  "drain_seconds" .Values.server.drainSeconds "log_level" .Values.server.logLevel
-  "status_page" .Values.server.statusPage "device" (ternary "cuda" "auto" .Values.gpu.enabled) -}}
-{{ mustToPrettyJson $config }}
+{{/* What runs the pods; autoscalers name it too. */}}
+{{- define "liftserve.kind" -}}
+{{ ternary "StatefulSet" "Deployment" .Values.ledger.enabled }}
 {{- end -}}
 
-{{/* Numbers from values files come as floats; this prints them as integers. */}}
-{{- define "liftserve.grpcPort" -}}
-{{ ternary 8443 8431 .Values.tls.enabled }}
+{{/* What lift-server reads as --config. */}}
+{{- define "liftserve.config" -}}
+{{- $s := .Values.server -}}
+{{- $config := dict "model" (printf "/models/%s" .Values.model.path) "listen" "0.0.0.0:8431" "admin" "0.0.0.0:8432"
+  "threads" $s.threads "kv_memory_mb" $s.kvMemoryMb "kv_cache" $s.kvCache "max_batch" $s.maxBatch "max_queue" $s.maxQueue
+  "prefill_chunk" $s.prefillChunk "variants" $s.variants "drain_seconds" $s.drainSeconds "log_level" $s.logLevel
+  "status_page" $s.statusPage "vllm_metrics" $s.vllmMetrics "memory_schedule" $s.memorySchedule
+  "request_log" (ternary "-" "" $s.requestLog) "max_connection_age_seconds" $s.maxConnectionAgeSeconds
+  "device" (ternary "cuda" "auto" .Values.gpu.enabled) -}}
+{{- if .Values.tls.enabled -}}
+{{- $config = merge $config (dict "tls_cert" "/tls/tls.crt" "tls_key" "/tls/tls.key" "tls_reload_seconds" .Values.tls.reloadSeconds) -}}
+{{- if .Values.tls.clientCA.existingSecret -}}
+{{- $config = merge $config (dict "tls_client_ca" "/client-ca/ca.crt" "tls_client_auth" (ternary "require" "optional" .Values.tls.clientCA.required)) -}}
+{{- end -}}
+{{- end -}}
+{{- if .Values.auth.existingSecret -}}
+{{- $config = merge $config (dict "auth_keys" (printf "/auth/%s" .Values.auth.file)) -}}
+{{- end -}}
+{{- with .Values.ledger -}}
+{{- if .enabled -}}
+{{- $config = merge $config (dict "ledger" "/ledger/ledger.db" "ledger_sync" .sync "ledger_interval_seconds" .intervalSeconds "ledger_retention_days" .retentionDays) -}}
+{{- end -}}
+{{- end -}}
+{{ mustToPrettyJson $config }}
 {{- end -}}
