@@ -4,23 +4,29 @@
 usage: faults.py BUILD_DIR MODEL
 
 Kills it in the middle of streams and starts it again; gives it damaged files; a state pool that is too small; a tenant that floods it,
-with and without quotas. Tokens of the requests that are served are compared with `lift-eval generate`. Needs the packages of
-tests/integration/requirements.txt. Prints one JSON object; exits 1 if anything is not as documented.
+with and without quotas; fills the disk of its ledger and its log (a small tmpfs of its own, so run as root); sets its clock a day
+forth and back (faketime, from the Debian package of that name). Tokens of the requests that are served are compared with
+`lift-eval generate`. Needs the packages of tests/integration/requirements.txt. Prints a table on standard error and one JSON object;
+exits 1 if anything is not as documented. A fault that the machine cannot be given is reported as skipped.
 """
 
 import argparse
 import concurrent.futures
+import glob
 import json
+import os
 import pathlib
 import shutil
 import signal
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 
 import grpc
 from soak import PROMPTS, stubs
@@ -35,18 +41,36 @@ def free_port():
 
 
 class Server:
-    def __init__(self, build, model, folder, *flags, port=0):
+    def __init__(self, build, model, folder, *flags, port=0, before=(), env=None):
+        """before: a command that ends by running the server in its own place."""
         self.ready = pathlib.Path(folder) / f"ready{time.monotonic_ns()}"
         self.process = subprocess.Popen(
-            [build / "bin/lift-server", "--model", model, "--listen", f"127.0.0.1:{port}", "--admin", "127.0.0.1:0",
-             "--ready-file", str(self.ready), *flags], stderr=subprocess.PIPE, text=True)
+            [*before, build / "bin/lift-server", "--model", model, "--listen", f"127.0.0.1:{port}", "--admin", "127.0.0.1:0",
+             "--ready-file", str(self.ready), *flags], stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
 
     def wait_ready(self):
         while not self.ready.exists():
             if self.process.poll() is not None:
                 raise RuntimeError(self.process.stderr.read())
             time.sleep(0.02)
-        return self.ready.read_text(encoding="utf-8").split()[0]
+        address, self.admin = self.ready.read_text(encoding="utf-8").split()[:2]
+        return address
+
+    def metric(self, name):
+        with urllib.request.urlopen(f"http://{self.admin}/metrics", timeout=30) as page:
+            for line in page.read().decode().splitlines():
+                if line.startswith(name + " "):
+                    return float(line.split()[1])
+        raise RuntimeError(f"no metric {name}")
+
+    def wait_for(self, name, value, seconds=60):
+        """Whether the metric came to have that value."""
+        until = time.monotonic() + seconds
+        while self.metric(name) != value:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.1)
+        return True
 
     def __enter__(self):
         self.address = self.wait_ready()
@@ -153,6 +177,88 @@ class Faults:
             path.unlink()
         self.report["damaged_files"] = seen
 
+    def full_disk(self):
+        """Ledger and request log on a disk of 2 MiB that is filled up and emptied again while streams go on."""
+        disk = self.folder / "disk"
+        disk.mkdir()
+        shell = f"mount -t tmpfs -o size=2m tmpfs {disk} && exec \"$@\""
+        before = ("unshare", "--mount", "sh", "-c", shell, "sh")
+        if os.geteuid() != 0 or subprocess.run([*before, "true"], check=False, capture_output=True).returncode != 0:
+            self.report["full_disk"] = "skipped: no right to mount a disk"
+            return
+        with Server(self.build, self.model, self.folder, "--ledger", str(disk / "ledger.db"), "--ledger-interval-seconds", "0.1",
+                    "--request-log", str(disk / "log"), before=before) as server:
+            seen = pathlib.Path(f"/proc/{server.process.pid}/root{disk}")  # the disk as the server has it
+            answers = [self.ask(server.address, PROMPTS[0], tenant="acme")]
+            filled = self.fill(seen / "ballast")
+            with concurrent.futures.ThreadPoolExecutor(4) as pool:
+                answers += pool.map(lambda p: self.ask(server.address, p, tenant="acme"), PROMPTS[:4] * 2)
+            # What SQLite had room for in its own files may take the first rows.
+            unhealthy = server.wait_for("liftserve_ledger_healthy", 0)
+            self.check(unhealthy, "full disk: the ledger calls itself healthy")
+            answers.append(self.ask(server.address, PROMPTS[0], tenant="acme"))
+            (seen / "ballast").unlink()
+            self.check(server.wait_for("liftserve_ledger_healthy", 1), "full disk: the ledger did not recover")
+            self.check(server.wait_for("liftserve_ledger_unwritten_requests", 0), "full disk: rows were not caught up with")
+            answers.append(self.ask(server.address, PROMPTS[0], tenant="acme"))
+            usage = subprocess.run([self.build / "bin/lift-client", "--server", server.address, "--json", "usage", "--of-tenant",
+                                    "acme"], capture_output=True, text=True, check=True)
+            rows = sum(int(entry["requests"]) for entry in json.loads(usage.stdout)["entries"])
+        prompts = [PROMPTS[0], *PROMPTS[:4] * 2, PROMPTS[0], PROMPTS[0]]
+        for prompt, (ids, _, code, _) in zip(prompts, answers):
+            self.check(code == "OK" and ids == self.offline(prompt), f"full disk: {code} for {prompt}")
+        self.check(rows == len(answers), f"full disk: {rows} rows of {len(answers)} requests")
+        self.report["full_disk"] = {"filled_bytes": filled, "answers": len(answers), "ledger_rows_afterwards": rows}
+
+    @staticmethod
+    def fill(path):
+        written = 0
+        with open(path, "wb", buffering=0) as ballast:
+            try:
+                while True:
+                    written += ballast.write(bytes(512))
+            except OSError:
+                return written
+
+    def clock_jump(self):
+        """The wall clock of the server alone moves a day forth, then two days back, under streams with deadlines."""
+        library = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
+        if not library:
+            self.report["clock_jump"] = "skipped: no libfaketime"
+            return
+        shift = self.folder / "shift"
+        shift.write_text("+0", encoding="utf-8")
+        env = {"LD_PRELOAD": library[0], "FAKETIME_TIMESTAMP_FILE": str(shift), "FAKETIME_NO_CACHE": "1",
+               "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_RESET": "1"}
+        ledger, jumps, seconds = self.folder / "clock.db", [], {}
+        with Server(self.build, self.model, self.folder, "--ledger", str(ledger), env=env) as server:
+            for to in ("+1d", "-1d", "+0"):
+                begun = threading.Semaphore(0)
+                with concurrent.futures.ThreadPoolExecutor(4) as pool:
+                    calls = [pool.submit(self.ask, server.address, p, 120, on_event=begun.release, timeout=120)
+                             for p in PROMPTS[:4]]
+                    for _ in range(4):
+                        begun.acquire()
+                    # Renamed into place: the server must never read half of it.
+                    (self.folder / "next").write_text(to, encoding="utf-8")
+                    (self.folder / "next").replace(shift)
+                    answers = [call.result() for call in calls]
+                answers.append(self.ask(server.address, PROMPTS[4], 120, timeout=120))
+                for prompt, (ids, _, code, _) in zip(PROMPTS, answers):
+                    self.check(code == "OK" and ids == self.offline(prompt, 120), f"clock {to}: {code} for {prompt}")
+                jumps += [code for _, _, code, _ in answers]
+                seconds[to] = round(max(a[1] for a in answers), 2)
+            healthy = server.metric("liftserve_ledger_healthy")
+        with sqlite3.connect(ledger) as db:
+            days = db.execute("SELECT MIN(started_us), MAX(started_us) FROM requests WHERE tenant = 'default'").fetchone()
+            charged = db.execute("SELECT SUM((weight_s + kv_s) * 1000000 + weight_us + kv_us) FROM lines").fetchone()[0]
+            resident = db.execute("SELECT SUM(byte_s * 1000000 + byte_us) FROM residency").fetchone()[0]
+        self.check(days[1] - days[0] > 1.9 * 86400e6, f"clock: the ledger's own times span {(days[1] - days[0]) / 86400e6:.2f} days")
+        self.check(charged == resident, f"clock: charges of {charged} byte-us, {resident} were resident")
+        self.check(healthy == 1, "clock: the ledger is unhealthy")
+        self.report["clock_jump"] = {"streams": {c: jumps.count(c) for c in set(jumps)}, "slowest_seconds": seconds,
+                                     "charges_equal_resident_bytes_x_time": charged == resident}
+
     def small_pool(self):
         with Server(self.build, self.model, self.folder, "--kv-tokens", "256") as server:
             with concurrent.futures.ThreadPoolExecutor(12) as pool:
@@ -219,10 +325,15 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         stubs(folder)
         faults = Faults(flags.build, flags.model, folder)
-        for step in (faults.kill_and_restart, faults.damaged_files, faults.small_pool,
-                     lambda: faults.flood(quota=False), lambda: faults.flood(quota=True)):
+        for name, step in (("kill -9 and restart", faults.kill_and_restart), ("full disk", faults.full_disk),
+                           ("clock jump", faults.clock_jump), ("damaged file", faults.damaged_files),
+                           ("state pool too small", faults.small_pool), ("flood", lambda: faults.flood(quota=False)),
+                           ("flood, with quota", lambda: faults.flood(quota=True))):
+            known = len(faults.wrong)
             step()
-            print(list(faults.report.items())[-1], faults.wrong, file=sys.stderr, flush=True)
+            seen = list(faults.report.values())[-1]
+            verdict = "skipped" if isinstance(seen, str) else "as documented" if len(faults.wrong) == known else "WRONG"
+            print(f"{name:<22}{verdict:<15}{json.dumps(seen)}", *faults.wrong[known:], sep="\n    ", file=sys.stderr, flush=True)
     print(json.dumps({**faults.report, "wrong": faults.wrong[:20]}, indent=2))
     return 1 if faults.wrong else 0
 
