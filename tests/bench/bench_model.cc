@@ -130,6 +130,11 @@ absl::StatusOr<ModelReport> BenchModel(std::shared_ptr<const Weights> weights, B
     std::fprintf(stderr, "prefill of %lld: %.1f tokens/s\n", static_cast<long long>(point.tokens),
                  point.tokens_per_second);
   }
+  // Prompts were read with the finest variant.
+  const int finest = static_cast<int>(weights->variants().size()) - 1;
+  report.predicted_resident_bytes =
+      weights->VariantBytes(finest) + model->state_bytes() + model->workspace_bytes();
+  report.resident_bytes = ResidentBytes();
   return report;
 }
 

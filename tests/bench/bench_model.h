@@ -35,6 +35,10 @@ struct ModelPlan {
 struct ModelReport {
   std::vector<DecodePoint> decode;
   std::vector<PrefillPoint> prefill;
+  // What the model should hold once everything was read: weights of the finest variant measured,
+  // state, workspace.
+  uint64_t predicted_resident_bytes = 0;
+  uint64_t resident_bytes = 0;  // of this process at the end, while the model is there
 };
 
 absl::StatusOr<ModelReport> BenchModel(std::shared_ptr<const Weights> weights, Backend& backend,

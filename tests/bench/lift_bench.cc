@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -14,6 +15,7 @@
 #include "tests/bench/bench_constraint.h"
 #include "tests/bench/bench_kernels.h"
 #include "tests/bench/bench_model.h"
+#include "tests/bench/bench_scan.h"
 #include "tests/bench/bench_speculation.h"
 #include "tests/bench/read_loop.h"
 #include "tests/bench/serve/serve.h"
@@ -125,7 +127,10 @@ nlohmann::json ToJson(const KernelReport& report) {
 }
 
 nlohmann::json ToJson(const ModelReport& report) {
-  nlohmann::json out = {{"decode", nlohmann::json::array()}, {"prefill", nlohmann::json::array()}};
+  nlohmann::json out = {{"decode", nlohmann::json::array()},
+                        {"prefill", nlohmann::json::array()},
+                        {"predicted_resident_bytes", report.predicted_resident_bytes},
+                        {"resident_bytes", report.resident_bytes}};
   for (const DecodePoint& p : report.decode) {
     out["decode"].push_back({{"variant", p.variant},
                              {"batch", p.batch},
@@ -259,6 +264,7 @@ absl::StatusOr<std::shared_ptr<Weights>> OpenModel(const Flags& flags) {
 }
 
 int RunModel(const Flags& flags, Backend& backend, ThreadPool& pool) {
+  const uint64_t before = ResidentBytes();
   auto weights = OpenModel(flags);
   if (!weights.ok()) return Fail(kWrongInput, weights.status().message());
   auto plan = PlanFor(flags, **weights);
@@ -271,6 +277,7 @@ int RunModel(const Flags& flags, Backend& backend, ThreadPool& pool) {
   }
   auto report = BenchModel(*weights, backend, read_bandwidth, *plan);
   if (!report.ok()) return Fail(kWorkFailed, report.status().message());
+  report->resident_bytes -= std::min(before, report->resident_bytes);
   return Print(flags, *report, read_bandwidth, backend);
 }
 
@@ -315,6 +322,7 @@ int main(int argc, char** argv) {
   lift::bench::Flags flags;
   lift::bench::DeclareFlags(app, flags);
   const lift::bench::CodesCommand codes(app);
+  const lift::bench::ScanCommand scan(app);
   const lift::bench::ConstraintCommand constraint(app);
 #ifdef LIFTSERVE_HAVE_SERVER
   const lift::bench::SpeculationCommand speculation(app);
@@ -325,6 +333,7 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : lift::bench::kWrongInput;
   }
   if (codes.selected()) return codes.Run();
+  if (scan.selected()) return scan.Run();
   if (constraint.selected()) return constraint.Run();
 #ifdef LIFTSERVE_HAVE_SERVER
   if (speculation.selected()) return speculation.Run();

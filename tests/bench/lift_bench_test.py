@@ -93,6 +93,25 @@ class Synthetic(unittest.TestCase):
         self.assertEqual(bench("--model", self.path, "--isa", "mmx").returncode, 2)
 
 
+class Experts(unittest.TestCase):
+    """mixtral-tiny is llama-tiny with six experts, two a token."""
+
+    def test_only_chosen_experts_are_read(self):
+        made = report("--synthetic", "mixtral-tiny:2", "--batch", "1,64", "--context", "0", "--prefill", "64")
+        of = {p["batch"]: p["bytes_per_token"] * p["batch"] for p in made["decode"]}
+        expert = 3 * INNER * HIDDEN * 2 / 8 + (2 * INNER + HIDDEN) * 2  # planes, and a scale a row
+        fewest, most = of[64] - of[1], LAYERS * 4 * expert  # 64 tokens choose nearly all of them
+        self.assertLessEqual(fewest, most)
+        self.assertGreater(fewest, most / 2)
+        self.assertEqual(fewest % expert, 0)
+
+    def test_memory_is_predicted(self):
+        made = report("--synthetic", "mixtral-tiny:2", "--batch", "1", "--context", "0", "--prefill", "64")
+        weights = (VOCAB * HIDDEN + LAYERS * (6 * 3 * INNER * HIDDEN + 2 * (HEADS + KV_HEADS) * HEAD_DIM * HIDDEN)) * 2 / 8
+        self.assertGreater(made["predicted_resident_bytes"], weights)
+        self.assertGreater(made["resident_bytes"], 0)
+
+
 class Profile(unittest.TestCase):
     def phases(self, kv, context, batch=1):
         made = report("--synthetic", "llama-tiny:3", "--profile", "--batch", str(batch), "--context", str(context),

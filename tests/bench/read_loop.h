@@ -8,6 +8,9 @@ namespace lift::bench {
 // Best of several passes over a buffer far larger than the caches, on all threads of the pool.
 double ReadBandwidth(ThreadPool& pool);
 
+// Memory of this process that is in RAM, mapped files included.
+uint64_t ResidentBytes();
+
 // Seconds since an arbitrary start.
 double Now();
 

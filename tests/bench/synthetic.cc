@@ -22,20 +22,25 @@ struct Shape {
   const char* name;
   int64_t vocab, hidden, inner, layers, heads, kv_heads, head_dim, context;
   bool tied;
+  int64_t experts = 0, experts_per_token = 0;
 };
 
-// The public models of these names (Llama 3.2 1B and 3B, Llama 2 7B and 13B).
+// The public models of these names (Llama 3.2 1B and 3B, Llama 2 7B and 13B, Mixtral 8x7B).
 constexpr Shape kShapes[] = {
     {"llama-tiny", 640, 128, 256, 2, 4, 2, 32, 4096, true},  // to try a command with
     {"llama-1b", 128256, 2048, 8192, 16, 32, 8, 64, 131072, true},
     {"llama-3b", 128256, 3072, 8192, 28, 24, 8, 128, 131072, true},
     {"llama-7b", 32000, 4096, 11008, 32, 32, 32, 128, 4096, false},
     {"llama-13b", 32000, 5120, 13824, 40, 40, 40, 128, 4096, false},
+    {"mixtral-tiny", 640, 128, 256, 2, 4, 2, 32, 4096, true, 6, 2},
+    {"mixtral-8x7b", 32000, 4096, 14336, 32, 32, 8, 128, 32768, false, 8, 2},
 };
 
 ModelConfig ConfigOf(const Shape& shape) {
   ModelConfig config;
-  config.architecture = "llama";
+  config.architecture = shape.experts > 0 ? "mixtral" : "llama";
+  config.num_experts = shape.experts;
+  config.experts_per_token = shape.experts_per_token;
   config.name = absl::StrCat("synthetic-", shape.name);
   config.vocab_size = shape.vocab;
   config.hidden_size = shape.hidden;
@@ -56,10 +61,6 @@ absl::StatusOr<ModelConfig> FindShape(const std::string& name) {
     if (name == shape.name) return ConfigOf(shape);
     known.push_back(shape.name);
   }
-  if (name == "mixtral-8x7b") {
-    return absl::UnimplementedError(
-        "--synthetic mixtral-8x7b: lift-bench makes no mixture of experts; choose a llama shape");
-  }
   return absl::InvalidArgumentError(absl::StrCat("--synthetic: no shape '", name,
                                                  "'; choose one of ", absl::StrJoin(known, ", ")));
 }
@@ -69,6 +70,14 @@ uint64_t NextRandom(uint64_t& state) {  // SplitMix64
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
   z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
   return z ^ (z >> 31);
+}
+
+// Ones for norms; a router's rows at random, so that tokens choose different experts.
+std::vector<float> VectorValues(const layout::VectorSpec& spec, uint64_t& random) {
+  std::vector<float> values(static_cast<size_t>(spec.size), 1.0f);
+  if (spec.rows == 1) return values;
+  for (float& value : values) value = static_cast<float>(NextRandom(random) >> 40) * 0x1p-23f - 1;
+  return values;
 }
 
 std::vector<uint8_t> RandomPlanes(int64_t rows, int64_t cols, int stored, uint64_t& random) {
@@ -158,10 +167,9 @@ absl::Status WriteSynthetic(const SyntheticSpec& spec, bool parity, const std::s
     }
     codes[bits] = writer.AddCode(parity ? DefaultCode(bits) : plain);
   }
-  for (const auto& vector : layout::Vectors(spec.config)) {
-    writer.AddVector(vector.name, std::vector<float>(static_cast<size_t>(vector.size), 1.0f));
-  }
   uint64_t random = 1;
+  for (const auto& vector : layout::Vectors(spec.config))
+    writer.AddVector(vector.name, VectorValues(vector, random));
   const auto matrices = layout::Matrices(spec.config);
   for (const auto& matrix : matrices) {
     // About unit variance of every output, so that nothing overflows over many layers.

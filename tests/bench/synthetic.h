@@ -11,13 +11,12 @@
 namespace lift::bench {
 
 struct SyntheticSpec {
-  std::string shape;         // "llama-1b", ...
+  std::string shape;         // "llama-1b", "mixtral-8x7b", ...
   ModelConfig config;        // of that shape
   std::vector<double> bits;  // ascending; one variant each, all prefixes of the largest
 };
 
-// Parses "SHAPE:BITS[,BITS...]", e.g. "llama-1b:2,2.5,4". INVALID_ARGUMENT for anything else,
-// UNIMPLEMENTED for a known shape whose architecture this version cannot run.
+// Parses "SHAPE:BITS[,BITS...]", e.g. "llama-1b:2,2.5,4". INVALID_ARGUMENT for anything else.
 absl::StatusOr<SyntheticSpec> ParseSynthetic(const std::string& text);
 
 // Writes the model to `path`: stages of two bits (and one of the rest), with the calibrator's own
