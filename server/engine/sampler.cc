@@ -62,6 +62,27 @@ void ApplyPenalties(const SamplingParams& p, const TokenHistory& history, std::s
   }
 }
 
+// All ones where a bit of the index is set.
+constexpr auto kNibbleMasks = [] {
+  std::array<std::array<uint32_t, 4>, 16> masks{};
+  for (size_t bits = 0; bits < 16; ++bits) {
+    for (size_t i = 0; i < 4; ++i) masks[bits][i] = (bits >> i & 1) != 0 ? ~0U : 0U;
+  }
+  return masks;
+}();
+
+// Scores of clear bits become kNever. Without a branch: masks are random bits.
+void MaskWord(uint64_t word, std::span<float, 64> scores) {
+  constexpr auto kNeverBits = std::bit_cast<uint32_t>(kNever);
+  for (size_t first = 0; first < 64; first += 4, word >>= 4) {
+    const auto& mask = kNibbleMasks[word & 15];
+    for (size_t i = 0; i < 4; ++i) {
+      const auto bits = std::bit_cast<uint32_t>(scores[first + i]);
+      scores[first + i] = std::bit_cast<float>((bits & mask[i]) | (kNeverBits & ~mask[i]));
+    }
+  }
+}
+
 void ApplyMask(const TokenMask& mask, std::span<float> scores) {
   std::vector<float> kept;
   for (const int32_t id : mask.also) {
@@ -72,21 +93,13 @@ void ApplyMask(const TokenMask& mask, std::span<float> scores) {
   for (size_t first = 0; first < scores.size(); first += kBits) {
     const uint64_t word = first / kBits < mask.words.size() ? mask.words[first / kBits] : 0;
     const auto part = scores.subspan(first, std::min(kBits, scores.size() - first));
-    // By set or by clear bits, whichever are fewer.
     if (word == 0) {
       std::fill(part.begin(), part.end(), kNever);
-    } else if (std::popcount(word) < static_cast<int>(kBits / 2)) {
-      std::array<float, kBits> old;
-      std::copy(part.begin(), part.end(), old.begin());
-      std::fill(part.begin(), part.end(), kNever);
-      for (uint64_t bits = word; bits != 0; bits &= bits - 1) {
-        const auto i = static_cast<size_t>(std::countr_zero(bits));
-        if (i < part.size()) part[i] = old[i];
-      }
+    } else if (part.size() == kBits) {
+      if (~word != 0) MaskWord(word, part.first<kBits>());
     } else {
-      for (uint64_t bits = ~word; bits != 0; bits &= bits - 1) {
-        const auto i = static_cast<size_t>(std::countr_zero(bits));
-        if (i < part.size()) part[i] = kNever;
+      for (size_t i = 0; i < part.size(); ++i) {
+        if ((word >> i & 1) == 0) part[i] = kNever;
       }
     }
   }
@@ -178,25 +191,29 @@ void Filter(const SamplingParams& p, std::span<const float> scores, std::span<fl
 int32_t Draw(const SamplingParams& p, std::span<const float> scores, int64_t step) {
   const float best = *std::max_element(scores.begin(), scores.end());
   if (best == kNever) return -1;
-  std::vector<float> weights(scores.size());
-  std::vector<int32_t> possible(scores.size());  // gathered without a branch: masks are random bits
+  // What can be drawn, in order of ids; gathered without a branch, as masks are random bits.
+  std::vector<int32_t> ids(scores.size());
+  std::vector<float> possible(scores.size());
   size_t count = 0;
   for (size_t i = 0; i < scores.size(); ++i) {
-    possible[count] = static_cast<int32_t>(i);
+    ids[count] = static_cast<int32_t>(i);
+    possible[count] = scores[i];
     count += scores[i] != kNever ? 1 : 0;
   }
-  for (const int32_t i : std::span(possible).first(count)) {
-    const double x = (static_cast<double>(scores[i]) - best) / p.temperature;
+  possible.resize(count);
+  std::vector<float> weights(count);
+  for (size_t i = 0; i < count; ++i) {
+    const double x = (static_cast<double>(possible[i]) - best) / p.temperature;
     weights[i] = std::exp(static_cast<float>(std::max(x, -200.0)));
   }
-  Filter(p, scores, weights);
+  Filter(p, possible, weights);
   double total = 0;
   for (const float weight : weights) total += weight;
   double rest = UniformAt(p.seed, static_cast<uint64_t>(step)) * total;
   int32_t chosen = -1;
   for (size_t i = 0; i < weights.size(); ++i) {
     if (weights[i] == 0) continue;
-    chosen = static_cast<int32_t>(i);
+    chosen = ids[i];
     rest -= weights[i];
     if (rest < 0) break;
   }

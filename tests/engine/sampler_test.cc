@@ -280,6 +280,9 @@ TEST(Sampler, MaskAllowsItsBitsAndAlsoTheOthersNamed) {
     params.temperature = trial % 2;
     params.seed = rng();
     params.logit_bias = {{0, 2.0F}};
+    params.top_k = rng() % 2 == 0 ? static_cast<int64_t>(rng() % 40) : 0;
+    params.top_p = rng() % 2 == 0 ? 0.8 : 1;
+    params.min_p = rng() % 4 == 0 ? 0.05 : 0;
     const int32_t masked = Sample(logits, params, {}, trial, {}, &mask).id;
     EXPECT_EQ(masked, Sample(logits, params, {}, trial, banned).id);
     if (banned.size() == logits.size()) {
