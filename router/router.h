@@ -82,4 +82,23 @@ absl::StatusOr<Decision> Route(const TextFeatures& text, const PrefillSignals& p
                                const PrecisionRequest& request,
                                std::span<const VariantView> variants, const SystemState& state);
 
+// Lets the precision of one answer rise while it is generated, when the variant that decodes it
+// turns unsure. Equal distributions give equal rises, so what was served can be computed again.
+class Escalation {
+ public:
+  // entropy: nats. From a moving average of this much on, precision rises; 0 = never.
+  explicit Escalation(double entropy) : entropy_(entropy) {}
+  // Folds in the distribution that followed a token computed at `variant` and returns the variant
+  // for the next tokens: the same one, or the next finer of `variants` (ascending precision). A
+  // pinned request stays where it is; nothing rises past a loss nobody could notice, nor again
+  // before the finer variant has been seen for a few tokens.
+  int Next(int variant, std::span<const float> logits, const PrecisionRequest& request,
+           std::span<const VariantView> variants);
+
+ private:
+  double entropy_;
+  double average_ = 0;
+  int64_t seen_ = 0;  // tokens at this variant
+};
+
 }  // namespace lift::router

@@ -190,6 +190,10 @@ absl::StatusOr<std::unique_ptr<ServingModel>> LoadServingModel(const ServerConfi
   out->kept = kept;
   out->model = std::make_unique<VariantSubset>(*out->transformer, std::move(kept));
   FillInfo(*out->weights, config.model, *out);
+  // The engine takes whole blocks of it.
+  const int64_t block_bytes = out->transformer->bytes_per_block();
+  out->info.state_bytes +=
+      static_cast<uint64_t>((config.swap_mb << 20) / block_bytes * block_bytes);
   out->info.kv_format = config.kv_cache;
   out->info.state_bytes_per_token =
       out->transformer->bytes_per_block() / out->transformer->block_tokens();

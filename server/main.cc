@@ -227,6 +227,8 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
                         .max_waiting = config.max_queue,
                         .prefill_chunk_tokens = config.prefill_chunk,
                         .speculation = config.speculate,
+                        .escalation = config.escalate,
+                        .swap_bytes = config.swap_mb << 20,
                         .weight_resident_bytes = serving.info.resident_bytes,
                         .observer = &observers};
   if (*ledger != nullptr) {

@@ -26,6 +26,11 @@ class WatchedModel : public StepModel {
   bool reusable_state() const override { return model_.reusable_state(); }
   int64_t state_window() const override { return model_.state_window(); }
   void CopyState(int32_t from, int32_t to) override { model_.CopyState(from, to); }
+  bool swappable_state() const override { return model_.swappable_state(); }
+  void SaveBlock(int32_t block, std::span<std::byte> out) override { model_.SaveBlock(block, out); }
+  void RestoreBlock(int32_t block, std::span<const std::byte> in) override {
+    model_.RestoreBlock(block, in);
+  }
   void Retain(std::span<const int> variants) override { model_.Retain(variants); }
   // Of the step under way; 0 if there is none. Thread-safe.
   double seconds_in_step() const;

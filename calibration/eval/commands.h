@@ -34,6 +34,7 @@ struct GenerateCommandOptions {
   std::string prompt, variant, prefill_variant;  // empty variant = the finest
   int64_t max_new_tokens = 128;
   int64_t min_new_tokens = 0;
+  double escalate = 0;
   SamplingParams sampling;
   std::vector<std::string> logit_bias;  // "TOKEN_ID:BIAS"
   std::vector<std::string> stop;

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "router/router.h"
 #include "server/engine/stop_matcher.h"
 
 namespace lift {
@@ -131,12 +132,19 @@ absl::StatusOr<std::vector<int32_t>> GenerateTokens(StepModel& model,
     step(part, options.prefill_variant,
          prompt.empty() ? SequenceChunk::Logits::kLast : SequenceChunk::Logits::kNone);
   }
+  std::vector<router::VariantView> views;
+  for (const LiftedVariant& v : model.variants()) {
+    views.push_back({v.name, v.lambda, v.bits_per_weight, v.full && v.kl < 0 ? 0 : v.kl, v.bytes});
+  }
+  router::Escalation escalation(options.escalation);
+  int variant = options.variant;
   for (;;) {
+    if (!answer.tokens.empty()) variant = escalation.Next(variant, logits, {}, views);
     if (!answer.Draw(logits)) {
       return absl::InternalError("the model gave no finite logit to choose a token from");
     }
     if (answer.ended) return std::move(answer.tokens);
-    step({&answer.tokens.back(), 1}, options.variant, SequenceChunk::Logits::kLast);
+    step({&answer.tokens.back(), 1}, variant, SequenceChunk::Logits::kLast);
   }
 }
 

@@ -26,6 +26,7 @@ struct GenerateOptions {
   int64_t min_new_tokens = 0;             // no end before; yields to a constraint
   std::vector<std::string> stop_strings;  // generation ends with the token that completes one
   std::shared_ptr<const CompiledConstraint> constraint = nullptr;
+  double escalation = 0;  // see router::Escalation; rises from `variant`, among the model's
   const Tokenizer* tokenizer = nullptr;  // needed with stop strings or a constraint
 };
 

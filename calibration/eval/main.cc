@@ -121,6 +121,9 @@ int Main(int argc, char** argv) {
                            "Variant to decode with; default the finest");
   generate_app->add_option("--prefill-variant", generate.prefill_variant,
                            "Variant to read the prompt with; default the finest");
+  generate_app->add_option("--escalate", generate.escalate,
+                           "Raise precision within the answer as a server with this flag does; "
+                           "--variant is where it begins");
   generate_app->add_option("--max-new-tokens", generate.max_new_tokens, "At most this many tokens")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
       ->capture_default_str();

@@ -88,6 +88,7 @@ absl::Status RunGenerate(const CommonOptions& common, const GenerateCommandOptio
   LIFT_ASSIGN_OR_RETURN(auto tokenizer, LoadTokenizer(*weights));
   LIFT_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, EncodePrompt(*tokenizer, options));
   generate.max_new_tokens = options.max_new_tokens;
+  generate.escalation = options.escalate;
   generate.sampling = options.sampling;
   LIFT_ASSIGN_OR_RETURN(const auto biases, ParseLogitBias(options.logit_bias));
   for (const auto& [id, bias] : biases) generate.sampling.logit_bias[id] = bias;

@@ -34,11 +34,13 @@ std::map<std::string, Setter> SettersOf(ServerConfig& c) {
           {"threads", into(c.threads)},
           {"kv_tokens", into(c.kv_tokens)},
           {"kv_memory_mb", into(c.kv_memory_mb)},
+          {"swap_mb", into(c.swap_mb)},
           {"kv_cache", into(c.kv_cache)},
           {"verify", into(c.verify)},
           {"max_batch", into(c.max_batch)},
           {"max_queue", into(c.max_queue)},
           {"prefill_chunk", into(c.prefill_chunk)},
+          {"escalate", into(c.escalate)},
           {"speculate", into(c.speculate)},
           {"max_message_mb", into(c.max_message_mb)},
           {"variants", into(c.variants)},
@@ -86,6 +88,10 @@ void AddFlags(CLI::App& app, ServerConfig& c) {
                  "Attention state for this many tokens over all requests");
   app.add_option("--kv-memory-mb", c.kv_memory_mb,
                  "Attention state in MiB; 0 = four full contexts, at most 1024 MiB");
+  app.add_option("--swap-mb", c.swap_mb,
+                 "MiB beside it for the state of requests that make room for others, where copying "
+                 "it is faster than computing it again; 0 = off")
+      ->capture_default_str();
   app.add_option("--kv-cache", c.kv_cache,
                  "How attention state is kept: f32, f16, bf16 or int8 (f32: 4 bytes a number)")
       ->capture_default_str();
@@ -97,6 +103,11 @@ void AddFlags(CLI::App& app, ServerConfig& c) {
   app.add_option("--max-queue", c.max_queue, "Requests that may wait; more are refused")
       ->capture_default_str();
   app.add_option("--prefill-chunk", c.prefill_chunk, "Prompt tokens read per step")
+      ->capture_default_str();
+  app.add_option("--escalate", c.escalate,
+                 "Raise an answer's precision by a variant when the average entropy of its next "
+                 "tokens reaches this many nats (3 is a good start); never of pinned requests; "
+                 "0 = off")
       ->capture_default_str();
   app.add_option("--speculate", c.speculate,
                  "Guess up to this many tokens ahead and verify them in one step, where that is "
@@ -281,11 +292,16 @@ absl::Status ServerConfig::Validate() const {
   LIFT_RETURN_IF_ERROR(CheckRange("--threads", threads, 0, 1024));
   LIFT_RETURN_IF_ERROR(CheckRange("--kv-tokens", kv_tokens, 0, int64_t{1} << 32));
   LIFT_RETURN_IF_ERROR(CheckRange("--kv-memory-mb", kv_memory_mb, 0, int64_t{1} << 24));
+  LIFT_RETURN_IF_ERROR(CheckRange("--swap-mb", swap_mb, 0, int64_t{1} << 24));
   LIFT_RETURN_IF_ERROR(CheckChoice("--kv-cache", kv_cache, {"f32", "f16", "bf16", "int8"}));
   LIFT_RETURN_IF_ERROR(CheckChoice("--verify", verify, {"start", "background"}));
   LIFT_RETURN_IF_ERROR(CheckRange("--max-batch", max_batch, 1, 4096));
   LIFT_RETURN_IF_ERROR(CheckRange("--max-queue", max_queue, 0, 1000000));
   LIFT_RETURN_IF_ERROR(CheckRange("--prefill-chunk", prefill_chunk, 1, 65536));
+  if (!(escalate >= 0 && escalate <= 20)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--escalate is ", escalate, "; it must be between 0 (off) and 20 nats"));
+  }
   LIFT_RETURN_IF_ERROR(CheckRange("--speculate", speculate, 0, 16));
   LIFT_RETURN_IF_ERROR(CheckRange("--max-message-mb", max_message_mb, 1, 1024));
   for (double mb : cut_mb) {

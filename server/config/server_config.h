@@ -17,13 +17,15 @@ struct ServerConfig {
   int threads = 0;        // of the compute pool; 0 = every core this process may use
   int64_t kv_tokens = 0;  // attention state for this many tokens; 0 = from kv_memory_mb
   int64_t kv_memory_mb =
-      0;  // MiB of attention state; 0 = room for 4 full contexts, at most 1024 MiB
+      0;                // MiB of attention state; 0 = room for 4 full contexts, at most 1024 MiB
+  int64_t swap_mb = 0;  // MiB beside it for preempted requests' state; 0 = it is computed again
   std::string kv_cache = std::string(KvFormatName(kDefaultKvFormat));  // see KvFormat
-  std::string verify = "start";       // checksums of what is served: start | background
-  int64_t max_batch = 32;             // sequences in a step
-  int64_t max_queue = 256;            // requests waiting; beyond this QUEUE_FULL
-  int64_t prefill_chunk = 256;        // prompt tokens per step
-  int64_t speculate = 0;              // tokens guessed ahead, at most; 0 = none
+  std::string verify = "start";  // checksums of what is served: start | background
+  int64_t max_batch = 32;        // sequences in a step
+  int64_t max_queue = 256;       // requests waiting; beyond this QUEUE_FULL
+  int64_t prefill_chunk = 256;   // prompt tokens per step
+  double escalate = 0;    // nats of entropy from which on an answer's precision rises; 0 = never
+  int64_t speculate = 0;  // tokens guessed ahead, at most; 0 = none
   int64_t max_message_mb = 4;         // largest request message, MiB
   std::vector<std::string> variants;  // to serve; empty = all of the file
   std::vector<double> cut_mb;         // further variants of these sizes, MB

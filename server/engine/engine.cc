@@ -137,8 +137,9 @@ absl::StatusOr<std::string> Engine::Submit(EngineRequest request,
   absl::Status status = impl_->Check(request, features);
   if (!status.ok()) return reject(request, std::move(status));
   auto live = std::make_shared<RequestGroup>(
-      std::move(request), std::move(listener), *impl_->tokenizer, impl_->loop.pool(),
-      impl_->limits.block_tokens, static_cast<int>(impl_->views.size()) - 1);
+      std::move(request), std::move(listener), *impl_->tokenizer,
+      RequestGroup::Pools{impl_->loop.pool(), impl_->loop.swap_pool()}, impl_->limits.block_tokens,
+      static_cast<int>(impl_->views.size()) - 1);
   live->features = features;
   status = impl_->registry.Add(live);
   if (!status.ok()) return reject(live->request, std::move(status));
@@ -156,6 +157,7 @@ SpeculationStats Engine::speculation() const { return impl_->loop.speculation();
 EngineLoad Engine::load() const {
   EngineLoad load = impl_->registry.load();
   load.resident_variants = impl_->loop.resident();
+  load.preemption = impl_->loop.preemption();
   return load;
 }
 

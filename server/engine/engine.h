@@ -205,6 +205,14 @@ struct EngineOptions {
   // An engine without work charges what is resident this often; a running one does after every
   // step.
   std::chrono::milliseconds idle_charge{1000};
+  // Precision rises inside an answer, one variant at a time, when the average entropy of what it is
+  // drawn from reaches this many nats (router::Escalation); never of a pinned one. 0 = never.
+  double escalation = 0;
+  // Memory beside the state pool for the state of preempted sequences, which then need not be
+  // computed again; rounded down to whole blocks, allocated at once and metered as state. 0 = none.
+  int64_t swap_bytes = 0;
+  enum class Preemption { kCheaper, kRecompute, kSwap };  // kSwap: whenever it fits
+  Preemption preemption = Preemption::kCheaper;
   uint64_t weight_resident_bytes = 0;  // for the meter; 0 = what the variants declare
   EngineObserver* observer = nullptr;
   // Tells a listener of its end: runs its argument exactly once, on any thread, when what the
@@ -228,10 +236,17 @@ struct SpeculationStats {
   int64_t drafted = 0, drafted_accepted = 0;      // by the coarsest variant
 };
 
+// How sequences gave their blocks back to others so far, and what is in the swap space now.
+struct PreemptionStats {
+  int64_t recomputed = 0, swapped = 0, restored = 0;  // sequences
+  int64_t swap_blocks_used = 0, swap_blocks_total = 0;
+};
+
 struct EngineLoad {
   int64_t running = 0, waiting = 0, blocks_used = 0, blocks_total = 0;  // sequences; blocks held
   int64_t blocks_cached = 0;   // held by nobody, reused if their prefix comes again
   int resident_variants = -1;  // the coarsest; -1 = all
+  PreemptionStats preemption = {};
   bool draining = false;
 };
 

@@ -28,10 +28,14 @@ EngineLoop::EngineLoop(StepModel& model, const EngineOptions& options, RequestRe
       views_(std::move(views)),
       observer_(options.observer != nullptr ? *options.observer : silent_),
       pool_(model.num_blocks()),
+      swap_pool_(model.swappable_state() ? options.swap_bytes / model.bytes_per_block() : 0),
+      swap_(std::make_unique_for_overwrite<std::byte[]>(
+          static_cast<size_t>(swap_pool_.total() * model.bytes_per_block()))),
       cache_(pool_, model.block_tokens()),
       snapshots_(model.reusable_state() ? nullptr : std::make_unique<SnapshotCache>(pool_)),
       meter_(model.variants(), options.weight_resident_bytes,
-             static_cast<uint64_t>(model.num_blocks() * model.bytes_per_block())),
+             static_cast<uint64_t>((model.num_blocks() + swap_pool_.total()) *
+                                   model.bytes_per_block())),
       started_(EngineClock::now()),
       resident_(static_cast<int>(views_.size())) {}
 
@@ -68,6 +72,7 @@ void EngineLoop::TakeOver(std::shared_ptr<RequestGroup> shared) {
       choice->cursor.salt = std::string(2, '\0') + std::to_string(group.arrival);
     }
     if (snapshots_ && Caches(*choice)) choice->snapshot_tokens = options_.snapshot_tokens;
+    choice->escalation = router::Escalation(options_.escalation);
     choice->variant = resident_ - 1;
     choice->Clamp(0, resident_);
     requests_.push_back(choice.get());
@@ -142,6 +147,7 @@ StepPlan EngineLoop::Plan(EngineClock::time_point now) const {
     if (added) credits.push_back(shares_.credit(tenant));
     snapshot.push_back(request.Snapshot(now));
     snapshot.back().tenant = it->second;
+    snapshot.back().swappable = !request.table.dropped();
     members.push_back(i);
   }
   const auto micros = [](std::chrono::milliseconds time) {
@@ -158,32 +164,17 @@ StepPlan EngineLoop::Plan(EngineClock::time_point now) const {
        .growth_tokens = static_cast<int64_t>(expected_tokens_),
        .aging_us = micros(options_.aging),
        .patience_us = micros(options_.patience),
+       .free_swap_blocks = swap_pool_.free(),
+       .swap_block_us = SwapBlockMicros(),
+       .compute_token_us = ComputeTokenMicros(),
        .credits = credits,
        .request_cost = expected_cost_,
        .prefix = [&](size_t i) { return Prefix(*requests_[members[i]]); }});
   for (size_t& i : plan.preempt) i = members[i];
+  for (size_t& i : plan.swap) i = members[i];
   for (size_t& i : plan.admit) i = members[i];
   for (PlanChunk& chunk : plan.chunks) chunk.sequence = members[chunk.sequence];
   return plan;
-}
-
-void EngineLoop::Apply(StepPlan& plan, EngineClock::time_point now) {
-  for (const size_t i : plan.preempt) requests_[i]->Preempt(now, resident_);
-  // Before anybody allocates: what the plan took for shared must not be evicted.
-  for (const size_t i : plan.admit) TakePrefix(*requests_[i]);
-  for (const size_t i : plan.admit) {
-    LiveRequest& request = *requests_[i];
-    request.running = true;
-    request.generated_at_admission = request.generated();
-    request.table.Cover(static_cast<int64_t>(request.tokens.size()));
-  }
-  for (PlanChunk& chunk : plan.chunks) {
-    LiveRequest& request = *requests_[chunk.sequence];
-    // Others admitted in this step may have taken the place of the snapshot that was planned with.
-    chunk.tokens = std::min(chunk.tokens, request.SegmentTokens(request.computed));
-    request.table.Cover(request.computed + chunk.tokens + chunk.drafts);
-  }
-  Publish();
 }
 
 std::vector<SequenceChunk> EngineLoop::Chunks(const StepPlan& plan) const {
@@ -231,14 +222,16 @@ void EngineLoop::Charge(const StepPlan& plan, const std::vector<SequenceChunk>& 
   for (size_t i = 0; i < chunks.size(); ++i) ran_at[plan.chunks[i].sequence] = chunks[i].variant;
   for (size_t i = 0; i < requests_.size(); ++i) {
     LiveRequest& request = *requests_[i];
-    if (!request.running) continue;
-    holders.push_back(
-        {.tenant = &request.request.tenant,
-         .usage = &request.usage,
-         .variant = ran_at[i] >= 0 ? ran_at[i] : request.variant,
-         .ran = ran_at[i] >= 0,
-         .state_bytes = request.table.HeldBytes(static_cast<uint64_t>(model_.bytes_per_block())),
-         .sequence = request.request.sequence});
+    const uint64_t block_bytes = static_cast<uint64_t>(model_.bytes_per_block());
+    const uint64_t held =
+        request.table.HeldBytes(block_bytes) + request.swapped.HeldBytes(block_bytes);
+    if (!request.running && held == 0) continue;
+    holders.push_back({.tenant = &request.request.tenant,
+                       .usage = &request.usage,
+                       .variant = ran_at[i] >= 0 ? ran_at[i] : request.variant,
+                       .ran = ran_at[i] >= 0,
+                       .state_bytes = held,
+                       .sequence = request.request.sequence});
   }
   Settle(holders);
 }
@@ -287,9 +280,11 @@ void EngineLoop::Advance(const StepPlan& plan, const std::vector<SequenceChunk>&
 void EngineLoop::DeliverGuessed(LiveRequest& request, std::span<const float> rows) {
   const auto vocab = static_cast<size_t>(model_.vocab_size());
   const std::vector<int32_t> chunk = request.drafts;
+  const uint8_t computed_at = request.variants.back();
   int64_t accepted = -1;
   for (size_t i = 0; i < chunk.size() && !request.finished; ++i) {
-    if (request.tokens.back() != chunk[i]) break;
+    // Also where precision rose: the token was right, but must be computed at the finer variant.
+    if (request.tokens.back() != chunk[i] || request.variants.back() != computed_at) break;
     ++accepted;
     ++request.computed;
     RememberBlocks(request);
@@ -343,12 +338,25 @@ void EngineLoop::Decide(LiveRequest& request, std::span<const float> logits) {
                              .prompt_logprobs = std::move(group.prompt_logprobs)});
 }
 
+// The first token says nothing of its variant: it was drawn from what the finest made of the
+// prompt.
+void EngineLoop::Escalate(LiveRequest& request, std::span<const float> logits) {
+  if (options_.escalation <= 0 || request.generated() == 0) return;
+  const auto resident = std::span(views_).first(static_cast<size_t>(resident_.load()));
+  const int next =
+      request.escalation.Next(request.variant, logits, request.request.precision, resident);
+  if (next == request.variant) return;
+  request.variant = next;
+  request.reason = router::Reason::kEscalated;
+}
+
 void EngineLoop::Deliver(LiveRequest& request, std::span<const float> logits) {
   SampledToken sampled = request.SampleNext(logits);
   if (sampled.id < 0) {
     return Finish(request, FinishReason::kError,
                   absl::InternalError("the model left no token that could be sampled"));
   }
+  Escalate(request, logits);
   const auto now = EngineClock::now();
   if (!request.first_token) {
     request.first_token = now;
@@ -374,6 +382,8 @@ void EngineLoop::Finish(LiveRequest& request, FinishReason reason, absl::Status 
   if (request.finished) return;
   RequestGroup& group = request.group;
   request.table.Clear();
+  request.DropSwapped();
+  swap_used_ = swap_pool_.used();
   registry_.Close(request.running, pool_.used(), pool_.cached());
   request.running = false;
   request.finished = true;

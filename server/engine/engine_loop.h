@@ -26,6 +26,7 @@ class EngineLoop {
 
   // For building requests; only the engine thread changes it.
   BlockPool& pool() { return pool_; }
+  BlockPool& swap_pool() { return swap_pool_; }
   // Any thread: seconds per token of the fastest large step so far, so no prompt is read faster; 0
   // before the first.
   double fastest_token_seconds() const { return fastest_token_seconds_; }
@@ -43,6 +44,10 @@ class EngineLoop {
   SpeculationStats speculation() const {
     return {looked_up_, looked_up_accepted_, drafted_, drafted_accepted_};
   }
+  // Any thread.
+  PreemptionStats preemption() const {
+    return {recomputed_, swapped_, restored_, swap_used_, swap_pool_.total()};
+  }
 
  private:
   void TakeOver(std::shared_ptr<RequestGroup> group);
@@ -56,7 +61,13 @@ class EngineLoop {
   std::chrono::milliseconds Patience() const;
   void RunStep();
   StepPlan Plan(EngineClock::time_point now) const;
+  // State; in placement.cc.
   void Apply(StepPlan& plan, EngineClock::time_point now);
+  double SwapBlockMicros() const;
+  double ComputeTokenMicros() const;
+  std::span<std::byte> SwapSlot(int32_t block);
+  void SwapOut(LiveRequest& request);
+  void SwapIn(LiveRequest& request);
   // Reuse of what was computed before; in sharing.cc.
   bool Caches(const LiveRequest& request) const;
   SnapshotCache::Match FindSnapshot(const LiveRequest& request) const;
@@ -83,6 +94,7 @@ class EngineLoop {
   void Advance(const StepPlan& plan, const std::vector<SequenceChunk>& chunks);
   void AddPromptLogprobs(LiveRequest& request, int64_t tokens, std::span<const float> rows);
   void Decide(LiveRequest& request, std::span<const float> logits);
+  void Escalate(LiveRequest& request, std::span<const float> logits);
   void Deliver(LiveRequest& request, std::span<const float> logits);
   void DeliverGuessed(LiveRequest& request, std::span<const float> rows);
   void Finish(LiveRequest& request, FinishReason reason, absl::Status status,
@@ -98,6 +110,10 @@ class EngineLoop {
   EngineObserver silent_;
   EngineObserver& observer_;
   BlockPool pool_;
+  BlockPool swap_pool_;                // of the blocks in swap_
+  std::unique_ptr<std::byte[]> swap_;  // [swap_pool_.total() * bytes_per_block]
+  double swap_block_micros_ = 0;       // one way, as last measured; 0 = never
+  std::atomic<int64_t> recomputed_{0}, swapped_{0}, restored_{0}, swap_used_{0};
   PrefixCache cache_;
   std::unique_ptr<SnapshotCache> snapshots_;  // instead, where state cannot be shared by block
   StepMeter meter_;

@@ -6,26 +6,27 @@
 namespace lift {
 
 RequestGroup::RequestGroup(EngineRequest r, std::shared_ptr<RequestListener> l,
-                           const Tokenizer& tokenizer, BlockPool& pool, int64_t block_tokens,
+                           const Tokenizer& tokenizer, Pools pools, int64_t block_tokens,
                            int finest)
     : request(std::move(r)), listener(std::move(l)), submitted(EngineClock::now()) {
   for (int c = 0; c < request.choices; ++c) {
     choices.push_back(
-        std::make_unique<LiveRequest>(*this, c, tokenizer, pool, block_tokens, finest));
+        std::make_unique<LiveRequest>(*this, c, tokenizer, pools, block_tokens, finest));
   }
   unfinished = choices.size();
   ends.resize(choices.size());
 }
 
-LiveRequest::LiveRequest(RequestGroup& g, int c, const Tokenizer& tokenizer, BlockPool& pool,
-                         int64_t block_tokens, int finest)
+LiveRequest::LiveRequest(RequestGroup& g, int c, const Tokenizer& tokenizer,
+                         RequestGroup::Pools pools, int64_t block_tokens, int finest)
     : group(g),
       request(g.request),
       choice(c),
       sampling(request.sampling),
-      table(pool, block_tokens),
+      table(pools.state, block_tokens),
       tokens(request.prompt),
       variants(request.prompt.size(), static_cast<uint8_t>(finest)),
+      swapped(pools.swap, block_tokens),
       variant(finest),
       waiting_since(g.submitted),
       tokenizer_(tokenizer),
@@ -87,7 +88,7 @@ void LiveRequest::Clamp(int64_t first, int resident) {
 }
 
 void LiveRequest::Preempt(EngineClock::time_point now, int resident) {
-  Clamp(0, resident);
+  Clamp(swapped_tokens, resident);
   table.Clear();
   cursor = {.salt = cursor.salt, .parent = 0, .blocks = 0};
   computed = 0;

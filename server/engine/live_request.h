@@ -21,8 +21,13 @@ struct LiveRequest;
 // What the answers (choices) of one request have in common. The submitting thread builds it from a
 // valid request; from then on it belongs to the engine thread, apart from `cancelled`.
 struct RequestGroup {
+  // Where the state is while a sequence runs, and while it was preempted.
+  struct Pools {
+    BlockPool& state;
+    BlockPool& swap;
+  };
   RequestGroup(EngineRequest request, std::shared_ptr<RequestListener> listener,
-               const Tokenizer& tokenizer, BlockPool& pool, int64_t block_tokens, int finest);
+               const Tokenizer& tokenizer, Pools pools, int64_t block_tokens, int finest);
 
   EngineRequest request;
   std::shared_ptr<RequestListener> listener;
@@ -45,8 +50,8 @@ struct RequestGroup {
 
 // Engine thread only.
 struct LiveRequest {
-  LiveRequest(RequestGroup& group, int choice, const Tokenizer& tokenizer, BlockPool& pool,
-              int64_t block_tokens, int finest);
+  LiveRequest(RequestGroup& group, int choice, const Tokenizer& tokenizer,
+              RequestGroup::Pools pools, int64_t block_tokens, int finest);
 
   RequestGroup& group;
   const EngineRequest& request;  // the group's
@@ -59,11 +64,14 @@ struct LiveRequest {
   std::vector<uint8_t> variants;  // the precision each of them is (to be) computed at
   int64_t computed = 0;           // leading tokens whose state is in the table
   int64_t snapshot_tokens = 0;    // chunks of the prompt end at multiples of it; 0 = anywhere
+  BlockTable swapped;             // waiting: blocks of the swap space with the state of ...
+  int64_t swapped_tokens = 0;     // ... this many leading tokens
   bool running = false;           // admitted, holds blocks
   bool decided = false;           // the router has chosen `variant`
   bool finished = false;
   int variant = 0;                                // of the next tokens; the finest until decided
   router::Reason reason = router::Reason::kAuto;  // of `variant`
+  router::Escalation escalation{0};
   std::vector<PrecisionSpan> spans;
   RequestUsage usage;
   EngineClock::time_point waiting_since;
@@ -90,8 +98,13 @@ struct LiveRequest {
   void DropBehind(int64_t window) {
     if (window > 0) table.DropBefore(computed - window + 1);
   }
-  // Forgets its state: everything is computed again after the next admission, at the precisions it
-  // had as far as they are among the `resident` coarsest.
+  // What is in the swap space is not needed, or not true, any more.
+  void DropSwapped() {
+    swapped.Clear();
+    swapped_tokens = 0;
+  }
+  // Gives back its blocks: everything that is not in the swap space is computed again after the
+  // next admission, at the precisions it had as far as they are among the `resident` coarsest.
   void Preempt(EngineClock::time_point now, int resident);
   // From `first` on nothing is (to be) computed at a variant that is not resident.
   void Clamp(int64_t first, int resident);

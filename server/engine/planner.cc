@@ -72,7 +72,10 @@ class Turns {
 class Planner {
  public:
   Planner(std::span<const PlanSequence> sequences, const PlanLimits& limits)
-      : sequences_(sequences), limits_(limits), free_(limits.free_blocks) {}
+      : sequences_(sequences),
+        limits_(limits),
+        free_(limits.free_blocks),
+        free_swap_(limits.free_swap_blocks) {}
 
   StepPlan Run() {
     Order();
@@ -128,6 +131,18 @@ class Planner {
     }
     --held_[Tenant(i)];
     plan_.preempt.push_back(i);
+    SwapIfCheaper(i);
+  }
+
+  void SwapIfCheaper(size_t i) {
+    const PlanSequence& s = sequences_[i];
+    const int64_t blocks = BlocksFor(s.computed_tokens, limits_.block_tokens);
+    if (!s.swappable || blocks == 0 || blocks > free_swap_) return;
+    const int64_t lost = std::min(s.computed_tokens, s.owned_blocks * limits_.block_tokens);
+    const double again = limits_.compute_token_us * static_cast<double>(lost);
+    if (2 * limits_.swap_block_us * static_cast<double>(blocks) >= again) return;
+    free_swap_ -= blocks;
+    plan_.swap.push_back(i);
   }
 
   void FindBlocksForDecoding() {
@@ -213,7 +228,7 @@ class Planner {
 
   std::span<const PlanSequence> sequences_;
   const PlanLimits& limits_;
-  int64_t free_, budget_ = 0;
+  int64_t free_, free_swap_, budget_ = 0;
   std::vector<size_t> running_;  // in order of service
   std::vector<size_t> waiting_;
   std::vector<int64_t> held_;  // running sequences by tenant

@@ -26,9 +26,10 @@ struct PlanSequence {
   int64_t blocks = 0;           // held
   int64_t owned_blocks = 0;     // of these, by nobody else
   int64_t drafts = 0;           // decoding: tokens it would like to guess and have verified
+  bool swappable = false;       // running: its state can be copied out and back
 };
 
-// What the cache has of a waiting sequence.
+// What the cache and the swap space have of a waiting sequence.
 struct PlanPrefix {
   int64_t computed_tokens = 0;  // whose state it takes over when it is admitted
   int64_t segment_tokens = 0;   // as PlanSequence's, from there
@@ -43,10 +44,13 @@ struct PlanLimits {
   int64_t block_tokens = 1;
   int64_t free_blocks = 0;
   int64_t total_blocks = 0;
-  int64_t growth_tokens = 0;    // what a running sequence is expected to need beside what it has
-  int64_t aging_us = 0;         // waiting this long is worth one level of priority; 0 = nothing
-  int64_t patience_us = 0;      // after it a waiting sequence may displace others; 0 = never
-  int64_t quantum_tokens = 32;  // which a sequence generates before it can be displaced
+  int64_t growth_tokens = 0;     // what a running sequence is expected to need beside what it has
+  int64_t aging_us = 0;          // waiting this long is worth one level of priority; 0 = nothing
+  int64_t patience_us = 0;       // after it a waiting sequence may displace others; 0 = never
+  int64_t free_swap_blocks = 0;  // of the swap space; 0 = preempted state is always computed again
+  double swap_block_us = 0;      // copying a block, one way
+  double compute_token_us = 0;   // computing a token's state again
+  int64_t quantum_tokens = 32;   // which a sequence generates before it can be displaced
   std::span<const double> credits = {};  // by tenant, see FairShare; empty: one tenant
   double request_cost = 0;               // expected charge of one request, in units of the credits
   // Asked for candidates only; empty: nothing is cached.
@@ -65,6 +69,7 @@ struct PlanChunk {
 // so only decoding can run out of them.
 struct StepPlan {
   std::vector<size_t> preempt;  // give back every block and wait again
+  std::vector<size_t> swap;     // of these, whose state is copied to the swap space before
   std::vector<size_t> admit;
   std::vector<PlanChunk> chunks;  // decodes first
 };
@@ -79,7 +84,9 @@ struct StepPlan {
 // known tokens and leaves what the running ones are expected to need; nobody is admitted past one
 // who does not fit, so nobody starves. One that waited `patience_us` displaces the last running one
 // that has had its quantum, if that one's tenant has at least two more running than its own, or if
-// it is of the same tenant and less important. No chunk crosses a border of precision.
+// it is of the same tenant and less important. A preempted sequence's state goes to the swap space
+// if it fits there and copying it out and back takes less time than computing again what nobody
+// else holds of it. No chunk crosses a border of precision.
 StepPlan PlanStep(std::span<const PlanSequence> sequences, const PlanLimits& limits);
 
 }  // namespace lift

@@ -38,6 +38,8 @@ absl::Status EngineLoop::CheckAllResident(int count) const {
 
 void EngineLoop::MoveTo(LiveRequest& request, int count, ResidencyChange& change) {
   if (request.finished) return;
+  const auto swapped = static_cast<std::ptrdiff_t>(request.swapped_tokens);
+  const std::vector<uint8_t> saved_at(request.variants.begin(), request.variants.begin() + swapped);
   // Half a prompt at one precision and half at another would be a third precision.
   const bool half_read = request.running && request.reading_prompt() &&
                          request.variants[static_cast<size_t>(request.computed)] >= count;
@@ -53,6 +55,11 @@ void EngineLoop::MoveTo(LiveRequest& request, int count, ResidencyChange& change
     request.variant = count - 1;
     request.reason = router::Reason::kMemory;
     ++change.moved;
+  }
+  // State saved at a precision that the tokens no longer have.
+  if (!std::equal(saved_at.begin(), saved_at.end(), request.variants.begin())) {
+    request.DropSwapped();
+    swap_used_ = swap_pool_.used();
   }
 }
 

@@ -72,13 +72,14 @@ void EngineLoop::TakePrefix(LiveRequest& request) {
 
 PlanPrefix EngineLoop::Prefix(const LiveRequest& request) const {
   if (snapshots_) {
-    const int64_t computed = FindSnapshot(request).tokens;
+    const int64_t computed = std::max(FindSnapshot(request).tokens, request.swapped_tokens);
     return {.computed_tokens = computed, .segment_tokens = request.SegmentTokens(computed)};
   }
   PrefixCursor cursor = request.cursor;
   const std::vector<int32_t> blocks = FindPrefix(request, cursor);
   PlanPrefix prefix;
-  prefix.computed_tokens = static_cast<int64_t>(blocks.size()) * model_.block_tokens();
+  prefix.computed_tokens =
+      std::max(static_cast<int64_t>(blocks.size()) * model_.block_tokens(), request.swapped_tokens);
   prefix.segment_tokens = request.SegmentTokens(prefix.computed_tokens);
   for (const int32_t block : blocks) prefix.shared_blocks += pool_.references(block) > 0 ? 1 : 0;
   return prefix;

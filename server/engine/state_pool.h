@@ -62,6 +62,8 @@ class BlockTable {
   void DropBefore(int64_t token);
   void Clear();  // the last block first, so that of a chain the end is evicted first
   std::span<const int32_t> blocks() const { return blocks_; }
+  // Whether DropBefore gave any of them back.
+  bool dropped() const { return dropped_ > 0; }
   // Dropped ones included.
   int64_t size() const { return static_cast<int64_t>(blocks_.size()); }
   // Blocks that nobody else holds.

@@ -124,6 +124,17 @@ void ScrapeGauges::CollectLoad(std::vector<MetricFamily>& out) const {
       load.blocks_total > 0
           ? static_cast<double>(load.blocks_used) / static_cast<double>(load.blocks_total)
           : 0.0);
+  const PreemptionStats& preempted = load.preemption;
+  add("liftserve_swap_usage_ratio", "Blocks in the swap space over blocks it has room for",
+      preempted.swap_blocks_total > 0 ? static_cast<double>(preempted.swap_blocks_used) /
+                                            static_cast<double>(preempted.swap_blocks_total)
+                                      : 0.0);
+  MetricFamily preemptions =
+      MakeCounter("liftserve_preemptions_total",
+                  "Sequences that gave their blocks to others, by what becomes of their state");
+  AddSample(preemptions, {{"state", "computed_again"}}, static_cast<double>(preempted.recomputed));
+  AddSample(preemptions, {{"state", "swapped"}}, static_cast<double>(preempted.swapped));
+  out.push_back(std::move(preemptions));
   add("liftserve_draining", "1 while new work is refused", load.draining ? 1 : 0);
 }
 

@@ -2,6 +2,7 @@
 // model.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -59,6 +60,13 @@ class StepModel {
   // Tokens before a position, itself included, whose state steps from there on may read; 0 = all.
   // Block tables may hold -1 for blocks that lie entirely before them.
   virtual int64_t state_window() const { return 0; }
+  // Block contents can be copied out of the pool and back, as SaveBlock and RestoreBlock do.
+  virtual bool swappable_state() const { return false; }
+  // Copies the state in `block` to `out`, or `in` to the state in `block`: [bytes_per_block()].
+  // What is restored, into this or another block, gives the logits it would have given. Between
+  // steps; CHECKs unless swappable_state().
+  virtual void SaveBlock(int32_t block, std::span<std::byte> out);
+  virtual void RestoreBlock(int32_t block, std::span<const std::byte> in);
   // Runs one step. logits: f32 [rows asked for, vocab] in chunk order; resized here. Token ids
   // outside the vocabulary, bad variants and short block tables are programmer errors (CHECK): the
   // engine validates requests at admission.
@@ -68,5 +76,10 @@ class StepModel {
   // only these variants. A hint for models whose weights cannot leave.
   virtual void Retain(std::span<const int> variants) { (void)variants; }
 };
+
+inline void StepModel::SaveBlock(int32_t, std::span<std::byte>) {
+  LIFT_CHECK(false);  // swappable_state() says no
+}
+inline void StepModel::RestoreBlock(int32_t, std::span<const std::byte>) { LIFT_CHECK(false); }
 
 }  // namespace lift

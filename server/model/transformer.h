@@ -49,6 +49,9 @@ class Transformer : public StepModel {
   bool reusable_state() const override;
   int64_t state_window() const override;
   void CopyState(int32_t from, int32_t to) override;
+  bool swappable_state() const override { return true; }
+  void SaveBlock(int32_t block, std::span<std::byte> out) override;
+  void RestoreBlock(int32_t block, std::span<const std::byte> in) override;
   StepStats Step(std::span<const SequenceChunk> chunks, std::vector<float>& logits) override;
   void Retain(std::span<const int> variants) override;
 

@@ -35,6 +35,11 @@ class SlowModel : public StepModel {
   bool reusable_state() const override { return model_.reusable_state(); }
   int64_t state_window() const override { return model_.state_window(); }
   void CopyState(int32_t from, int32_t to) override { model_.CopyState(from, to); }
+  bool swappable_state() const override { return model_.swappable_state(); }
+  void SaveBlock(int32_t block, std::span<std::byte> out) override { model_.SaveBlock(block, out); }
+  void RestoreBlock(int32_t block, std::span<const std::byte> in) override {
+    model_.RestoreBlock(block, in);
+  }
   StepStats Step(std::span<const SequenceChunk> chunks, std::vector<float>& logits) override {
     std::this_thread::sleep_for(500us);
     for (const SequenceChunk& chunk : chunks) beginnings += chunk.position == 0 ? 1 : 0;
@@ -107,6 +112,7 @@ class EngineFamily : public ::testing::TestWithParam<const char*> {
     return answer.value_or(std::vector<int32_t>());
   }
 
+  void PreemptSome(EngineOptions options) const;
   bool recurrent() const { return weights_->config().recurrent(); }
 
   std::shared_ptr<const Weights> weights_;
@@ -152,13 +158,15 @@ TEST_P(EngineFamily, APromptReadAgainGivesTheSameTokens) {
   }
 }
 
-TEST_P(EngineFamily, PreemptedSequencesEqualOffline) {
-  // Four sequences of 11 blocks in a pool of 24; of recurrent ones, in a pool of two states.
+// Four sequences of 11 blocks in a pool of 24; of recurrent ones, in a pool of two states.
+void EngineFamily::PreemptSome(EngineOptions options) const {
   const auto model = Model(recurrent() ? 2 : 24);
   SlowModel slow(*model->model);
-  Engine engine(
-      slow, tokenizer_,
-      {.max_batch = 4, .prefill_chunk_tokens = 8, .prefix_cache = false, .patience = 1ms});
+  options.max_batch = 4;
+  options.prefill_chunk_tokens = 8;
+  options.prefix_cache = false;
+  options.patience = 1ms;
+  Engine engine(slow, tokenizer_, options);
   std::vector<EngineRequest> requests;
   std::vector<std::shared_ptr<RecordingListener>> listeners;
   for (int i = 0; i < 4; ++i) {
@@ -172,7 +180,21 @@ TEST_P(EngineFamily, PreemptedSequencesEqualOffline) {
     EXPECT_EQ(listeners[i]->Wait().reason, FinishReason::kLength);
     EXPECT_EQ(listeners[i]->ids(), Offline(requests[i])) << i;
   }
-  EXPECT_GT(slow.beginnings, 4);
+  const PreemptionStats stats = engine.load().preemption;
+  EXPECT_GT(stats.recomputed + stats.swapped, 0);
+  EXPECT_EQ(stats.swap_blocks_used, 0);
+  if (options.swap_bytes > 0) {
+    EXPECT_GT(stats.restored, 0);
+    EXPECT_EQ(slow.beginnings, 4);  // nothing was read twice
+  } else {
+    EXPECT_GT(slow.beginnings, 4);
+  }
+}
+
+TEST_P(EngineFamily, PreemptedSequencesEqualOffline) { PreemptSome({}); }
+
+TEST_P(EngineFamily, SwappedSequencesEqualOffline) {
+  PreemptSome({.swap_bytes = 64 << 20, .preemption = EngineOptions::Preemption::kSwap});
 }
 
 TEST_P(EngineFamily, BlocksBehindTheWindowAreGivenBack) {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "kernels/base/check.h"
+#include "router/router.h"
 #include "server/engine/sampler.h"
 #include "server/model/step_model.h"
 #include "server/tokenizer/tokenizer.h"
@@ -101,6 +102,24 @@ class FakeModel : public StepModel {
     return {};
   }
 
+  bool swappable_state() const override { return true; }
+  void SaveBlock(int32_t block, std::span<std::byte> out) override {
+    const auto cells = std::as_bytes(CellsOf(block));
+    LIFT_CHECK(static_cast<int64_t>(out.size()) == bytes_per_block() &&
+               out.size() >= cells.size() + 8);
+    const auto end = std::as_bytes(std::span(ends_).subspan(static_cast<size_t>(block), 1));
+    std::copy(cells.begin(), cells.end(), out.begin());
+    std::copy(end.begin(), end.end(), out.end() - sizeof(int64_t));
+  }
+  void RestoreBlock(int32_t block, std::span<const std::byte> in) override {
+    const auto cells = std::as_writable_bytes(CellsOf(block));
+    LIFT_CHECK(static_cast<int64_t>(in.size()) == bytes_per_block());
+    std::copy_n(in.begin(), cells.size(), cells.begin());
+    const auto end =
+        std::as_writable_bytes(std::span(ends_).subspan(static_cast<size_t>(block), 1));
+    std::copy(in.end() - sizeof(int64_t), in.end(), end.begin());
+  }
+
   std::atomic<int64_t> steps{0}, copies{0};
   std::function<void(std::span<const SequenceChunk>)> on_step;  // on the engine thread
 
@@ -122,6 +141,12 @@ class FakeModel : public StepModel {
     int variant = -1;
     bool prefill = false;  // has other roundings, except in full precision
   };
+
+  std::span<Written> CellsOf(int32_t block) {
+    LIFT_CHECK(block >= 0 && block < options_.num_blocks);
+    return std::span(cells_).subspan(static_cast<size_t>(block * options_.block_tokens),
+                                     static_cast<size_t>(options_.block_tokens));
+  }
 
   Written& Cell(const SequenceChunk& chunk, int64_t position) {
     const auto block = static_cast<size_t>(position / options_.block_tokens);
@@ -193,11 +218,12 @@ inline std::shared_ptr<const Tokenizer> ByteTokenizer() {
 }
 
 // What an engine must produce, by the plainest loop over a model of its own: the prompt at the
-// finest variant, then one token at a time at `variant`. Stops at the end token or after `count`
-// tokens.
+// finest variant, then one token at a time at `variant`, or from there on upwards. Stops at the end
+// token or after `count` tokens.
 inline std::vector<int32_t> OfflineTokens(FakeModel::Options options,
                                           std::span<const int32_t> prompt, int variant,
-                                          const SamplingParams& sampling, int64_t count) {
+                                          const SamplingParams& sampling, int64_t count,
+                                          double escalation = 0) {
   options.delay = {};
   options.num_blocks = options.recurrent ? 1 : options.max_context / options.block_tokens + 1;
   FakeModel model(options);
@@ -214,8 +240,14 @@ inline std::vector<int32_t> OfflineTokens(FakeModel::Options options,
                       .logits = SequenceChunk::Logits::kLast,
                       .prefill = true};
   int32_t last = 0;
+  router::Escalation rises(escalation);
+  std::vector<router::VariantView> views;
+  for (const LiftedVariant& v : model.variants()) {
+    views.push_back({v.name, v.lambda, v.bits_per_weight, v.full ? 0 : v.kl, v.bytes});
+  }
   for (int64_t step = 0; step < count; ++step) {
     model.Step(std::span(&chunk, 1), logits);
+    if (step > 0) variant = rises.Next(variant, logits, {}, views);
     last = Sample(logits, sampling, history, step).id;
     history.AddGenerated(last);
     out.push_back(last);

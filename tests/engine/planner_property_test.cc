@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <random>
+#include <utility>
 
 #include "server/engine/planner.h"
 #include "server/engine/state_pool.h"
@@ -28,8 +29,20 @@ class Schedule {
     limits_.patience_us = Between(0, 4) * 5;
     limits_.quantum_tokens = Between(1, 6);
     limits_.request_cost = static_cast<double>(Between(0, 3));
+    swap_total_ = Between(0, 12);
+    limits_.swap_block_us = static_cast<double>(Between(0, 3));
+    limits_.compute_token_us = static_cast<double>(Between(0, 4));
+    limits_.prefix = [this](size_t i) {
+      const PlanSequence& s = live_[i].s;
+      const int64_t border = live_[i].swapped < s.prompt_tokens ? s.prompt_tokens : s.known_tokens;
+      return PlanPrefix{.computed_tokens = live_[i].swapped,
+                        .segment_tokens = border - live_[i].swapped,
+                        .shared_blocks = 0};
+    };
     arrivals_ = Between(1, 10);
   }
+
+  int64_t swaps() const { return swaps_; }
 
   void Run() {
     while (arrivals_ > 0 || !live_.empty()) {
@@ -45,6 +58,7 @@ class Schedule {
     PlanSequence s;
     int64_t end = 0;  // known tokens at which it is done
     int64_t since = 0;
+    int64_t swapped = 0;  // tokens whose state is in the swap space
   };
 
   int64_t Between(int64_t low, int64_t high) {
@@ -62,14 +76,16 @@ class Schedule {
     life.end = life.s.prompt_tokens + Between(1, most / 2);
     life.s.most_tokens = life.end - 1;
     life.since = now_;
+    life.s.swappable = Between(0, 3) > 0;
     life.s.age_us = 0;
     born_.push_back(now_);
     live_.push_back(life);
   }
 
   void Refresh() {
-    held_ = 0;
+    held_ = swap_held_ = 0;
     for (Life& life : live_) {
+      swap_held_ += BlocksFor(life.swapped, block_tokens_);
       PlanSequence& s = life.s;
       held_ += s.blocks;
       s.owned_blocks = s.blocks;
@@ -81,6 +97,7 @@ class Schedule {
     }
     ASSERT_LE(held_, total_);
     limits_.free_blocks = total_ - held_;
+    limits_.free_swap_blocks = swap_total_ - swap_held_;
     limits_.credits = credits_;
   }
 
@@ -124,7 +141,24 @@ class Schedule {
     }
   }
 
+  // Worth it, within the space, and only of those that are preempted.
+  void SwapOut(const StepPlan& plan) {
+    for (const size_t i : plan.swap) {
+      const PlanSequence& s = live_[i].s;
+      ASSERT_TRUE(s.swappable && s.computed_tokens > 0);
+      ASSERT_EQ(std::count(plan.preempt.begin(), plan.preempt.end(), i), 1);
+      const int64_t blocks = BlocksFor(s.computed_tokens, block_tokens_);
+      ASSERT_LT(2 * limits_.swap_block_us * static_cast<double>(blocks),
+                limits_.compute_token_us * static_cast<double>(s.computed_tokens));
+      live_[i].swapped = s.computed_tokens;
+      swap_held_ += blocks;
+    }
+    ASSERT_LE(swap_held_, swap_total_) << "swap space over-committed";
+    swaps_ += static_cast<int64_t>(plan.swap.size());
+  }
+
   void Apply(const StepPlan& plan) {
+    SwapOut(plan);
     for (const size_t i : plan.preempt) {
       PlanSequence& s = live_[i].s;
       ASSERT_TRUE(s.running);
@@ -137,6 +171,9 @@ class Schedule {
       PlanSequence& s = live_[i].s;
       ASSERT_FALSE(s.running);
       s.running = true;
+      s.computed_tokens = std::exchange(live_[i].swapped, 0);
+      s.segment_tokens = (s.computed_tokens < s.prompt_tokens ? s.prompt_tokens : s.known_tokens) -
+                         s.computed_tokens;
       s.blocks = BlocksFor(s.known_tokens, block_tokens_);
       held_ += s.blocks;
     }
@@ -160,7 +197,9 @@ class Schedule {
     int64_t prefill = 0, decodes = 0, drafts = 0;
     for (const PlanChunk& chunk : plan.chunks) {
       PlanSequence& s = live_[chunk.sequence].s;
-      (Decoding(s) ? decodes : prefill) += chunk.tokens;
+      // What was just restored, or is read to its end, is budgeted like a prompt.
+      const bool admitted = std::count(plan.admit.begin(), plan.admit.end(), chunk.sequence) > 0;
+      (Decoding(s) && !admitted ? decodes : prefill) += chunk.tokens;
       drafts += chunk.drafts;
       s.computed_tokens += chunk.tokens;
       credits_[static_cast<size_t>(s.tenant)] -= static_cast<double>(Between(0, 2));
@@ -179,6 +218,7 @@ class Schedule {
   std::mt19937_64 rng_;
   PlanLimits limits_;
   int64_t block_tokens_ = 1, total_ = 1, arrivals_ = 0, now_ = 0, held_ = 0;
+  int64_t swap_total_ = 0, swap_held_ = 0, swaps_ = 0;
   uint64_t arrived_ = 0;
   bool was_empty_ = false;
   std::vector<int64_t> born_;
@@ -189,10 +229,14 @@ class Schedule {
 TEST(PlannerProperty, RandomSchedules) {
   const char* const asked = std::getenv("LIFT_PLANNER_SCHEDULES");
   const uint64_t schedules = asked != nullptr ? std::strtoull(asked, nullptr, 10) : 10000;
+  int64_t swaps = 0;
   for (uint64_t seed = 0; seed < schedules; ++seed) {
-    Schedule(seed).Run();
+    Schedule schedule(seed);
+    schedule.Run();
     ASSERT_FALSE(HasFatalFailure()) << "schedule " << seed;
+    swaps += schedule.swaps();
   }
+  EXPECT_GT(swaps, static_cast<int64_t>(schedules / 10));  // it was tried
 }
 
 }  // namespace

@@ -201,5 +201,32 @@ TEST(BlockPoolTest, CountsReferences) {
   EXPECT_EQ(pool.used(), 0);
 }
 
+// Two sequences that decode in a full pool: the later one makes room.
+StepPlan PlanPreemption(PlanLimits limits, int64_t owned, bool swappable) {
+  std::vector<PlanSequence> s = {Decoding(1, 4, 9, 2), Decoding(2, 8, 9, 2)};
+  s[1].owned_blocks = owned;
+  s[1].swappable = swappable;
+  limits.max_batch = 8;
+  limits.block_tokens = 4;
+  limits.total_blocks = 4;
+  return PlanStep(s, limits);
+}
+
+TEST(Planner, PreemptedStateIsSwappedWhereThatIsCheaper) {
+  // 8 tokens of state in 2 blocks; out and back are 4 copies.
+  const PlanLimits cheap{.free_swap_blocks = 2, .swap_block_us = 19, .compute_token_us = 10};
+  const PlanLimits dear{.free_swap_blocks = 2, .swap_block_us = 20, .compute_token_us = 10};
+  const PlanLimits full{.free_swap_blocks = 1, .swap_block_us = 1, .compute_token_us = 10};
+  const StepPlan swapped = PlanPreemption(cheap, 2, true);
+  EXPECT_THAT(swapped.preempt, ElementsAre(1));
+  EXPECT_THAT(swapped.swap, ElementsAre(1));
+  EXPECT_THAT(PlanPreemption(dear, 2, true).swap, IsEmpty());
+  EXPECT_THAT(PlanPreemption(full, 2, true).swap, IsEmpty());
+  EXPECT_THAT(PlanPreemption(cheap, 2, false).swap, IsEmpty());
+  // One of the blocks is somebody else's, too: only the other would have to be computed again.
+  EXPECT_THAT(PlanPreemption(cheap, 1, true).swap, IsEmpty());
+  EXPECT_THAT(PlanPreemption(dear, 2, true).preempt, ElementsAre(1));
+}
+
 }  // namespace
 }  // namespace lift

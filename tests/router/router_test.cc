@@ -460,5 +460,39 @@ TEST(Names, OfReasons) {
   EXPECT_EQ(ReasonName(Reason::kEscalated), "ESCALATED");
 }
 
+std::vector<float> Peaked(float height) {
+  std::vector<float> logits(100, 0.0F);
+  logits[7] = height;
+  return logits;
+}
+
+TEST(Escalation, RisesStepByStepWhileTheDistributionsAreFlat) {
+  const std::vector<VariantView> variants = {
+      {"a", 0.3, 2, 0.4}, {"b", 0.5, 4, 0.05}, {"c", 0.6, 6, 0.0005}, {"d", 1, 16, 0}};
+  Escalation rising(3);
+  std::vector<int> seen;
+  int variant = 0;
+  for (int i = 0; i < 20; ++i) {
+    variant = rising.Next(variant, Peaked(0), {}, variants);  // log 100 = 4.6 nats
+    seen.push_back(variant);
+  }
+  // Four tokens at each; nobody could tell "c" from "d".
+  EXPECT_EQ(std::vector<int>(seen.begin(), seen.begin() + 9),
+            (std::vector<int>{0, 0, 0, 1, 1, 1, 1, 2, 2}));
+  EXPECT_EQ(variant, 2);
+}
+
+TEST(Escalation, StaysWhereTheModelIsSureOrTheRequestPinnedOrThePolicyOff) {
+  const std::vector<VariantView> variants = {{"a", 0.3, 2, 0.4}, {"b", 0.5, 4, 0.05}};
+  Escalation sure(3), off(0), pinned(3), spike(3);
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(sure.Next(0, Peaked(12), {}, variants), 0);
+    EXPECT_EQ(off.Next(0, Peaked(0), {}, variants), 0);
+    EXPECT_EQ(pinned.Next(0, Peaked(0), {.mode = Mode::kPinned, .variant = "a"}, variants), 0);
+    EXPECT_EQ(spike.Next(0, Peaked(i % 5 == 4 ? 0 : 12), {}, variants), 0);  // one flat token
+  }
+  EXPECT_EQ(Escalation(3).Next(1, Peaked(0), {}, variants), 1);  // nothing finer
+}
+
 }  // namespace
 }  // namespace lift::router
