@@ -259,15 +259,19 @@ class Faults:
         self.report["clock_jump"] = {"streams": {c: jumps.count(c) for c in set(jumps)}, "slowest_seconds": seconds,
                                      "charges_equal_resident_bytes_x_time": charged == resident}
 
-    def small_pool(self):
-        with Server(self.build, self.model, self.folder, "--kv-tokens", "256") as server:
+    def small_pool(self, *flags):
+        with Server(self.build, self.model, self.folder, "--kv-tokens", "256", *flags) as server:
             with concurrent.futures.ThreadPoolExecutor(12) as pool:
                 answers = list(pool.map(lambda p: self.ask(server.address, p, 100), PROMPTS[:6] * 2))
             for prompt, (ids, _, code, _) in zip(PROMPTS[:6] * 2, answers):
                 self.check(code == "OK" and ids == self.offline(prompt, 100), f"small pool: {code} for {prompt}")
             _, _, code, details = self.ask(server.address, "x", 300)
             self.check(code == "INVALID_ARGUMENT", f"a request larger than the pool: {code}")
-        self.report["small_pool"] = {"answers": len(answers), "too_large": f"{code}: {details}"}
+            swapped, again = (server.metric('liftserve_preemptions_total{state="%s"}' % state)
+                              for state in ("swapped", "computed_again"))
+        self.check(swapped + again > 0, "small pool: nobody was preempted")
+        self.report["small_pool" + "".join(flags)] = {"answers": len(answers), "too_large": f"{code}: {details}",
+                                                      "swapped": swapped, "computed_again": again}
 
     def flood(self, quota):
         keys, flags = {"flood": "", "other": ""}, ["--max-queue", "40", "--max-batch", "8"]
@@ -327,7 +331,8 @@ def main():
         faults = Faults(flags.build, flags.model, folder)
         for name, step in (("kill -9 and restart", faults.kill_and_restart), ("full disk", faults.full_disk),
                            ("clock jump", faults.clock_jump), ("damaged file", faults.damaged_files),
-                           ("state pool too small", faults.small_pool), ("flood", lambda: faults.flood(quota=False)),
+                           ("state pool too small", faults.small_pool),
+                           ("the same, with swap", lambda: faults.small_pool("--swap-mb", "64")), ("flood", lambda: faults.flood(quota=False)),
                            ("flood, with quota", lambda: faults.flood(quota=True))):
             known = len(faults.wrong)
             step()
