@@ -138,7 +138,9 @@ LedgerWriter::Picture LedgerWriter::TakePicture() {
     if (!std::exchange(account.changed, false)) continue;
     LedgerRecord record = account.record;
     size_t i = 0;  // only what changed is written again
-    std::erase_if(record.lines, [&](const LedgerLine&) { return !account.line_changed[i++]; });
+    std::erase_if(record.lines, [&, &changed = account.line_changed](const LedgerLine&) {
+      return !changed[i++];
+    });
     account.line_changed.assign(account.record.lines.size(), false);
     picture.records.push_back(std::move(record));
   }
