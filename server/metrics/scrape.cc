@@ -100,9 +100,10 @@ void ScrapeGauges::CollectByteSeconds(std::vector<MetricFamily>& out) const {
     const bool named = key.second >= 0 && static_cast<size_t>(key.second) < variants.size();
     const std::string variant = named ? variants[static_cast<size_t>(key.second)].name : "";
     const bool nobody = key.first.starts_with("__") && key.first != kOtherTenant;
+    const std::string& tenant = key.first;
     const auto add = [&](const char* kind, const char* basis, double value) {
       AddSample(family,
-                {{"tenant", key.first}, {"variant", variant}, {"kind", kind}, {"basis", basis}},
+                {{"tenant", tenant}, {"variant", variant}, {"kind", kind}, {"basis", basis}},
                 value);
     };
     add("weights", nobody ? "resident" : "planes_read", sum.weight);
