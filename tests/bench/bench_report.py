@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 
 CACHE = pathlib.Path(os.environ.get("LIFT_BENCH_CACHE", pathlib.Path.home() / ".cache/liftserve/synthetic"))
@@ -47,10 +48,14 @@ def run(command, limit_bytes=0):
         resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
 
     start = time.monotonic()
-    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               preexec_fn=limit if limit_bytes else None)
-    out, err = process.stdout.read(), process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
+    # A pipe that nobody reads would stop a program that says much on stderr.
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=errors, text=True,
+                                   preexec_fn=limit if limit_bytes else None)
+        out = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        errors.seek(0)
+        err = errors.read()
     process.returncode = os.waitstatus_to_exitcode(status)
     return process.returncode, out, err, usage.ru_maxrss * 1024, time.monotonic() - start
 

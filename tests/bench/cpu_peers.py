@@ -2,7 +2,7 @@
 """Decode and prompt speed of llama.cpp on random weights of a known shape, beside lift-bench on the same shape and threads.
 
 usage: cpu_peers.py BUILD_DIR [--shape llama-1b] [--types Q4_0,Q3_K,Q2_K] [--bits 2,3,4] [--threads 2] [--prompt 512]
-                    [--context 512] [--new 32] [--build] [--out FOLDER]
+                    [--context 512] [--new 32] [--sequences 8] [--build] [--out FOLDER]
 
 --build makes ~/.cache/liftserve/peers/venv with llama-cpp-python compiled from PyPI's source for this machine (once; nice, one
 job: half an hour or more). Which type of the peer compares with which bits is a matter of quality: tests/bench/quality/PEERS.md.
@@ -81,8 +81,8 @@ def write_gguf(path, shape, kind):
     writer.close()
 
 
-def run_llama_cpp(path, threads, prompt, context, new):
-    """Seconds of reading a prompt and of a token at the context, through the library's C interface."""
+def run_llama_cpp(path, threads, prompt, context, new, sequences):
+    """Speed of reading a prompt and of decoding one and several sequences at the context, through the library's C interface."""
     import llama_cpp as ll
 
     ll.llama_backend_init()
@@ -91,29 +91,55 @@ def run_llama_cpp(path, threads, prompt, context, new):
     model = ll.llama_model_load_from_file(str(path).encode(), model_params)
     if not model:
         raise SystemExit("llama.cpp cannot load the file")
+    each = max(prompt, context) + new + 16
     params = ll.llama_context_default_params()
-    params.n_ctx = max(prompt, context) + new + 8
+    params.n_ctx = each * sequences
+    params.n_seq_max = sequences
     params.n_batch = params.n_ubatch = 512
     params.n_threads = params.n_threads_batch = threads
     running = ll.llama_init_from_model(model, params)
+    batch = ll.llama_batch_init(512, 0, 1)
 
-    def feed(count, seed):
-        tokens = (ll.llama_token * count)(*[(i * 7919 + seed) % 32000 % 640 for i in range(count)])
+    def feed(entries):
+        """entries: (token, position, sequence, wants logits)."""
+        batch.n_tokens = len(entries)
+        for i, (token, position, sequence, logits) in enumerate(entries):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, position, 1, logits
+            batch.seq_id[i][0] = sequence
         start = time.monotonic()
-        if ll.llama_decode(running, ll.llama_batch_get_one(tokens, count)) != 0:
+        if ll.llama_decode(running, batch) != 0:
             raise SystemExit("llama_decode failed")
         ll.llama_synchronize(running)
         return time.monotonic() - start
 
-    feed(8, 1)  # pages the weights in
-    prefill = feed(min(prompt, 512), 2)
-    position = 8 + min(prompt, 512)
-    while position < context:
-        count = min(512, context - position)
-        feed(count, 3)
-        position += count
-    decode = sorted(feed(1, 5 + i) for i in range(new))[new // 2]
-    return {"prefill_tokens_per_second": min(prompt, 512) / prefill, "decode_tokens_per_second": 1 / decode}
+    def read(sequence, begin, end):
+        """Reads tokens; returns the seconds."""
+        seconds = 0
+        while begin < end:
+            count = min(512, end - begin)
+            seconds += feed([(i * 7919 % 640, i, sequence, i == end - 1) for i in range(begin, begin + count)])
+            begin += count
+        return seconds
+
+    def decode(count):
+        """Median seconds of a step that adds a token to each of `count` sequences."""
+        times = []
+        for _ in range(new):
+            times.append(feed([(position[s] * 31 % 640, position[s], s, True) for s in range(count)]))
+            for s in range(count):
+                position[s] += 1
+        return sorted(times)[new // 2]
+
+    read(0, 0, 8)  # pages the weights in
+    ll.llama_memory_clear(ll.llama_get_memory(running), True)
+    prefill = min(read(0, 0, prompt), (ll.llama_memory_clear(ll.llama_get_memory(running), True), read(0, 0, prompt))[1])
+    ll.llama_memory_clear(ll.llama_get_memory(running), True)
+    for s in range(sequences):
+        read(s, 0, context)
+    position = [context] * sequences
+    result = {"prefill_tokens_per_second": prompt / prefill, "decode_tokens_per_second": 1 / decode(1)}
+    result[f"batch_{sequences}_tokens_per_second"] = sequences / decode(sequences)
+    return result
 
 
 def peer_python(build):
@@ -141,13 +167,15 @@ def main():
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--new", type=int, default=32)
+    parser.add_argument("--sequences", type=int, default=8, help="decoded side by side, besides one alone")
     parser.add_argument("--build", action="store_true")
     parser.add_argument("--write-only", metavar="FILE", help="write FILE with the first of --types and stop")
     parser.add_argument("--child", metavar="GGUF", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=pathlib.Path)
     flags = parser.parse_args()
     if flags.child:
-        print(json.dumps(run_llama_cpp(flags.child, flags.threads, flags.prompt, flags.context, flags.new)))
+        print(json.dumps(run_llama_cpp(flags.child, flags.threads, flags.prompt, flags.context, flags.new,
+                                       flags.sequences)))
         return
     if flags.write_only:
         write_gguf(flags.write_only, flags.shape, flags.types.split(",")[0])
@@ -161,16 +189,19 @@ def main():
                            check=True)
         done, _, _ = bench_report.run_json(
             [python, __file__, flags.build_dir, "--child", path, "--threads", flags.threads, "--prompt", flags.prompt,
-             "--context", flags.context, "--new", flags.new])
+             "--context", flags.context, "--new", flags.new, "--sequences", flags.sequences])
         rows.append({"engine": "llama.cpp", "weights": kind, "file_gb": path.stat().st_size / 1e9, **done})
     model = bench_report.synthetic(flags.build_dir / "bin", f"{flags.shape}:{flags.bits}")
     report, _, _ = bench_report.run_json(
-        [flags.build_dir / "bin/lift-bench", "--model", model, "--batch", 1, "--context", flags.context, "--prefill",
+        [flags.build_dir / "bin/lift-bench", "--model", model, "--batch", f"1,{flags.sequences}", "--context", flags.context, "--prefill",
          flags.prompt, "--threads", flags.threads, "--seconds", 3, "--json"])
     prefill = report["prefill"][0]["tokens_per_second"]
-    for point in report["decode"]:
-        rows.append({"engine": "LiftServe", "weights": point["variant"], "file_gb": point["bytes_per_token"] / 1e9,
-                     "prefill_tokens_per_second": prefill, "decode_tokens_per_second": point["tokens_per_second"]})
+    points = {(p["variant"], p["batch"]): p for p in report["decode"]}
+    for variant in dict.fromkeys(p["variant"] for p in report["decode"]):
+        alone = points[variant, 1]
+        rows.append({"engine": "LiftServe", "weights": variant, "file_gb": alone["bytes_per_token"] / 1e9,
+                     "prefill_tokens_per_second": prefill, "decode_tokens_per_second": alone["tokens_per_second"],
+                     f"batch_{flags.sequences}_tokens_per_second": points[variant, flags.sequences]["tokens_per_second"]})
     result = {"shape": flags.shape, "threads": flags.threads, "read_bandwidth": report["read_bandwidth_bytes_per_second"],
               "rows": rows}
     plot = bench_report.bars_svg(f"Decode of {flags.shape}, {flags.threads} threads, context {flags.context}",
