@@ -75,8 +75,15 @@ std::vector<int> ChainForBits(std::vector<double> bits) {
   LIFT_CHECK(!bits.empty());
   std::sort(bits.begin(), bits.end());
   const double most = std::ceil(bits.back() - 1e-9);
-  std::vector<int> chain = {std::clamp(static_cast<int>(std::floor(bits.front() + 1e-9)), 1, 4)};
+  const int first = std::max(1, static_cast<int>(std::floor(bits.front() + 1e-9)));
+  // One stage of four bits is a tenth better than two of two, but leaves tails that later stages do
+  // not reach: it is for files that end there.
+  std::vector<int> chain = {first >= 4 && most <= 5 ? 4 : first >= 4 ? 2 + first % 2 : first};
   double reached = chain[0];
+  while (reached + 2 <= first) {
+    chain.push_back(2);
+    reached += 2;
+  }
   while (reached < most) {
     // A precision that one more bit would reach asks for a stage of one bit.
     const bool fine = std::any_of(bits.begin(), bits.end(), [&](double b) {

@@ -36,16 +36,17 @@ struct QualityPreset {
   int beam, block, lag;
   int64_t probe_tokens;
   bool per_tensor;
+  double second_look;
 };
 
 QualityPreset PresetOf(CalibrationQuality quality) {
   switch (quality) {
     case CalibrationQuality::kFast:
-      return {32, 16, 48, 256, false};
+      return {32, 16, 48, 256, false, 0};
     case CalibrationQuality::kDefault:
-      return {64, 16, 48, 512, false};
+      return {64, 16, 48, 512, false, 4};
     default:
-      return {256, 16, 48, 1024, true};
+      return {256, 16, 48, 1024, true, 0};
   }
 }
 
@@ -62,6 +63,7 @@ class Calibrator {
     encoder_.beam = preset_.beam;
     encoder_.block = preset_.block;
     encoder_.lag = preset_.lag;
+    encoder_.second_look = preset_.second_look;
   }
 
   absl::StatusOr<CalibrationResult> Run() {
@@ -71,7 +73,7 @@ class Calibrator {
     LIFT_RETURN_IF_ERROR(OpenJournal());
     LIFT_RETURN_IF_ERROR(LiftLayers());
     LIFT_RETURN_IF_ERROR(LiftEnds());
-    Allocate();
+    LIFT_RETURN_IF_ERROR(Allocate());
     LIFT_RETURN_IF_ERROR(Write());
     if (options_.measure) LIFT_RETURN_IF_ERROR(Measure());
     journal_->Remove();
@@ -169,7 +171,8 @@ class Calibrator {
       hash.Update(std::as_bytes(std::span(bytes.data(), bytes.size())));
     };
     add(absl::StrCat("lifted tensors 1 ", checkpoint_->source_sha256(), " ", options_.seed, " ",
-                     encoder_.beam, " ", encoder_.block, " ", encoder_.lag, " ", encoder_.seam));
+                     encoder_.beam, " ", encoder_.block, " ", encoder_.lag, " ", encoder_.seam, " ",
+                     encoder_.second_look));
     for (const StageSpec& stage : ChainOf(result_.chain)) {
       add(absl::StrCat(" ", stage.code.name, " ", stage.damping, " ", stage.scale, " ",
                        stage.from_middle, ":", absl::StrJoin(stage.code.taps, ",")));
@@ -230,20 +233,24 @@ class Calibrator {
         const auto& chain = ChainOf(StripChain(result_.chain, strip.weight));
         const std::string part =
             parts.size() == 1 ? name : StripName(name, static_cast<int>(&strip - parts.data()));
-        tensors_.push_back({{}, &rotation, &chain, checkpoint_->Find(name)});
+        tensors_.push_back({{}, {}, &rotation, &chain, checkpoint_->Find(name)});
+        LiftedTensorBits& lifted = tensors_.back().bits;
         if (journal_->Has(part)) {
-          tensors_.back().bits = journal_->Take(part);
+          LIFT_ASSIGN_OR_RETURN(lifted, journal_->Read(part));
         } else {
           if (!metric) make_metric();
-          tensors_.back().bits =
-              LiftTensor(part, &w[static_cast<size_t>(strip.begin * cols)], strip.rows, cols,
-                         rotation, spec, *metric, chain, encoder_, *backend_, pool_);
-          LIFT_RETURN_IF_ERROR(journal_->Append(tensors_.back().bits));
+          lifted = LiftTensor(part, &w[static_cast<size_t>(strip.begin * cols)], strip.rows, cols,
+                              rotation, spec, *metric, chain, encoder_, *backend_, pool_);
+          LIFT_RETURN_IF_ERROR(journal_->Append(lifted));
+        }
+        for (LiftedStageBits& stage : lifted.stages) {  // the journal has them
+          tensors_.back().stage_bytes.push_back(stage.planes.size());
+          stage.planes = {};
         }
         DenseMatrixView& source = *tensors_.back().source;
         source.data = source.row(strip.begin);
         source.rows = strip.rows;
-        const LiftedTensorBits& bits = tensors_.back().bits;
+        const LiftedTensorBits& bits = lifted;
         // What the strip adds to the error of the matrix's use.
         matrix.shares.push_back(strip.weight * bits.energy * bits.error[1]);
         left += matrix.shares.back();
@@ -305,7 +312,7 @@ class Calibrator {
     return absl::OkStatus();
   }
 
-  void Allocate() {
+  absl::Status Allocate() {
     Progress progress("probing sensitivities", options_.show_progress);
     std::vector<std::vector<int32_t>> probes;
     int64_t tokens = 0;
@@ -318,12 +325,16 @@ class Calibrator {
           probes.back().size(), static_cast<size_t>(std::min<int64_t>(128, preset_.probe_tokens))));
       tokens += static_cast<int64_t>(probes.back().size());
     }
+    absl::Status unreadable;
     const TensorWriter reconstruct = [&](size_t i, float* out) {
       const ProbedMatrix& matrix = probed_[i];
       for (size_t k = 0; k < matrix.shares.size(); ++k) {
         const LiftedPart& part = tensors_[matrix.first + k];
-        ReconstructTensor(part.bits, *part.chain, 1, *part.rotation, pool_, out);
-        out += part.bits.rows * part.bits.cols;
+        const absl::StatusOr<LiftedTensorBits> bits = journal_->Read(part.bits.name);
+        unreadable.Update(bits.status());
+        if (!bits.ok()) return;
+        ReconstructTensor(*bits, *part.chain, 1, *part.rotation, pool_, out);
+        out += bits->rows * bits->cols;
       }
     };
     const TensorWriter original = [&](size_t i, float* out) {
@@ -335,19 +346,18 @@ class Calibrator {
     const std::vector<double> sensitivity = MeasureSensitivities(
         *model_, *weights_, pool_, probes, probed, reconstruct, original, {preset_.per_tensor},
         [&](int64_t done, int64_t total) { progress.Update(done, total); });
+    LIFT_RETURN_IF_ERROR(unreadable);
     for (size_t i = 0; i < probed_.size(); ++i) {
       const double kl = sensitivity[i] * probed_[i].probed.error;
       for (size_t k = 0; k < probed_[i].shares.size(); ++k) {
-        const LiftedTensorBits& bits = tensors_[probed_[i].first + k].bits;
-        TensorCost cost{
-            bits.name, {}, bits.error, kl * probed_[i].shares[k] / std::max(bits.error[1], 1e-9)};
-        for (const LiftedStageBits& stage : bits.stages)
-          cost.stage_bytes.push_back(stage.planes.size());
-        costs_.push_back(std::move(cost));
+        const LiftedPart& part = tensors_[probed_[i].first + k];
+        costs_.push_back({part.bits.name, part.stage_bytes, part.bits.error,
+                          kl * probed_[i].shares[k] / std::max(part.bits.error[1], 1e-9)});
       }
     }
     order_ = GlobalPlaneOrder(costs_);
     EndPhase("allocate");
+    return absl::OkStatus();
   }
 
   std::string ReportJson() const {
@@ -384,12 +394,14 @@ class Calibrator {
     }
     const bool keep_source =
         std::any_of(wanted_.begin(), wanted_.end(), [](const LiftedVariant& v) { return v.full; });
-    for (LiftedPart& part : tensors_) {
-      LiftedTensorBits& tensor = part.bits;
+    LIFT_ASSIGN_OR_RETURN(const auto map, MappedFile::Open(journal_->path()));
+    for (const LiftedPart& part : tensors_) {
+      const LiftedTensorBits& tensor = part.bits;
+      const auto planes = journal_->Planes(tensor.name, *map);
       std::vector<LiftedFileWriter::StageData> stages;
       for (size_t j = 0; j < tensor.stages.size(); ++j) {
-        stages.push_back({code_index[(*part.chain)[j].code.name], tensor.stages[j].gain,
-                          std::move(tensor.stages[j].planes)});
+        stages.push_back(
+            {code_index[(*part.chain)[j].code.name], tensor.stages[j].gain, planes[j], map});
       }
       writer_->AddTensor(tensor.name, tensor.rows, tensor.cols, tensor.rotation, tensor.row_scale,
                          std::move(stages), keep_source ? part.source : std::nullopt);
@@ -450,8 +462,9 @@ class Calibrator {
   std::vector<std::unique_ptr<SampleBatch>> batches_;
   std::vector<std::vector<float>> hidden_;
   std::vector<std::unique_ptr<Rotation>> rotations_;
-  struct LiftedPart {  // a whole matrix or a strip of its rows
-    LiftedTensorBits bits;
+  struct LiftedPart {       // a whole matrix or a strip of its rows
+    LiftedTensorBits bits;  // without planes, which the journal has
+    std::vector<uint64_t> stage_bytes;
     const Rotation* rotation;
     const std::vector<StageSpec>* chain;
     std::optional<DenseMatrixView> source;

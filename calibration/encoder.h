@@ -18,6 +18,9 @@ struct EncoderOptions {
   int lag = 16;    // columns a decision waits at least (a multiple of block); block + lag <= 64
   int seam = 48;   // columns searched again at the row start once the row's end, its circular
                    // history, is known; 0 = never
+  // LiftTensor: rows with an error above this many times a stage's rms error are searched again
+  // with twice the beam; 0 = never.
+  double second_look = 0;
   enum class Isa {
     kAuto,
     kPortable,

@@ -51,16 +51,21 @@ class In {
   }
   template <class T>
   std::vector<T> Array() {
+    const std::string_view bytes = ArrayBytes<T>();
+    std::vector<T> values(bytes.size() / sizeof(T));
+    if (!bytes.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
+    return values;
+  }
+  template <class T>
+  std::string_view ArrayBytes() {
     const uint64_t count = Value<uint64_t>();
-    std::vector<T> values;
     if (!good_ || count > left_.size() / sizeof(T)) {
       good_ = false;
-      return values;
+      return {};
     }
-    values.resize(count);
-    if (count > 0) std::memcpy(values.data(), left_.data(), count * sizeof(T));
-    left_.remove_prefix(count * sizeof(T));
-    return values;
+    const std::string_view bytes = left_.substr(0, count * sizeof(T));
+    left_.remove_prefix(bytes.size());
+    return bytes;
   }
   bool good() const { return good_; }
   bool done() const { return good_ && left_.empty(); }
@@ -102,9 +107,10 @@ std::string Serialize(const LiftedTensorBits& tensor) {
   return out.Take();
 }
 
-std::optional<LiftedTensorBits> Deserialize(std::string_view bytes) {
-  In in(bytes);
-  LiftedTensorBits tensor;
+namespace {
+
+// Everything before the stages; returns their number.
+uint64_t ReadHead(In& in, LiftedTensorBits& tensor) {
   const std::vector<char> name = in.Array<char>();
   tensor.name.assign(name.begin(), name.end());
   tensor.rows = in.Value<int64_t>();
@@ -113,7 +119,15 @@ std::optional<LiftedTensorBits> Deserialize(std::string_view bytes) {
   tensor.rotation.enabled = in.Value<uint8_t>() != 0;
   tensor.rotation.seed = in.Value<uint64_t>();
   tensor.row_scale = in.Array<uint16_t>();
-  const uint64_t stages = in.Value<uint64_t>();
+  return in.Value<uint64_t>();
+}
+
+}  // namespace
+
+std::optional<LiftedTensorBits> Deserialize(std::string_view bytes) {
+  In in(bytes);
+  LiftedTensorBits tensor;
+  const uint64_t stages = ReadHead(in, tensor);
   for (uint64_t j = 0; j < stages && in.good(); ++j) {
     LiftedStageBits stage;
     stage.gain = in.Value<float>();
@@ -162,8 +176,7 @@ absl::Status Journal::Load(std::string_view fingerprint) {
     } else {
       std::optional<LiftedTensorBits> tensor = Deserialize(payload);
       if (!tensor) break;
-      std::string name = tensor->name;
-      tensors_.insert_or_assign(std::move(name), *std::move(tensor));
+      records_.insert_or_assign(tensor->name, Record{good + 12, length, sum});
     }
     good += 12 + length;
   }
@@ -171,17 +184,52 @@ absl::Status Journal::Load(std::string_view fingerprint) {
   if (ftruncate(fileno(file_), static_cast<off_t>(good)) != 0 ||
       std::fseek(file_, 0, SEEK_END) != 0)
     return Failed(path_, "write");
+  end_ = good;
   return first ? AppendRecord(fingerprint) : absl::OkStatus();
 }
 
-LiftedTensorBits Journal::Take(const std::string& name) {
-  auto node = tensors_.extract(name);
-  LIFT_CHECK(!node.empty());
-  return std::move(node.mapped());
+absl::StatusOr<LiftedTensorBits> Journal::Read(const std::string& name) const {
+  const Record& record = records_.at(name);
+  std::string payload(record.length, '\0');
+  for (uint64_t done = 0; done < record.length;) {
+    const ssize_t n = pread(fileno(file_), payload.data() + done, record.length - done,
+                            static_cast<off_t>(record.offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return Failed(path_, "read");
+    done += static_cast<uint64_t>(n);
+  }
+  std::optional<LiftedTensorBits> tensor;
+  if (Sum(payload) == record.sum) tensor = Deserialize(payload);
+  if (!tensor) {
+    return absl::InternalError(
+        absl::StrCat("the calibration's journal '", path_, "' was changed while it was in use"));
+  }
+  return *std::move(tensor);
+}
+
+std::vector<std::span<const uint8_t>> Journal::Planes(const std::string& name,
+                                                      const MappedFile& map) const {
+  const Record& record = records_.at(name);
+  LIFT_CHECK(record.offset + record.length <= map.bytes().size());
+  const auto bytes = map.bytes().subspan(record.offset, record.length);
+  In in({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  LiftedTensorBits head;
+  std::vector<std::span<const uint8_t>> planes(ReadHead(in, head));
+  for (auto& stage : planes) {
+    in.Value<float>();
+    const std::string_view part = in.ArrayBytes<uint8_t>();
+    stage = {reinterpret_cast<const uint8_t*>(part.data()), part.size()};
+  }
+  LIFT_CHECK(in.good());
+  return planes;
 }
 
 absl::Status Journal::Append(const LiftedTensorBits& tensor) {
-  return AppendRecord(Serialize(tensor));
+  const std::string payload = Serialize(tensor);
+  const Record record{end_ + 12, payload.size(), Sum(payload)};
+  LIFT_RETURN_IF_ERROR(AppendRecord(payload));
+  records_.insert_or_assign(tensor.name, record);
+  return absl::OkStatus();
 }
 
 absl::Status Journal::AppendRecord(std::string_view payload) {
@@ -192,6 +240,7 @@ absl::Status Journal::AppendRecord(std::string_view payload) {
       std::fwrite(payload.data(), 1, length, file_) != length || std::fflush(file_) != 0 ||
       fdatasync(fileno(file_)) != 0)
     return Failed(path_, "write");
+  end_ += 12 + length;
   return absl::OkStatus();
 }
 

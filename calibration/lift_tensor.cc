@@ -106,6 +106,62 @@ double WeightedEnergy(const std::vector<float>& e, const std::vector<uint16_t>& 
   return sum;
 }
 
+// The largest error of each row, and what is large for all of them: limit times the rms error.
+struct RowErrors {
+  std::vector<float> largest;
+  float limit = 0;
+};
+RowErrors ErrorsOf(const std::vector<float>& target, const std::vector<float>& v, int64_t n,
+                   int64_t live, double limit) {
+  RowErrors errors;
+  double squares = 0;
+  for (size_t row = 0; row < target.size(); row += static_cast<size_t>(n)) {
+    float largest = 0;
+    for (size_t i = row; i < row + static_cast<size_t>(live); ++i) {
+      const float error = target[i] - v[i];
+      squares += double{error} * error;
+      largest = std::max(largest, std::abs(error));
+    }
+    errors.largest.push_back(largest);
+  }
+  const double count = static_cast<double>(errors.largest.size()) * static_cast<double>(live);
+  errors.limit = static_cast<float>(limit * std::sqrt(squares / count));
+  return errors;
+}
+
+// A search that lost the right path for a while leaves errors that no later stage's table reaches.
+// Rows with such errors are searched again with twice the survivors; the result that reaches less
+// far is kept. bits, v: the rows' signs and their reconstruction, mended in place.
+void SearchAgain(const LiftCode& code, float gain, const EncoderMetric& metric,
+                 const std::vector<float>& target, const EncoderOptions& options, ThreadPool& pool,
+                 std::vector<uint8_t>& bits, std::vector<float>& v) {
+  const auto n = static_cast<size_t>(metric.n());
+  EncoderOptions wider = options;
+  wider.beam = std::min(2 * options.beam, 256);
+  if (wider.beam == options.beam) return;
+  const RowErrors before = ErrorsOf(target, v, metric.n(), metric.live(), options.second_look);
+  std::vector<size_t> rows;
+  std::vector<float> targets;
+  for (size_t r = 0; r < before.largest.size(); ++r) {
+    if (before.largest[r] <= before.limit) continue;
+    rows.push_back(r);
+    const float* row = &target[r * n];
+    targets.insert(targets.end(), row, row + n);
+  }
+  if (rows.empty()) return;
+  const auto count = static_cast<int64_t>(rows.size());
+  std::vector<uint8_t> new_bits(targets.size());
+  std::vector<float> new_v(targets.size());
+  EncodeRows(code, gain, metric, targets.data(), count, wider, pool, new_bits.data());
+  ReconstructRows(code, gain, new_bits.data(), count, metric.n(), pool, new_v.data());
+  const RowErrors after = ErrorsOf(targets, new_v, metric.n(), metric.live(), 0);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (after.largest[i] >= before.largest[rows[i]]) continue;
+    std::copy_n(&new_bits[i * n], n, &bits[rows[i] * n]);
+    std::copy_n(&new_v[i * n], n, &v[rows[i] * n]);
+  }
+}
+
 }  // namespace
 
 // Noise shaped by one stage is a larger, coloured target for the next, which pays for it unless it
@@ -173,6 +229,8 @@ LiftedTensorBits LiftTensor(const std::string& name, const float* w, int64_t row
     std::vector<uint8_t> bits(rotated.size());
     EncodeRows(stage.code, gain, metric.of(stage), target.data(), rows, options, pool, bits.data());
     ReconstructRows(stage.code, gain, bits.data(), rows, padded, pool, v.data());
+    if (options.second_look > 0)
+      SearchAgain(stage.code, gain, metric.of(stage), target, options, pool, bits, v);
     for (int64_t r = 0; r < rows; ++r)
       std::fill(&v[static_cast<size_t>(r * padded + live)],
                 &v[static_cast<size_t>(r * padded)] + padded, 0.0f);

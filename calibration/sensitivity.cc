@@ -1,6 +1,7 @@
 #include "calibration/sensitivity.h"
 
 #include <algorithm>
+#include <map>
 #include <memory>
 
 #include "calibration/batches.h"
@@ -60,9 +61,30 @@ class Prober {
 
   // KL when these tensors are perturbed together.
   double Probe(const std::vector<size_t>& which) {
-    std::vector<std::unique_ptr<float[]>> values;
+    std::map<int64_t, std::vector<size_t>> by_layer;  // -1: embedding and head
+    for (size_t i : which) by_layer[std::max<int64_t>(tensors_[i].layer, -1)].push_back(i);
+    const bool ends = by_layer.contains(-1);
+    const Values of_ends = Perturb(by_layer[-1]);
     int64_t first = layers_;
-    bool embedding = false;
+    for (size_t i : which) first = std::min(first, std::max<int64_t>(tensors_[i].layer, 0));
+    std::vector<float> hidden = hidden_[static_cast<size_t>(first)];
+    if (ends) model_.Embed(batch_.chunks(), hidden);
+    for (int64_t layer = first; layer < layers_; ++layer) {
+      const Values of_layer = Perturb(by_layer[layer]);  // one layer's in memory at a time
+      model_.RunLayer(layer, batch_.chunks(), hidden);
+      Restore(by_layer[layer]);
+    }
+    const double kl = MeanKl(reference_, Logits(hidden), pool_);
+    Restore(by_layer[-1]);
+    return kl;
+  }
+
+ private:
+  using Values = std::vector<std::unique_ptr<float[]>>;
+
+  // Replaces these tensors by a blend with their reconstruction, which the result holds.
+  Values Perturb(const std::vector<size_t>& which) {
+    Values values;
     for (size_t i : which) {
       const ProbedTensor& t = tensors_[i];
       const size_t n = static_cast<size_t>(t.rows * t.cols);
@@ -73,26 +95,13 @@ class Prober {
       float* v = values.back().get();
       for (size_t j = 0; j < n; ++j) v[j] = source[j] + blend_ * (v[j] - source[j]);
       weights_.OverrideDense(t.name, v);
-      if (t.layer >= 0)
-        first = std::min(first, t.layer);
-      else
-        embedding = true;
     }
-    std::vector<float> hidden;
-    if (embedding) {
-      first = 0;
-      model_.Embed(batch_.chunks(), hidden);
-    } else {
-      hidden = hidden_[static_cast<size_t>(first)];
-    }
-    for (int64_t layer = first; layer < layers_; ++layer)
-      model_.RunLayer(layer, batch_.chunks(), hidden);
-    const double kl = MeanKl(reference_, Logits(hidden), pool_);
+    return values;
+  }
+  void Restore(const std::vector<size_t>& which) {
     for (size_t i : which) weights_.OverrideDense(tensors_[i].name, nullptr);
-    return kl;
   }
 
- private:
   ProbeLogits Logits(const std::vector<float>& hidden) {
     const std::vector<uint8_t> variants(static_cast<size_t>(batch_.tokens()), 0);
     ProbeLogits out;

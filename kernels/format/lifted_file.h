@@ -200,11 +200,18 @@ class LiftedFileWriter {
   int AddCode(LiftCode code);
   void AddVector(std::string name, std::vector<float> values);
   struct StageData {
+    StageData(int of_code, float with_gain, std::vector<uint8_t> values);
+    // Borrows the planes: they stay valid while `held` lives.
+    StageData(int of_code, float with_gain, std::span<const uint8_t> values,
+              std::shared_ptr<const void> held)
+        : code(of_code), gain(with_gain), planes(values), owner(std::move(held)) {}
     int code;
     float gain;
-    std::vector<uint8_t> planes;  // in plane layout, LiftStage::bytes long
+    std::span<const uint8_t> planes;  // in plane layout, LiftStage::bytes long
+    std::shared_ptr<const void> owner;
   };
-  // Returns the tensor's index. `source` is copied when given.
+  // Returns the tensor's index. The bytes of `source`, if it is given, must outlive the last
+  // Finish.
   int AddTensor(std::string name, int64_t rows, int64_t cols, RotationSpec rotation,
                 std::vector<uint16_t> row_scale, std::vector<StageData> stages,
                 std::optional<DenseMatrixView> source = std::nullopt);

@@ -160,7 +160,7 @@ struct LiftedFileWriter::Impl {
   struct TensorData {
     std::vector<uint16_t> row_scale;
     std::vector<StageData> stages;
-    std::vector<std::byte> source;
+    ByteSpan source;
   };
   Contents contents;
   std::string tokenizer = "{}";
@@ -186,6 +186,13 @@ absl::Status LiftedFileWriter::Impl::CheckData() const {
     }
   }
   return absl::OkStatus();
+}
+
+LiftedFileWriter::StageData::StageData(int of_code, float with_gain, std::vector<uint8_t> values)
+    : code(of_code), gain(with_gain) {
+  auto held = std::make_shared<const std::vector<uint8_t>>(std::move(values));
+  planes = *held;
+  owner = std::move(held);
 }
 
 LiftedFileWriter::LiftedFileWriter() : impl_(std::make_unique<Impl>()) {}
@@ -221,7 +228,7 @@ int LiftedFileWriter::AddTensor(std::string name, int64_t rows, int64_t cols, Ro
   for (const StageData& stage : stages) tensor.stages.push_back({stage.code, stage.gain, 0, 0});
   Impl::TensorData data;
   if (source) {
-    data.source.assign(source->data, source->data + source->bytes());
+    data.source = ByteSpan(source->data, source->bytes());
     tensor.source = *source;
     tensor.source->data = nullptr;
   }
@@ -258,8 +265,8 @@ absl::Status LiftedFileWriter::Finish(const std::string& path) {
   for (const PlaneUnit& unit : contents.order) {
     const auto& stage =
         impl_->tensors[static_cast<size_t>(unit.tensor)].stages[static_cast<size_t>(unit.stage)];
-    contents.unit_crcs.push_back(format::Crc32(AsBytes(stage.planes)));
-    planes.Append(AsBytes(stage.planes));
+    contents.unit_crcs.push_back(format::Crc32(std::as_bytes(stage.planes)));
+    planes.Append(std::as_bytes(stage.planes));
   }
 
   std::string meta_text;

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <random>
 
 namespace lift {
@@ -34,6 +37,49 @@ TEST(Journal, NothingButTheWholeRecordIsATensor) {
     for (int k = 0; k < 3; ++k) damaged[random() % damaged.size()] = static_cast<char>(random());
     (void)Deserialize(damaged);
   }
+}
+
+TEST(Journal, GivesBackWhatItWasGiven) {
+  const std::string path = testing::TempDir() + "/tensors.journal";
+  std::filesystem::remove(path);
+  LiftedTensorBits other = Sample();
+  other.name = "b.weight";
+  other.stages[1].planes = {7, 7};
+  {
+    auto journal = Journal::Open(path, "one");
+    ASSERT_TRUE(journal.ok()) << journal.status();
+    ASSERT_TRUE((*journal)->Append(Sample()).ok());
+    EXPECT_EQ(Serialize(*(*journal)->Read("a.weight")), Serialize(Sample()));
+  }
+  auto journal = Journal::Open(path, "one");  // after the process ended
+  ASSERT_TRUE(journal.ok()) << journal.status();
+  ASSERT_TRUE((*journal)->Append(other).ok());
+  EXPECT_EQ((*journal)->size(), 2u);
+  EXPECT_EQ(Serialize(*(*journal)->Read("a.weight")), Serialize(Sample()));
+  const auto map = MappedFile::Open(path);
+  ASSERT_TRUE(map.ok());
+  for (const LiftedTensorBits& tensor : {Sample(), other}) {
+    EXPECT_EQ(Serialize(*(*journal)->Read(tensor.name)), Serialize(tensor));
+    const auto planes = (*journal)->Planes(tensor.name, **map);
+    ASSERT_EQ(planes.size(), 2u);
+    for (size_t j = 0; j < 2; ++j) {
+      EXPECT_TRUE(std::ranges::equal(planes[j], tensor.stages[j].planes));
+    }
+  }
+  EXPECT_EQ((*Journal::Open(path, "two"))->size(), 0u);
+}
+
+TEST(Journal, SomebodyElsesWritingIsNoticed) {
+  const std::string path = testing::TempDir() + "/changed.journal";
+  std::filesystem::remove(path);
+  auto journal = Journal::Open(path, "one");
+  ASSERT_TRUE(journal.ok());
+  ASSERT_TRUE((*journal)->Append(Sample()).ok());
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(-3, std::ios::end);
+  file.put('x');
+  file.close();
+  EXPECT_EQ((*journal)->Read("a.weight").status().code(), absl::StatusCode::kInternal);
 }
 
 }  // namespace

@@ -27,7 +27,7 @@ struct Lifted {
 };
 
 Lifted Lift(ThreadPool& pool, Backend& backend, int64_t rows, int64_t cols,
-            const std::vector<int>& bits) {
+            const std::vector<int>& bits, double second_look = 0) {
   std::mt19937_64 random(17);
   std::normal_distribution<float> normal;
   std::vector<float> w(static_cast<size_t>(rows * cols));
@@ -44,6 +44,7 @@ Lifted Lift(ThreadPool& pool, Backend& backend, int64_t rows, int64_t cols,
                           pool);
   EncoderOptions options;
   options.beam = 32;
+  options.second_look = second_look;
   LiftedTensorBits tensor =
       LiftTensor("t", w.data(), rows, cols, rotation, spec, metric, chain, options, backend, pool);
   return {std::move(tensor), std::move(w), std::move(rotation), chain};
@@ -73,6 +74,19 @@ TEST(LiftTensor, StagesMultiplyAndReconstructionMatchesTheReportedError) {
       EXPECT_NEAR(error / lifted.tensor.error[stages], 1.0, 0.02);
     }
   }
+}
+
+// Rows in which the search went astray cost later stages most.
+TEST(LiftTensor, ASecondLookHelpsLaterStages) {
+  ThreadPool pool(2);
+  const auto backend = MakeCpuBackend(pool);
+  const Lifted once = Lift(pool, *backend, 96, 288, {2, 2, 2, 2});
+  const Lifted twice = Lift(pool, *backend, 96, 288, {2, 2, 2, 2}, 4);
+  EXPECT_LT(twice.tensor.error[1], once.tensor.error[1]);
+  EXPECT_LT(twice.tensor.error[4], 0.9 * once.tensor.error[4]);
+  std::vector<float> out(twice.w.size());
+  ReconstructTensor(twice.tensor, twice.chain, 4, twice.rotation, pool, out.data());
+  EXPECT_NEAR(RelativeError(twice.w, out) / twice.tensor.error[4], 1.0, 0.02);
 }
 
 TEST(LiftTensor, PlanesRoundTrip) {
