@@ -135,7 +135,13 @@ void StreamCall::Pump() {
       } else if (final_status_) {
         done_ = true;
         finish = final_status_;
+      } else {
+        return;  // nothing to say: from here on encoded_ is the next caller's
       }
+    }
+    if (finish) {
+      services_.load_reporter.AddTo(*context_, services_.engine.load());
+      return Finish(FinishStatus(context_, *finish, {{"request_id", request_id_}}));
     }
     if (event) {
       for (grpc::ByteBuffer& message : encode_(*std::move(event))) {
@@ -147,14 +153,8 @@ void StreamCall::Pump() {
       encoded_.pop_front();
       return StartWrite(&buffer_);
     }
-    if (event) {
-      std::lock_guard lock(mutex_);
-      writing_ = false;
-      continue;
-    }
-    if (!finish) return;
-    services_.load_reporter.AddTo(*context_, services_.engine.load());
-    return Finish(FinishStatus(context_, *finish, {{"request_id", request_id_}}));
+    std::lock_guard lock(mutex_);  // an event without a message
+    writing_ = false;
   }
 }
 
