@@ -23,7 +23,8 @@ struct PriceTier {
 // one tier, "standard". INVALID_ARGUMENT names the part that is wrong.
 absl::StatusOr<std::vector<PriceTier>> ParsePriceTiers(absl::string_view text);
 
-// A decimal amount of money below a million with at most 9 decimals, in billionths. INVALID_ARGUMENT.
+// A decimal amount of money below a million with at most 9 decimals, in billionths.
+// INVALID_ARGUMENT.
 absl::StatusOr<int64_t> ParsePrice(absl::string_view text);
 // Billionths as "1.25"; at least two decimals.
 std::string PriceText(int64_t billionths);

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds Abseil, gRPC and prometheus-cpp from the distribution's own sources with ThreadSanitizer. Without that, every hand-over
 # through them looks like a race to a test that serves over gRPC, and real races drown in the noise.
-# usage: tsan_libraries.sh FOLDER    (once, about an hour of one core and 2 GB)
+# usage: tsan_libraries.sh FOLDER    (once, about an hour of one core and 2 GB; needs libprotoc-dev besides install_deps.sh)
 # Then: LD_LIBRARY_PATH="$(cat FOLDER/library_path)" TSAN_OPTIONS="suppressions=tests/sanitizers/tsan.supp history_size=4" \
 #         build/tsan/tests/rpc_test
 set -euo pipefail
@@ -16,7 +16,7 @@ cd "$folder"
 # The package sources of this machine, as sources of source packages; the system's own lists stay as they are.
 if [ ! -d grpc-src ]; then
   mkdir -p apt/lists/partial
-  cat /etc/apt/sources.list /etc/apt/sources.list.d/debian.* 2> /dev/null |
+  { cat /etc/apt/sources.list /etc/apt/sources.list.d/debian.* 2> /dev/null || true; } |
     sed 's/^Types: deb$/Types: deb-src/; s/^deb /deb-src /' > apt/sources.sources
   if ! grep -q '^Types:' apt/sources.sources; then mv apt/sources.sources apt/sources.list; fi
   options=(-qq -o "Dir::Etc::SourceList=$(echo "$folder"/apt/sources.*)" -o Dir::Etc::SourceParts=/dev/null
