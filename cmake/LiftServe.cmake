@@ -30,7 +30,7 @@ if(LIFTSERVE_SANITIZE)
   add_link_options(-fsanitize=${LIFTSERVE_SANITIZE})
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # The sanitizers' own checks make GCC 12 see uninitialized values where there are none.
-    add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wno-maybe-uninitialized -Wno-stringop-overflow>)
+    add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-Wno-maybe-uninitialized>)
   endif()
 endif()
 
