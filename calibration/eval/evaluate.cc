@@ -198,10 +198,9 @@ std::vector<std::vector<int32_t>> CutWindows(const ModelConfig& config,
       static_cast<size_t>(std::max<int64_t>(std::min(context, config.max_context) - bos, 1));
   std::vector<std::vector<int32_t>> windows;
   for (size_t begin = 0; begin < text.size(); begin += step) {
-    std::vector<int32_t> window;
-    if (bos) window.push_back(static_cast<int32_t>(config.bos_token_id));
     const auto part = text.subspan(begin, std::min(step, text.size() - begin));
-    window.insert(window.end(), part.begin(), part.end());
+    std::vector<int32_t> window(part.begin(), part.end());
+    if (bos) window.insert(window.begin(), static_cast<int32_t>(config.bos_token_id));
     if (window.size() > 1) windows.push_back(std::move(window));
   }
   return windows;
