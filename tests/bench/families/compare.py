@@ -42,7 +42,8 @@ def compare_family(args, family, scratch):
                           "--bits", 4, "--out", peer))
     add("GPTQ g128, 4 bits", evaluate(args, peer, source)[-1], gptq["bytes"])
     run(args.programs / "lift-calibrate", "--model", source, "--calib", args.corpus / "calib.txt", "--bits", 4, "--budget-mb",
-        gptq["bytes"] / 1e6, "--quality", args.quality, "--context", CONTEXT, "--threads", args.threads, "--no-measure", "--out", lifted)
+        gptq["bytes"] / 1e6, "--quality", args.quality, "--chain", args.chain, "--context", CONTEXT, "--threads",
+        args.threads, "--no-measure", "--out", lifted)
     for variant in evaluate(args, lifted, source):
         add(f"lifted {variant['name']}", variant, variant["bytes"])
     return result
@@ -66,6 +67,7 @@ def main():
     parser.add_argument("--models", type=pathlib.Path, required=True, help="what train_tiny.py wrote")
     parser.add_argument("--corpus", type=pathlib.Path, required=True)
     parser.add_argument("--quality", default="default")
+    parser.add_argument("--chain", default="3,1,1", help="stages; the first must leave room for 4 bits")
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="JSON list, extended by every family")
