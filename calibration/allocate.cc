@@ -78,7 +78,8 @@ std::vector<int> ChainForBits(std::vector<double> bits) {
   const int first = std::max(1, static_cast<int>(std::floor(bits.front() + 1e-9)));
   // One stage of four bits is a tenth better than two of two, but leaves tails that later stages do
   // not reach: it is for files that end there.
-  std::vector<int> chain = {first >= 4 && most <= 5 ? 4 : first >= 4 ? 2 + first % 2 : first};
+  const int split = most <= 5 ? 4 : 2 + first % 2;
+  std::vector<int> chain = {first < 4 ? first : split};
   double reached = chain[0];
   while (reached + 2 <= first) {
     chain.push_back(2);

@@ -250,11 +250,10 @@ class Calibrator {
         DenseMatrixView& source = *tensors_.back().source;
         source.data = source.row(strip.begin);
         source.rows = strip.rows;
-        const LiftedTensorBits& bits = lifted;
         // What the strip adds to the error of the matrix's use.
-        matrix.shares.push_back(strip.weight * bits.energy * bits.error[1]);
+        matrix.shares.push_back(strip.weight * lifted.energy * lifted.error[1]);
         left += matrix.shares.back();
-        energy += strip.weight * bits.energy;
+        energy += strip.weight * lifted.energy;
       }
       for (double& share : matrix.shares) share /= std::max(left, 1e-30);
       matrix.probed.error = energy > 0 ? left / energy : 0.0;

@@ -21,6 +21,9 @@ inline const uint8_t* TilePlanes(const LiftedMatrix::Stage& stage, int64_t padde
   return reinterpret_cast<const uint8_t*>(stage.planes) + row / kTileRows * tile_bytes;
 }
 
+// Floats between two tokens' outputs.
+inline int64_t Pitch(const LiftedMatrix& w) { return w.pitch > 0 ? w.pitch : w.rows; }
+
 // Lifted activations of one site: per slot the bytes of every token, with one scale and two sums.
 class CpuLiftedActivations final : public LiftedActivations {
  public:
@@ -168,6 +171,9 @@ class CpuBackend final : public Backend {
                        std::span<const LiftedProduct> products) const;
   void Expand(const TilePlan& plan, int64_t padded, int64_t row, int64_t begin, int64_t end,
               uint8_t* words, int8_t* high, int8_t* low);
+  void CombinePrompts(const LiftedMatrix& w, const TilePlan& plan, bool wide,
+                      const CpuLiftedActivations& u, int64_t first, int64_t count, int64_t row,
+                      int64_t row_end, const int32_t* acc, float* y);
   void PromptRows(const LiftedMatrix& w, const TilePlan& plan,
                   const CpuLiftedActivations::PromptGroup& group, const CpuLiftedActivations& u,
                   int64_t row, int64_t row_end, float* y, int thread);

@@ -158,12 +158,6 @@ void CpuBackend::Lift(const LiftSite& site, const float* x, int64_t tokens,
   });
 }
 
-namespace {
-
-int64_t Pitch(const LiftedMatrix& w) { return w.pitch > 0 ? w.pitch : w.rows; }
-
-}  // namespace
-
 void CpuBackend::PlanStage(const LiftedMatrix& w, size_t stage, const CpuLiftedActivations& u,
                            StagePlan& plan) {
   const LiftedMatrix::Stage& s = w.stages[stage];

@@ -181,17 +181,41 @@ size_t CpuBackend::PromptScratch(const CpuLiftedActivations& u,
                              4 * kPanelBytes + derived * (kExpandBlocks + 1) * kTileBytes);
 }
 
+// Sums of prompts' rows [first, first + count), [panels][count][parts][kTilePair], to outputs.
+void CpuBackend::CombinePrompts(const LiftedMatrix& w, const TilePlan& plan, bool wide,
+                                const CpuLiftedActivations& u, int64_t first, int64_t count,
+                                int64_t row, int64_t row_end, const int32_t* acc, float* y) {
+  const CpuLiftedActivations::Slot& bytes = u.prompts.bytes;
+  const int parts = wide ? 2 : 1, panels = plan.wide ? 2 : 1;
+  float row_scale[kTilePair];
+  for (int64_t r = row; r < row_end; ++r) row_scale[r - row] = HalfToFloat(w.row_scale[r]);
+  TileCombine combine;
+  combine.parts = panels * parts;
+  combine.row_scale = row_scale;
+  combine.rows = row_end - row;
+  for (int64_t at = first; at < first + count; ++at, acc += parts * kTilePair) {
+    for (int n = 0; n < combine.parts; ++n) {
+      const int panel = n / parts, part = n % parts;
+      combine.acc[n] = acc + (panel * count * parts + part) * kTilePair;
+      combine.offset[n] = k_.tile_bias * bytes.sums[2 * at + part];
+      combine.weight[n] =
+          (plan.wide && panel == 0 ? 256.0 : 1.0) * (wide && part == 0 ? 128.0 : 1.0);
+    }
+    combine.coefficient = (plan.wide ? 1.0f : 256.0f) * plan.unit * bytes.scale[at];
+    combine.y = y + u.prompts.rows[static_cast<size_t>(at)] * Pitch(w) + row;
+    k_.tile_combine(combine);
+  }
+}
+
 // Rows [row, row_end) of one or two row tiles for the prompts of one group.
 void CpuBackend::PromptRows(const LiftedMatrix& w, const TilePlan& plan,
                             const CpuLiftedActivations::PromptGroup& group,
                             const CpuLiftedActivations& u, int64_t row, int64_t row_end, float* y,
                             int thread) {
   const CpuLiftedActivations::Slot& bytes = u.prompts.bytes;
-  const int64_t pitch = w.pitch > 0 ? w.pitch : w.rows, blocks = u.padded / kTileColumns;
+  const int64_t blocks = u.padded / kTileColumns;
   const int parts = group.wide ? 2 : 1, panels = plan.wide ? 2 : 1;
   const int64_t most = kPrefillColumns / parts;
-  float row_scale[kTilePair];
-  for (int64_t r = row; r < row_end; ++r) row_scale[r - row] = HalfToFloat(w.row_scale[r]);
   for (int64_t first = 0; first < group.count; first += most) {
     const int64_t count = std::min(most, group.count - first), columns = count * parts;
     int8_t* panel = Scratch<int8_t>(thread);  // [high, low][tile][kPanelBytes]
@@ -219,24 +243,7 @@ void CpuBackend::PromptRows(const LiftedMatrix& w, const TilePlan& plan,
                      acc + p * columns * kTilePair});
       }
     }
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t at = group.first + first + i;
-      TileCombine combine;
-      for (int p = 0; p < panels; ++p) {
-        for (int part = 0; part < parts; ++part) {
-          const int n = combine.parts++;
-          combine.acc[n] = acc + (p * columns + i * parts + part) * kTilePair;
-          combine.offset[n] = k_.tile_bias * bytes.sums[2 * at + part];
-          combine.weight[n] =
-              (plan.wide && p == 0 ? 256.0 : 1.0) * (group.wide && part == 0 ? 128.0 : 1.0);
-        }
-      }
-      combine.coefficient = (plan.wide ? 1.0f : 256.0f) * plan.unit * bytes.scale[at];
-      combine.row_scale = row_scale;
-      combine.rows = row_end - row;
-      combine.y = y + u.prompts.rows[static_cast<size_t>(at)] * pitch + row;
-      k_.tile_combine(combine);
-    }
+    CombinePrompts(w, plan, group.wide, u, group.first + first, count, row, row_end, acc, y);
   }
 }
 

@@ -31,11 +31,6 @@ inline void ByFours(int64_t num_columns, int tiles, int64_t first, const Dot& do
   }
 }
 
-template <class Dot>
-inline void DotByFours(const SignDot& a, int64_t first, const Dot& dot) {
-  ByFours(a.num_columns, a.tiles, first, dot);
-}
-
 // Derived words by two shifts, an OR and an XOR for each tap.
 void DeriveByShifts(const DeriveTile& a) {
   const ParityTables& tables = *a.tables;

@@ -89,8 +89,8 @@ void DotTile(const SignDot& a, int tile, int64_t first) {
 }
 
 [[maybe_unused]] void SignDotAvx2(const SignDot& a) {
-  DotByFours(a, 0,
-             [&](auto columns, int tile, int64_t first) { DotTile<columns()>(a, tile, first); });
+  ByFours(a.num_columns, a.tiles, 0,
+          [&](auto columns, int tile, int64_t first) { DotTile<columns()>(a, tile, first); });
 }
 
 void ScaleRows(const uint16_t* scale, int64_t rows, float* y) {

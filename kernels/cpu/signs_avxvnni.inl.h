@@ -52,6 +52,6 @@ void DotTileVnni(const SignDot& a, int tile, int64_t first) {
 }
 
 void SignDotAvxVnni(const SignDot& a) {
-  DotByFours(
-      a, 0, [&](auto columns, int tile, int64_t first) { DotTileVnni<columns()>(a, tile, first); });
+  ByFours(a.num_columns, a.tiles, 0,
+          [&](auto columns, int tile, int64_t first) { DotTileVnni<columns()>(a, tile, first); });
 }

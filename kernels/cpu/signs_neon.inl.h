@@ -116,8 +116,8 @@ int64_t DotByMatrices(const SignDot&) { return 0; }
 #endif
 
 void SignDotNeon(const SignDot& a) {
-  DotByFours(a, DotByMatrices(a),
-             [&](auto columns, int tile, int64_t first) { DotTile<columns()>(a, tile, first); });
+  ByFours(a.num_columns, a.tiles, DotByMatrices(a),
+          [&](auto columns, int tile, int64_t first) { DotTile<columns()>(a, tile, first); });
 }
 
 void ScaleRows(const uint16_t* scale, int64_t rows, float* y) {

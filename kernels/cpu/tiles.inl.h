@@ -6,22 +6,28 @@ inline int8_t TileByte(int32_t value) {
   return static_cast<int8_t>(value + kBias);
 }
 
+// The words of stream s of a stage in a block and in the one before it, a row each.
+struct StreamWords {
+  const uint32_t *now, *before;
+};
+inline StreamWords WordsOf(const ExpandStage& stage, const ExpandTile& tile, int64_t block, int s) {
+  if (s < stage.stored) {
+    return {PlaneWords(stage.planes, stage.stored, tile.blocks, block, s),
+            PlaneWords(stage.planes, stage.stored, tile.blocks, block - 1, s)};
+  }
+  const auto* before =
+      reinterpret_cast<const uint32_t*>(stage.derived) +
+      ((block - tile.begin) * stage.derived_streams + s - stage.stored) * kTileRows;
+  return {before + stage.derived_streams * kTileRows, before};
+}
+
 // Adds one stage of row `row` of block `block` to w [32].
-inline void ExpandRow(const ExpandStage& stage, int64_t blocks, int64_t block, int64_t begin,
-                      int row, int32_t* w) {
+inline void ExpandRow(const ExpandStage& stage, const ExpandTile& tile, int64_t block, int row,
+                      int32_t* w) {
   const uint8_t* table = stage.tables;
   for (int s = 0; s < stage.stored + stage.derived_streams; ++s) {
-    uint32_t now, before;
-    if (s < stage.stored) {
-      now = PlaneWords(stage.planes, stage.stored, blocks, block, s)[row];
-      before = PlaneWords(stage.planes, stage.stored, blocks, block - 1, s)[row];
-    } else {
-      const auto* words = reinterpret_cast<const uint32_t*>(stage.derived) +
-                          ((block - begin) * stage.derived_streams + s - stage.stored) * kTileRows;
-      before = words[row];
-      now = words[stage.derived_streams * kTileRows + row];
-    }
-    const uint64_t signs = uint64_t{now} << 32 | before;
+    const StreamWords words = WordsOf(stage, tile, block, s);
+    const uint64_t signs = uint64_t{words.now[row]} << 32 | words.before[row];
     for (int window = 0; window < stage.windows; ++window, table += 256) {
       const int shift = 32 - (kWindowSigns - 1) - kWindowSigns * window;
       for (int t = 0; t < kTileColumns; ++t) {
@@ -39,7 +45,7 @@ void ExpandByRows(const ExpandTile& a) {
     for (int row = 0; row < kTileRows; ++row) {
       int32_t w[kTileColumns] = {};
       for (int i = 0; i < a.num_stages; ++i) {
-        ExpandRow(a.stages[i], a.blocks, b, a.begin, row, w);
+        ExpandRow(a.stages[i], a, b, row, w);
       }
       for (int t = 0; t < kTileColumns; ++t) {
         const int64_t to = at + t % 8 * kQuadBytes + 4 * row + t / 8;

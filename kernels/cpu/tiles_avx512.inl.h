@@ -93,18 +93,9 @@ __attribute__((target("avx512vbmi"))) void ExpandVbmi(const ExpandTile& a) {
       const ExpandStage& stage = a.stages[i];
       const uint8_t* table = stage.tables;
       for (int s = 0; s < stage.stored + stage.derived_streams; ++s) {
-        const uint8_t *now, *before;
-        if (s < stage.stored) {
-          now = reinterpret_cast<const uint8_t*>(
-              PlaneWords(stage.planes, stage.stored, a.blocks, b, s));
-          before = reinterpret_cast<const uint8_t*>(
-              PlaneWords(stage.planes, stage.stored, a.blocks, b - 1, s));
-        } else {
-          before = stage.derived +
-                   ((b - a.begin) * stage.derived_streams + s - stage.stored) * kTileBytes;
-          now = before + stage.derived_streams * kTileBytes;
-        }
-        const __m512i low = _mm512_loadu_si512(before), high = _mm512_loadu_si512(now);
+        const StreamWords stream = WordsOf(stage, a, b, s);
+        const __m512i low = _mm512_loadu_si512(stream.before),
+                      high = _mm512_loadu_si512(stream.now);
         const __m512i words[2] = {_mm512_unpacklo_epi32(low, high),
                                   _mm512_unpackhi_epi32(low, high)};
         for (int window = 0; window < stage.windows; ++window, table += 256) {

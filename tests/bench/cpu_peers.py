@@ -130,10 +130,13 @@ def run_llama_cpp(path, threads, prompt, context, new, sequences):
                 position[s] += 1
         return sorted(times)[new // 2]
 
-    read(0, 0, 8)  # pages the weights in
-    ll.llama_memory_clear(ll.llama_get_memory(running), True)
-    prefill = min(read(0, 0, prompt), (ll.llama_memory_clear(ll.llama_get_memory(running), True), read(0, 0, prompt))[1])
-    ll.llama_memory_clear(ll.llama_get_memory(running), True)
+    def read_afresh(count):
+        seconds = read(0, 0, count)
+        ll.llama_memory_clear(ll.llama_get_memory(running), True)
+        return seconds
+
+    read_afresh(8)  # pages the weights in
+    prefill = min(read_afresh(prompt) for _ in range(2))
     for s in range(sequences):
         read(s, 0, context)
     position = [context] * sequences

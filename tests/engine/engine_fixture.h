@@ -53,4 +53,28 @@ inline void ExpectAllFree(const Engine& engine) {
   EXPECT_EQ(load.blocks_used, 0);
 }
 
+// Prompts that differ in their last token only, as far as both go.
+inline std::vector<int32_t> Prompt(int64_t tokens, int32_t last) {
+  std::vector<int32_t> prompt;
+  for (int64_t i = 0; i + 1 < tokens; ++i) prompt.push_back(static_cast<int32_t>(i % 200));
+  prompt.push_back(last);
+  return prompt;
+}
+
+// An engine on a fake model whose every answer is compared with the offline one.
+struct Harness {
+  explicit Harness(EngineOptions options = {}, FakeModel::Options of_model = {})
+      : fake(of_model), model(fake), engine(model, ByteTokenizer(), options) {}
+  std::shared_ptr<RecordingListener> Run(const EngineRequest& request) {
+    auto listener = std::make_shared<RecordingListener>();
+    EXPECT_TRUE(engine.Submit(request, listener).ok());
+    listener->Wait();
+    ExpectOfflineTokens(fake, request, *listener);
+    return listener;
+  }
+  FakeModel::Options fake;
+  FakeModel model;
+  Engine engine;
+};
+
 }  // namespace lift

@@ -8,28 +8,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-std::vector<int32_t> Prompt(int64_t tokens, int32_t last) {
-  std::vector<int32_t> prompt;
-  for (int64_t i = 0; i + 1 < tokens; ++i) prompt.push_back(static_cast<int32_t>(i % 200));
-  prompt.push_back(last);
-  return prompt;
-}
-
-struct Harness {
-  explicit Harness(EngineOptions options = {}, FakeModel::Options of_model = {})
-      : fake(of_model), model(fake), engine(model, ByteTokenizer(), options) {}
-  std::shared_ptr<RecordingListener> Run(const EngineRequest& request) {
-    auto listener = std::make_shared<RecordingListener>();
-    EXPECT_TRUE(engine.Submit(request, listener).ok());
-    listener->Wait();
-    ExpectOfflineTokens(fake, request, *listener);
-    return listener;
-  }
-  FakeModel::Options fake;
-  FakeModel model;
-  Engine engine;
-};
-
 TEST(PrefixReuse, ASecondPromptReadsOnlyItsEnd) {
   Harness h;
   EngineRequest request = MakeRequest(Prompt(42, 7), 6, "q3.0");

@@ -10,34 +10,15 @@ using namespace std::chrono_literals;
 
 constexpr int64_t kEvery = 8;
 
-std::vector<int32_t> Prompt(int64_t tokens, int32_t last) {
-  std::vector<int32_t> prompt;
-  for (int64_t i = 0; i + 1 < tokens; ++i) prompt.push_back(static_cast<int32_t>(i % 200));
-  prompt.push_back(last);
-  return prompt;
-}
-
-struct Harness {
-  explicit Harness(int64_t blocks, EngineOptions options = {.snapshot_tokens = kEvery})
-      : fake{.num_blocks = blocks, .recurrent = true},
-        model(fake),
-        engine(model, ByteTokenizer(), options) {}
-  std::shared_ptr<RecordingListener> Run(const EngineRequest& request) {
-    auto listener = std::make_shared<RecordingListener>();
-    EXPECT_TRUE(engine.Submit(request, listener).ok());
-    listener->Wait();
-    ExpectOfflineTokens(fake, request, *listener);
-    return listener;
-  }
+// Of a recurrent model with so many states.
+struct SnapshotHarness : Harness {
+  explicit SnapshotHarness(int64_t blocks, EngineOptions options = {.snapshot_tokens = kEvery})
+      : Harness(options, {.num_blocks = blocks, .recurrent = true}) {}
   int64_t Cached(const EngineRequest& request) { return Run(request)->started()->cached_tokens; }
-
-  FakeModel::Options fake;
-  FakeModel model;
-  Engine engine;
 };
 
 TEST(Snapshots, ASecondPromptReadsOnlyItsEnd) {
-  Harness h(16);
+  SnapshotHarness h(16);
   EngineRequest request = MakeRequest(Prompt(42, 7), 6, "q3.0");
   EXPECT_EQ(h.Cached(request), 0);
   EXPECT_EQ(h.model.copies, 5);
@@ -59,7 +40,7 @@ TEST(Snapshots, ASecondPromptReadsOnlyItsEnd) {
 }
 
 TEST(Snapshots, TenantsSaltsAndBypassKeepApart) {
-  Harness h(64);
+  SnapshotHarness h(64);
   EngineRequest request = MakeRequest(Prompt(42, 7), 2, "q3.0");
   h.Run(request);
   request.tenant = "other";
@@ -69,12 +50,12 @@ TEST(Snapshots, TenantsSaltsAndBypassKeepApart) {
   EXPECT_EQ(h.Cached(request), 0);
   request.cache.bypass = true;
   EXPECT_EQ(h.Cached(request), 0);
-  Harness open(64, {.share_prefixes = true, .snapshot_tokens = kEvery});
+  SnapshotHarness open(64, {.share_prefixes = true, .snapshot_tokens = kEvery});
   request = MakeRequest(Prompt(42, 7), 2, "q3.0");
   open.Run(request);
   request.tenant = "other";
   EXPECT_EQ(open.Cached(request), 40);
-  Harness off(64, {.prefix_cache = false, .snapshot_tokens = kEvery});
+  SnapshotHarness off(64, {.prefix_cache = false, .snapshot_tokens = kEvery});
   off.Run(request);
   EXPECT_EQ(off.Cached(request), 0);
   EXPECT_EQ(off.model.copies, 0);
@@ -82,7 +63,7 @@ TEST(Snapshots, TenantsSaltsAndBypassKeepApart) {
 }
 
 TEST(Snapshots, AnswersToOnePromptShareIt) {
-  Harness h(8);
+  SnapshotHarness h(8);
   EngineRequest request = MakeRequest(Prompt(20, 7), 5, "q3.0");
   request.choices = 3;
   int64_t read = 0;
@@ -99,7 +80,7 @@ TEST(Snapshots, AnswersToOnePromptShareIt) {
 
 // A prefix that is asked for again and again outlives those that came once.
 TEST(Snapshots, TheLeastRecentlyUsedLeavesFirst) {
-  Harness h(4);  // one sequence and three snapshots
+  SnapshotHarness h(4);  // one sequence and three snapshots
   const EngineRequest often = MakeRequest(Prompt(9, 1), 2, "q3.0");
   h.Run(often);
   for (int32_t i = 0; i < 6; ++i) {
@@ -119,11 +100,11 @@ TEST(Snapshots, TightPoolsForgetAndStillServe) {
     RecordingObserver observer;
     int64_t cached = 0;
     {
-      Harness h(blocks, {.max_batch = 4,
-                         .prefill_chunk_tokens = 13,
-                         .snapshot_tokens = kEvery,
-                         .patience = 1ms,
-                         .observer = &observer});
+      SnapshotHarness h(blocks, {.max_batch = 4,
+                                 .prefill_chunk_tokens = 13,
+                                 .snapshot_tokens = kEvery,
+                                 .patience = 1ms,
+                                 .observer = &observer});
       std::mt19937_64 rng(static_cast<uint64_t>(blocks));
       std::vector<EngineRequest> requests;
       std::vector<std::shared_ptr<RecordingListener>> listeners;

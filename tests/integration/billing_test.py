@@ -41,15 +41,6 @@ def resident_micros_of(path):
         return sum(a * 1000000 + b for a, b in db.execute("SELECT byte_s, byte_us FROM residency"))
 
 
-def wait_for(what, condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"after {seconds} s still waiting for {what}")
-        time.sleep(0.05)
-    return value
-
-
 def metric(server, name):
     for line in server.get("/metrics")[1].splitlines():
         if line.startswith(name + " "):
@@ -138,12 +129,12 @@ class Ledger(unittest.TestCase):
             resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (1024, room[1]))
             for _ in range(3):
                 self.generate(server, "acme")
-            wait_for("the metric", lambda: metric(server, "liftserve_ledger_healthy") == 0)
+            harness.until("the metric", lambda: metric(server, "liftserve_ledger_healthy") == 0)
             self.assertGreater(metric(server, "liftserve_ledger_commit_failures_total"), 0)
             self.assertIn("answers go on", server.log())
             resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, room)
-            wait_for("the ledger to be written again", lambda: metric(server, "liftserve_ledger_healthy") == 1)
-            wait_for("all rows", lambda: metric(server, "liftserve_ledger_unwritten_requests") == 0)
+            harness.until("the ledger to be written again", lambda: metric(server, "liftserve_ledger_healthy") == 1)
+            harness.until("all rows", lambda: metric(server, "liftserve_ledger_unwritten_requests") == 0)
             usage = server.client_json("usage", "--of-tenant", "acme")
             server.terminate()
             self.assertEqual(server.wait(), 0)
@@ -171,7 +162,7 @@ class Ledger(unittest.TestCase):
             with sqlite3.connect(self.path, timeout=10) as db:
                 rows = db.execute("UPDATE lines SET weight_s = weight_s + 5000000 WHERE sequence IN (SELECT MAX(sequence) FROM "
                                   "lines)").rowcount
-            wait_for("drift", lambda: metric(server, "liftserve_ledger_drift_bytes_seconds") == -5000000 * rows)
+            harness.until("drift", lambda: metric(server, "liftserve_ledger_drift_bytes_seconds") == -5000000 * rows)
 
     def test_wrong_questions_say_what_to_change(self):
         with harness.Server(MODEL) as server:

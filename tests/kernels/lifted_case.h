@@ -1,11 +1,18 @@
 // The lifted matrices that kernel tests run on every table.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <span>
+#include <string>
+#include <tuple>
 #include <vector>
 
+#include "tests/kernels/kernel_tables.h"
 #include "tests/kernels/random_lifted.h"
 
 namespace lift {
@@ -70,6 +77,57 @@ inline std::vector<float> Multiply(Backend& backend, const RandomLifted& lifted,
 
 inline bool SameBits(std::span<const float> a, std::span<const float> b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
+}
+
+// "table_shape", for tests over both.
+inline std::string TableByShapeName(
+    const testing::TestParamInfo<std::tuple<const cpu::Kernels*, Shape>>& info) {
+  return TableName(std::get<0>(info.param)) + "_" + std::get<1>(info.param).name;
+}
+
+// The portable table's result on one thread, which `table` gives on any number of them.
+inline std::vector<float> ExpectSameBitsOnAnyThreads(const cpu::Kernels& table,
+                                                     const RandomLifted& lifted,
+                                                     const std::vector<float>& x,
+                                                     const std::vector<uint8_t>& variants) {
+  ThreadPool one(1);
+  const auto portable = cpu::MakeCpuBackendOn(one, cpu::PortableKernels());
+  const std::vector<float> want = Multiply(*portable, lifted, x, variants);
+  for (const int threads : {1, 2, 4}) {
+    ThreadPool pool(threads);
+    const auto backend = cpu::MakeCpuBackendOn(pool, table);
+    EXPECT_TRUE(SameBits(Multiply(*backend, lifted, x, variants), want)) << threads << " threads";
+  }
+  return want;
+}
+
+// kind: 0, or kPrefillRow for rows of prompts.
+inline void ExpectNotANumberStaysInItsRow(const cpu::Kernels& table, uint8_t kind) {
+  RandomLifted lifted(20, 64, {{2, 1, 6, 0}}, {true, 4}, 3);
+  lifted.AddVariant({20}, 0);
+  std::vector<float> x = RandomFloats(3 * 64, 2);
+  x[70] = std::numeric_limits<float>::quiet_NaN();
+  ThreadPool pool(1);
+  const auto backend = cpu::MakeCpuBackendOn(pool, table);
+  const std::vector<float> y = Multiply(*backend, lifted, x, {kind, kind, kind});
+  for (size_t i = 0; i < y.size(); ++i) EXPECT_EQ(std::isnan(y[i]), i / 20 == 1) << i;
+}
+
+// Nobody reads stage 1 beyond row 16, so those planes may be absent altogether.
+inline void ExpectUnreadPlanesAreNotTouched(const cpu::Kernels& table, uint8_t kind) {
+  RandomLifted lifted(64, 64, {{2, 0, 6, 0}, {2, 0, 6, 0}}, {}, 3);
+  lifted.AddVariant({64, 16}, 0);
+  lifted.AddVariant({64, 0}, 0);
+  const std::vector<uint8_t> variants = {kind, static_cast<uint8_t>(kind | 1)};
+  const std::vector<float> x = RandomFloats(2 * 64, 2);
+  ThreadPool pool(1);
+  const auto backend = cpu::MakeCpuBackendOn(pool, table);
+  const std::vector<float> want = Multiply(*backend, lifted, x, variants);
+  // Keep the first row tile only: anything behind it is out of bounds for the sanitizer.
+  const std::vector<RandomLifted::PlaneLine> first(lifted.planes[1].begin(),
+                                                   lifted.planes[1].begin() + 4);
+  lifted.matrix.stages[1].planes = reinterpret_cast<const std::byte*>(first.data());
+  EXPECT_TRUE(SameBits(Multiply(*backend, lifted, x, variants), want));
 }
 
 }  // namespace lift

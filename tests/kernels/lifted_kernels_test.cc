@@ -51,14 +51,8 @@ TEST_P(LiftedKernels, EqualToTheBitOverThreadsBatchesAndTables) {
   const RandomLifted lifted = MakeLifted(shape, 13);
   const std::vector<float> x = RandomFloats(shape.tokens * shape.cols, 6);
   const std::vector<uint8_t> variants = MixedVariants(shape.tokens);
+  const std::vector<float> want = ExpectSameBitsOnAnyThreads(*table, lifted, x, variants);
   ThreadPool one(1);
-  const auto portable = cpu::MakeCpuBackendOn(one, cpu::PortableKernels());
-  const std::vector<float> want = Multiply(*portable, lifted, x, variants);
-  for (const int threads : {1, 2, 4}) {
-    ThreadPool pool(threads);
-    const auto backend = cpu::MakeCpuBackendOn(pool, *table);
-    EXPECT_TRUE(SameBits(Multiply(*backend, lifted, x, variants), want)) << threads << " threads";
-  }
   const auto backend = cpu::MakeCpuBackendOn(one, *table);
   for (int64_t first = 0; first < shape.tokens; ++first) {  // the tokens from `first` on, alone
     const auto from = static_cast<size_t>(first);
@@ -84,10 +78,7 @@ TEST_P(LiftedKernels, RowsAreEqualToTheBitOverTables) {
 INSTANTIATE_TEST_SUITE_P(TablesByShapes, LiftedKernels,
                          testing::Combine(testing::ValuesIn(AllTables()),
                                           testing::ValuesIn(Shapes())),
-                         [](const auto& info) {
-                           return TableName(std::get<0>(info.param)) + "_" +
-                                  std::get<1>(info.param).name;
-                         });
+                         TableByShapeName);
 
 class EachTable : public testing::TestWithParam<const cpu::Kernels*> {};
 
@@ -148,14 +139,7 @@ TEST_P(EachTable, IntegerInputsGiveExactSums) {
 }
 
 TEST_P(EachTable, NotANumberReachesItsOwnTokenOnly) {
-  RandomLifted lifted(20, 64, {{2, 1, 6, 0}}, {true, 4}, 3);
-  lifted.AddVariant({20}, 0);
-  std::vector<float> x = RandomFloats(3 * 64, 2);
-  x[70] = std::numeric_limits<float>::quiet_NaN();
-  ThreadPool pool(1);
-  const auto backend = cpu::MakeCpuBackendOn(pool, *GetParam());
-  const std::vector<float> y = Multiply(*backend, lifted, x, {0, 0, 0});
-  for (size_t i = 0; i < y.size(); ++i) EXPECT_EQ(std::isnan(y[i]), i / 20 == 1) << i;
+  ExpectNotANumberStaysInItsRow(*GetParam(), 0);
 }
 
 TEST_P(EachTable, ZeroInputGivesZero) {
@@ -166,20 +150,8 @@ TEST_P(EachTable, ZeroInputGivesZero) {
   for (const float y : Multiply(*backend, lifted, std::vector<float>(64), {0})) EXPECT_EQ(y, 0.0f);
 }
 
-// Nobody reads stage 1 beyond row 16, so those planes may be absent altogether.
 TEST_P(EachTable, PlanesNobodyReadsAreNotTouched) {
-  RandomLifted lifted(64, 64, {{2, 0, 6, 0}, {2, 0, 6, 0}}, {}, 3);
-  lifted.AddVariant({64, 16}, 0);
-  lifted.AddVariant({64, 0}, 0);
-  const std::vector<float> x = RandomFloats(2 * 64, 2);
-  ThreadPool pool(1);
-  const auto backend = cpu::MakeCpuBackendOn(pool, *GetParam());
-  const std::vector<float> want = Multiply(*backend, lifted, x, {0, 1});
-  // Keep the first row tile only: anything behind it is out of bounds for the sanitizer.
-  const std::vector<RandomLifted::PlaneLine> first(lifted.planes[1].begin(),
-                                                   lifted.planes[1].begin() + 4);
-  lifted.matrix.stages[1].planes = reinterpret_cast<const std::byte*>(first.data());
-  EXPECT_TRUE(SameBits(Multiply(*backend, lifted, x, {0, 1}), want));
+  ExpectUnreadPlanesAreNotTouched(*GetParam(), 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Tables, EachTable, testing::ValuesIn(AllTables()),

@@ -48,14 +48,8 @@ TEST_P(PrefillKernels, EqualToTheBitOverThreadsBatchesAndTables) {
   const std::vector<float> x = RandomFloats(shape.tokens * shape.cols, 6);
   std::vector<uint8_t> variants = MixedVariants(shape.tokens);
   for (size_t t = 0; t < variants.size(); t += 2) variants[t] |= kPrefillRow;
+  const std::vector<float> want = ExpectSameBitsOnAnyThreads(*table, lifted, x, variants);
   ThreadPool one(1);
-  const auto portable = cpu::MakeCpuBackendOn(one, cpu::PortableKernels());
-  const std::vector<float> want = Multiply(*portable, lifted, x, variants);
-  for (const int threads : {1, 2, 4}) {
-    ThreadPool pool(threads);
-    const auto backend = cpu::MakeCpuBackendOn(pool, *table);
-    EXPECT_TRUE(SameBits(Multiply(*backend, lifted, x, variants), want)) << threads << " threads";
-  }
   const auto backend = cpu::MakeCpuBackendOn(one, *table);
   const auto cols = static_cast<size_t>(shape.cols), rows = static_cast<size_t>(shape.rows);
   for (size_t t = 0; t < variants.size(); ++t) {
@@ -70,10 +64,7 @@ TEST_P(PrefillKernels, EqualToTheBitOverThreadsBatchesAndTables) {
 INSTANTIATE_TEST_SUITE_P(TablesByShapes, PrefillKernels,
                          testing::Combine(testing::ValuesIn(AllTables()),
                                           testing::ValuesIn(Shapes())),
-                         [](const auto& info) {
-                           return TableName(std::get<0>(info.param)) + "_" +
-                                  std::get<1>(info.param).name;
-                         });
+                         TableByShapeName);
 
 class EachTable : public testing::TestWithParam<const cpu::Kernels*> {};
 
@@ -111,28 +102,11 @@ TEST_P(EachTable, LongCodesAreLifted) {
 }
 
 TEST_P(EachTable, NotANumberReachesItsOwnRowOnly) {
-  RandomLifted lifted(20, 64, {{2, 1, 6, 0}}, {true, 4}, 3);
-  lifted.AddVariant({20}, 0);
-  std::vector<float> x = RandomFloats(3 * 64, 2);
-  x[70] = std::numeric_limits<float>::quiet_NaN();
-  ThreadPool pool(1);
-  const auto backend = cpu::MakeCpuBackendOn(pool, *GetParam());
-  const std::vector<float> y = Multiply(*backend, lifted, x, AllPrompts(3, 0));
-  for (size_t i = 0; i < y.size(); ++i) EXPECT_EQ(std::isnan(y[i]), i / 20 == 1) << i;
+  ExpectNotANumberStaysInItsRow(*GetParam(), kPrefillRow);
 }
 
-// Nobody reads stage 1 beyond row 16, so those planes may be absent altogether.
 TEST_P(EachTable, PlanesNobodyReadsAreNotTouched) {
-  RandomLifted lifted(64, 64, {{2, 0, 6, 0}, {2, 0, 6, 0}}, {}, 3);
-  lifted.AddVariant({64, 16}, 0);
-  const std::vector<float> x = RandomFloats(2 * 64, 2);
-  ThreadPool pool(1);
-  const auto backend = cpu::MakeCpuBackendOn(pool, *GetParam());
-  const std::vector<float> want = Multiply(*backend, lifted, x, AllPrompts(2, 0));
-  const std::vector<RandomLifted::PlaneLine> first(lifted.planes[1].begin(),
-                                                   lifted.planes[1].begin() + 4);
-  lifted.matrix.stages[1].planes = reinterpret_cast<const std::byte*>(first.data());
-  EXPECT_TRUE(SameBits(Multiply(*backend, lifted, x, AllPrompts(2, 0)), want));
+  ExpectUnreadPlanesAreNotTouched(*GetParam(), kPrefillRow);
 }
 
 INSTANTIATE_TEST_SUITE_P(Tables, EachTable, testing::ValuesIn(AllTables()),

@@ -83,6 +83,15 @@ TEST(Windows, CutWithAndWithoutBos) {
 }
 
 // Against logits of whole windows, longer than one slice of 128 rows.
+// Of a window's tokens but the first, by logits [tokens][97].
+double NllOf(const std::vector<int32_t>& window, const std::vector<float>& logits) {
+  double nll = 0;
+  for (size_t t = 0; t + 1 < window.size(); ++t) {
+    nll -= LogSoftmax(std::span(logits).subspan(t * 97, 97))[static_cast<size_t>(window[t + 1])];
+  }
+  return nll;
+}
+
 TEST(Evaluate, EqualsADirectComputation) {
   const auto weights = RandomModel::Load();
   ASSERT_NE(weights, nullptr);
@@ -105,10 +114,10 @@ TEST(Evaluate, EqualsADirectComputation) {
     for (const auto& window : CutWindows(weights->config(), text, 150)) {
       const auto logits = model.Logits(window, window.size(), variant),
                  full = model.Logits(window, window.size(), 3);
+      nll += NllOf(window, logits);
       for (size_t t = 0; t + 1 < window.size(); ++t) {
         const auto row = std::span(logits).subspan(t * 97, 97),
                    reference = std::span(full).subspan(t * 97, 97);
-        nll -= LogSoftmax(row)[static_cast<size_t>(window[t + 1])];
         kl += OracleKl(reference, row);
         agreements += ComputeLogitStats(row).best == ComputeLogitStats(reference).best;
       }
@@ -137,12 +146,8 @@ TEST(Evaluate, ScoresAsPromptsAreRead) {
   testing::TestModel model(weights);
   const auto window = CutWindows(weights->config(), text, options.context).at(0);
   const auto logits = model.Logits(window, window.size(), 1, window.size());
-  double nll = 0;
-  for (size_t t = 0; t + 1 < window.size(); ++t) {
-    nll -= LogSoftmax(std::span(logits).subspan(t * 97, 97))[static_cast<size_t>(window[t + 1])];
-  }
   EXPECT_NEAR(result->variants[0].perplexity,
-              std::exp(nll / static_cast<double>(window.size() - 1)), 1e-4);
+              std::exp(NllOf(window, logits) / static_cast<double>(window.size() - 1)), 1e-4);
 }
 
 TEST(Evaluate, OptionsAndRefusals) {

@@ -23,17 +23,6 @@ def rss(pid):
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def mapped(pid, path):
-    """Resident bytes of a mapped file: the weights, without what the streams' state adds meanwhile."""
-    total, ours = 0, False
-    for line in pathlib.Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8").splitlines():
-        if not line.split(" ", 1)[0].endswith(":"):
-            ours = line.endswith(str(path))
-        elif ours and line.startswith("Rss:"):
-            total += int(line.split()[1]) * 1024
-    return total
-
-
 class Stream(threading.Thread):
     """One long answer after the other; counts those that did not end well."""
 
@@ -74,10 +63,10 @@ def rate(ledger, seconds):
     return (after - before) / (end - start)
 
 
-def settle(pid, path, target, start):
-    """Seconds until the file's resident bytes are at or below `target` (at most 10)."""
+def settle(resident, target, start):
+    """Seconds until `resident()` bytes are at or below `target` (at most 10)."""
     while time.monotonic() - start < 10:
-        if mapped(pid, path) <= target:
+        if resident() <= target:
             return time.monotonic() - start
         time.sleep(0.01)
     return None
@@ -95,6 +84,7 @@ def measure(harness, model, flags):
             nearest = lambda bits: min(sums.values(), key=lambda pair: abs(pair[0] - bits))  # noqa: E731
             high, low = flags.high or nearest(6)[1], flags.low or nearest(3)[1]
             pid = server.process.pid
+            weights = lambda: harness.mapped_bytes(pid, model)  # noqa: E731  without what the streams' state adds meanwhile
             server.client_json("budget", "--weight-bytes", str(high))
             stop = threading.Event()
             streams = [Stream(harness, server, stop) for _ in range(flags.streams)]
@@ -102,12 +92,12 @@ def measure(harness, model, flags):
                 stream.start()
             time.sleep(flags.seconds)
             billed_high = rate(ledger, flags.seconds)
-            rss_high, file_high = rss(pid), mapped(pid, model)
+            rss_high, file_high = rss(pid), weights()
             start = time.monotonic()
             answer = server.client_json("budget", "--weight-bytes", str(low))
             call = time.monotonic() - start
-            fell = settle(pid, model, file_high - 0.999 * (high - low), start)
-            rss_low, file_low = rss(pid), mapped(pid, model)
+            fell = settle(weights, file_high - 0.999 * (high - low), start)
+            rss_low, file_low = rss(pid), weights()
             billed_low = rate(ledger, flags.seconds)
             start = time.monotonic()
             server.client_json("budget", "--weight-bytes", str(high))
