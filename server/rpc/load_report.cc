@@ -23,33 +23,42 @@ double ProcessCpuSeconds() {
 
 }  // namespace
 
-double LoadReporter::CpuUtilization() {
-  std::lock_guard lock(mutex_);
+void LoadReporter::Sample() {
   const auto now = EngineClock::now();
   const double elapsed = std::chrono::duration<double>(now - sampled_).count();
-  if (elapsed >= kSampleSeconds) {
-    const double used = ProcessCpuSeconds();
-    const double cores = std::max(1u, std::thread::hardware_concurrency());
-    utilization_ = (used - cpu_seconds_) / elapsed / cores;
-    cpu_seconds_ = used;
-    sampled_ = now;
-  }
-  return utilization_;
+  if (elapsed < kSampleSeconds) return;
+  const double used = ProcessCpuSeconds();
+  const double cores = std::max(1u, std::thread::hardware_concurrency());
+  utilization_ = (used - cpu_seconds_) / elapsed / cores;
+  calls_per_second_ = static_cast<double>(calls_) / elapsed;
+  cpu_seconds_ = used;
+  calls_ = 0;
+  sampled_ = now;
 }
 
-void LoadReporter::AddTo(grpc::CallbackServerContext& context, const EngineLoad& load) {
+xds::data::orca::v3::OrcaLoadReport LoadReporter::Report(const EngineLoad& load) {
   xds::data::orca::v3::OrcaLoadReport report;
   const double state = load.blocks_total == 0 ? 0
                                               : static_cast<double>(load.blocks_used) /
                                                     static_cast<double>(load.blocks_total);
-  report.set_cpu_utilization(CpuUtilization());
+  {
+    const std::lock_guard lock(mutex_);
+    ++calls_;
+    Sample();
+    report.set_cpu_utilization(utilization_);
+    report.set_rps_fractional(calls_per_second_);
+  }
   report.set_mem_utilization(state);
   report.set_application_utilization(state);
   auto& named = *report.mutable_named_metrics();
   named["kv_cache_usage_ratio"] = state;
   named["requests_running"] = static_cast<double>(load.running);
   named["requests_waiting"] = static_cast<double>(load.waiting);
-  context.AddTrailingMetadata("endpoint-load-metrics-bin", report.SerializeAsString());
+  return report;
+}
+
+void LoadReporter::AddTo(grpc::CallbackServerContext& context, const EngineLoad& load) {
+  context.AddTrailingMetadata("endpoint-load-metrics-bin", Report(load).SerializeAsString());
 }
 
 }  // namespace lift::rpc

@@ -4,7 +4,9 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 
+#include <algorithm>
 #include <mutex>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "server/rpc/compat/oip_service.h"
@@ -18,6 +20,8 @@ namespace {
 
 constexpr auto kAbortGrace =
     std::chrono::seconds(5);  // cancelled requests free their slot within one step
+// Time for clients that watch health to go elsewhere before connections are cut.
+constexpr std::chrono::milliseconds kHealthHeard(250);
 
 // gRPC wants its plugins chosen before any builder exists; both switches are process-wide.
 void EnablePlugins() {
@@ -140,8 +144,11 @@ bool RpcServer::Stop(std::chrono::milliseconds grace) {
   // live ones run.
   impl_->server->GetHealthCheckService()->Shutdown();
   if (impl_->health) impl_->health->GetHealthCheckService()->Shutdown();
+  const auto heard = std::chrono::steady_clock::now() + std::min(grace / 10, kHealthHeard);
   Engine& engine = impl_->services.engine;
   impl_->drained = engine.Drain(grace);
+  // gRPC cancels what arrives while it shuts down, and nobody retries that.
+  std::this_thread::sleep_until(heard);
   if (!impl_->drained) {
     for (const std::string& id : impl_->services.live.BeginAbort()) engine.Cancel(id);
     engine.Drain(std::chrono::duration_cast<std::chrono::milliseconds>(kAbortGrace));

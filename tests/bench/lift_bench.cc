@@ -17,6 +17,7 @@
 #include "tests/bench/bench_model.h"
 #include "tests/bench/bench_scan.h"
 #include "tests/bench/bench_speculation.h"
+#include "tests/bench/capacity/capacity.h"
 #include "tests/bench/read_loop.h"
 #include "tests/bench/serve/serve.h"
 #include "tests/bench/synthetic.h"
@@ -324,6 +325,7 @@ int main(int argc, char** argv) {
   const lift::bench::CodesCommand codes(app);
   const lift::bench::ScanCommand scan(app);
   const lift::bench::ConstraintCommand constraint(app);
+  const lift::bench::CapacityCommand capacity(app);
 #ifdef LIFTSERVE_HAVE_SERVER
   const lift::bench::SpeculationCommand speculation(app);
 #endif
@@ -335,6 +337,7 @@ int main(int argc, char** argv) {
   if (codes.selected()) return codes.Run();
   if (scan.selected()) return scan.Run();
   if (constraint.selected()) return constraint.Run();
+  if (capacity.selected()) return capacity.Run();
 #ifdef LIFTSERVE_HAVE_SERVER
   if (speculation.selected()) return speculation.Run();
 #endif

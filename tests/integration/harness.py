@@ -116,12 +116,12 @@ def make_lifted_model(folder, source=TINY, bits="2.5,4.5,6.5"):
 class Server:
     """A lift-server process; `with Server(model) as server:` waits until it is ready."""
 
-    def __init__(self, model, *flags):
+    def __init__(self, model, *flags, listen="127.0.0.1:0"):
         self.folder = tempfile.TemporaryDirectory()
         ready = pathlib.Path(self.folder.name) / "ready"
         self.stderr = open(pathlib.Path(self.folder.name) / "stderr", "w+", encoding="utf-8")
         self.process = subprocess.Popen(
-            [program("lift-server"), "--model", str(model), "--listen", "127.0.0.1:0", "--admin",
+            [program("lift-server"), "--model", str(model), "--listen", listen, "--admin",
              "127.0.0.1:0", "--ready-file", str(ready), *flags], stderr=self.stderr)
         deadline = time.monotonic() + SLOW_START_SECONDS
         while not ready.exists():

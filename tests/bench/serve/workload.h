@@ -7,21 +7,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "tests/bench/serve/lengths.h"
 
 namespace lift::bench {
-
-// "64", "16:256" (uniform, both included) or "exp:128" (exponential with that mean, at most 8 times
-// it); always at least 1.
-class LengthDistribution {
- public:
-  static absl::StatusOr<LengthDistribution> Parse(const std::string& text);
-  int64_t Draw(std::mt19937_64& random) const;
-
- private:
-  enum class Kind { kUniform, kExponential };
-  Kind kind_ = Kind::kUniform;
-  int64_t low_ = 1, high_ = 1;
-};
 
 struct ServeFlags {
   std::string server = "127.0.0.1:8431", tls_ca, api_key_file;
