@@ -116,10 +116,20 @@ class CpuBackend final : public Backend {
     int64_t row_end = 0;  // rows from the segment before up to here
     std::vector<Reader> readers;
     std::vector<const int8_t*> columns;
+    std::vector<const int16_t*> tables;  // of the columns, if sums are looked up; else empty
   };
   struct StagePlan {
     std::vector<Segment> segments;  // ascending row_end; none if nobody reads the stage
     ParityTables parity;
+  };
+
+  // Tables of a slot's columns while they are few and meet many rows.
+  struct Lookup {
+    std::vector<const int8_t*> columns;                // none: products
+    int64_t words = 0;                                 // of a column: blocks x streams
+    int64_t rows = 0;                                  // that read the slot
+    AlignedArray<int16_t> tables;                      // [columns][words][256]
+    const int16_t* Table(const int8_t* column) const;  // null if it has none
   };
 
   // How the planes one variant reads of one matrix become integer tiles.
@@ -157,9 +167,16 @@ class CpuBackend final : public Backend {
                  StagePlan& plan);
   void SignRows(const LiftedMatrix& w, const std::vector<StagePlan>& plans,
                 const CpuLiftedActivations& u, int64_t row, int64_t row_end, float* y, int thread);
+  void PlanLookups(std::span<const LiftedProduct> products, const CpuLiftedActivations& u);
   void SignSegment(const LiftedMatrix::Stage& stage, const ParityTables& parity,
                    const Segment& segment, int64_t padded, int64_t pitch, int64_t row,
                    int64_t row_end, float* y, int thread);
+  void DotSegment(const LiftedMatrix::Stage& stage, const ParityTables& parity,
+                  const Segment& segment, int64_t padded, int64_t pitch, int64_t row,
+                  int64_t row_end, float* y, int thread);
+  void LookUpSegment(const LiftedMatrix::Stage& stage, const ParityTables& parity,
+                     const Segment& segment, int64_t padded, int64_t pitch, int64_t row,
+                     int64_t row_end, float* y, int thread);
 
   // Can prompts of this site be multiplied as tiles? A matter of its shape and codes alone.
   static bool ReadsPrompts(const LiftSite& site);
@@ -182,6 +199,7 @@ class CpuBackend final : public Backend {
   const Kernels& k_;
   std::vector<AlignedArray<std::byte>> scratch_;   // one a thread
   std::vector<std::vector<StagePlan>> plans_;      // of the matrices at hand, capacity kept
+  std::vector<Lookup> lookups_;                    // by slot
   std::vector<std::vector<TilePlan>> tile_plans_;  // of the matrices at hand, by prompt group
   std::vector<AttendItem> attend_items_, attend_spans_;
   AlignedArray<float> attend_partials_;

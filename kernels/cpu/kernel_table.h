@@ -17,8 +17,11 @@ inline constexpr int kKeyChunk = 64;  // keys of one step of the online softmax,
 static_assert(kKeyChunk - 1 <= kKeysBeforeWindow);  // a window's first chunk begins before it
 inline constexpr int kKeySpan = 512;    // keys whose sums are made alone and then folded in order
 inline constexpr int kTilePair = 32;    // rows of two plane tiles
-inline constexpr int kMaxShift = 7;     // columns a parity may look back
-inline constexpr int kWindowSigns = 7;  // consecutive signs of a stream that one table entry sums
+inline constexpr int kLookupRows = 64;  // rows that one look at a table serves
+inline constexpr int kLookupColumns = 2;
+inline constexpr int kLookupBytes = 512;  // tables of a block and stream
+inline constexpr int kMaxShift = 7;       // columns a parity may look back
+inline constexpr int kWindowSigns = 7;    // consecutive signs of a stream that one table entry sums
 inline constexpr int kMaxExpandSteps = 28;        // of a code that expand takes: four windows
 inline constexpr int kQuadBytes = 4 * kTileRows;  // four columns of a row tile as int8
 
@@ -132,6 +135,18 @@ struct SignDot {
   const int8_t* const* columns = nullptr;  // each [blocks][streams][32]
   int64_t num_columns = 0;
   int32_t* acc = nullptr;  // [num_columns][kTilePair], 64-byte aligned
+};
+
+// acc[c][16 * tile + row] = sum over the set bits of the whole row of column c, for two or four row
+// tiles of a code with one stored and one derived stream.
+struct SignLookup {
+  const uint8_t* planes[4] = {};  // of the row tiles
+  int pairs = 0;                  // of tiles: 1 or 2
+  int64_t blocks = 0;
+  const ParityTables* parity = nullptr;
+  const int16_t* const* tables = nullptr;  // of the columns: [blocks][2][256], 64-byte aligned
+  int64_t num_columns = 0;                 // 1 or 2
+  int32_t* acc = nullptr;                  // [num_columns][kLookupRows], 64-byte aligned
 };
 
 // y[r] += coefficient * (2 acc[r] - sum), a wide column pair counting 128 * high + low.
@@ -253,6 +268,10 @@ struct Kernels {
   // The whole row (begin = 0) for one or two columns, deriving signs on the way; false, with
   // nothing done, for codes and counts it was not compiled for. Null where there is none.
   bool (*sign_dot_fused)(const SignDot& a);
+  // Sums of u by groups of signs, [words][256], from [words][32] bytes of a column, and sums of
+  // rows by them. Null where there is none.
+  void (*make_lookup)(const int8_t* column, int64_t words, int16_t* out);
+  void (*sign_lookup)(const SignLookup& a);
   void (*combine)(const SignCombine& a);
   // y[r] *= the binary16 scale[r].
   void (*scale_rows)(const uint16_t* scale, int64_t rows, float* y);

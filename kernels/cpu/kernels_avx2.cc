@@ -22,11 +22,11 @@ namespace {
 
 const Kernels& Avx2Kernels() {
   static constexpr Kernels kTable = {
-      CpuIsa::kAvx2,   "avx2",      RmsNormRow,     LayerNormRow,      AddInPlace,  SwiGluRange,
-      GeluRange,       RopeToken,   PackPanel,      PanelMatmulKernel, StoreKvRow,  Attend,
-      AttendMerge,     Rotate,      LiftSlotKernel, DeriveByShifts,    SignDotAvx2, nullptr,
-      Combine,         ScaleRows,   DecodeRow,      ConvKernel,        ScanKernel,  0,
-      ExpandByRows<0>, TileDotAvx2, CombineTiles};
+      CpuIsa::kAvx2, "avx2",    RmsNormRow,      LayerNormRow,      AddInPlace,  SwiGluRange,
+      GeluRange,     RopeToken, PackPanel,       PanelMatmulKernel, StoreKvRow,  Attend,
+      AttendMerge,   Rotate,    LiftSlotKernel,  DeriveByShifts,    SignDotAvx2, nullptr,
+      nullptr,       nullptr,   Combine,         ScaleRows,         DecodeRow,   ConvKernel,
+      ScanKernel,    0,         ExpandByRows<0>, TileDotAvx2,       CombineTiles};
   return kTable;
 }
 

@@ -15,19 +15,42 @@ namespace {
 #include "kernels/cpu/simd_avx512.inl.h"
 #include "kernels/cpu/shared_kernels.inl.h"
 #include "kernels/cpu/signs_avx512.inl.h"
+#include "kernels/cpu/signs_lookup.inl.h"
 #include "kernels/cpu/tiles_avx512.inl.h"
 // clang-format on
 
 }  // namespace
 
 const Kernels& Avx512Kernels() {
-  static constexpr Kernels kTable = {
-      CpuIsa::kAvx512Vnni, "avx512-vnni", RmsNormRow,  LayerNormRow, AddInPlace,
-      SwiGluRange,         GeluRange,     RopeToken,   PackPanel,    PanelMatmulKernel,
-      StoreKvRow,          Attend,        AttendMerge, Rotate,       LiftSlotKernel,
-      DeriveByShifts,      SignDotAvx512, nullptr,     Combine,      ScaleRows,
-      DecodeRow,           ConvKernel,    ScanKernel,  128,          ExpandByRows<128>,
-      TileDotAvx512,       CombineTiles};
+  static constexpr Kernels kTable = {CpuIsa::kAvx512Vnni,
+                                     "avx512-vnni",
+                                     RmsNormRow,
+                                     LayerNormRow,
+                                     AddInPlace,
+                                     SwiGluRange,
+                                     GeluRange,
+                                     RopeToken,
+                                     PackPanel,
+                                     PanelMatmulKernel,
+                                     StoreKvRow,
+                                     Attend,
+                                     AttendMerge,
+                                     Rotate,
+                                     LiftSlotKernel,
+                                     DeriveByShifts,
+                                     SignDotAvx512,
+                                     nullptr,
+                                     nullptr,
+                                     nullptr,
+                                     Combine,
+                                     ScaleRows,
+                                     DecodeRow,
+                                     ConvKernel,
+                                     ScanKernel,
+                                     128,
+                                     ExpandByRows<128>,
+                                     TileDotAvx512,
+                                     CombineTiles};
   return kTable;
 }
 
@@ -50,6 +73,8 @@ const Kernels& Avx512GfniKernels() {
                                      DeriveGfni,
                                      SignDotAvx512,
                                      SignDotFusedGfni,
+                                     MakeLookup,
+                                     SignLookupGfni,
                                      Combine,
                                      ScaleRows,
                                      DecodeRow,

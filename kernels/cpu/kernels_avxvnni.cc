@@ -22,13 +22,21 @@ namespace {
 }  // namespace
 
 const Kernels& AvxVnniKernels() {
-  static constexpr Kernels kTable = {
-      CpuIsa::kAvxVnni, "avx-vnni",     RmsNormRow,  LayerNormRow, AddInPlace,
-      SwiGluRange,      GeluRange,      RopeToken,   PackPanel,    PanelMatmulKernel,
-      StoreKvRow,       Attend,         AttendMerge, Rotate,       LiftSlotKernel,
-      DeriveByShifts,   SignDotAvxVnni, nullptr,     Combine,      ScaleRows,
-      DecodeRow,        ConvKernel,     ScanKernel,  128,          ExpandByRows<128>,
-      TileDotAvxVnni,   CombineTiles};
+  static constexpr Kernels kTable = {CpuIsa::kAvxVnni,  "avx-vnni",
+                                     RmsNormRow,        LayerNormRow,
+                                     AddInPlace,        SwiGluRange,
+                                     GeluRange,         RopeToken,
+                                     PackPanel,         PanelMatmulKernel,
+                                     StoreKvRow,        Attend,
+                                     AttendMerge,       Rotate,
+                                     LiftSlotKernel,    DeriveByShifts,
+                                     SignDotAvxVnni,    nullptr,
+                                     nullptr,           nullptr,
+                                     Combine,           ScaleRows,
+                                     DecodeRow,         ConvKernel,
+                                     ScanKernel,        128,
+                                     ExpandByRows<128>, TileDotAvxVnni,
+                                     CombineTiles};
   return kTable;
 }
 

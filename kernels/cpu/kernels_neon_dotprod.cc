@@ -40,6 +40,8 @@ const Kernels& NeonDotprodKernels() {
                                      DeriveByShifts,
                                      SignDotNeon,
                                      nullptr,
+                                     nullptr,
+                                     nullptr,
                                      Combine,
                                      ScaleRows,
                                      DecodeRow,

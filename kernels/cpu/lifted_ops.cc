@@ -179,6 +179,7 @@ void CpuBackend::PlanStage(const LiftedMatrix& w, size_t stage, const CpuLiftedA
     segment.row_end = ends[i];
     segment.readers.clear();
     segment.columns.clear();
+    segment.tables.clear();
     for (int64_t t = 0; t < u.tokens; ++t) {
       const uint8_t variant = u.variants[static_cast<size_t>(t)];
       if (variant >= kPrefillRow || w.rows_of(variant)[stage] < ends[i]) continue;
@@ -191,13 +192,33 @@ void CpuBackend::PlanStage(const LiftedMatrix& w, size_t stage, const CpuLiftedA
         segment.columns.push_back(slot.column(t, part));
       }
     }
+    const Lookup& lookup = lookups_[static_cast<size_t>(s.slot)];
+    for (const int8_t* column : segment.columns) {
+      if (const int16_t* table = lookup.Table(column)) segment.tables.push_back(table);
+    }
+    LIFT_CHECK(segment.tables.empty() || segment.tables.size() == segment.columns.size());
+  }
+}
+
+void CpuBackend::SignSegment(const LiftedMatrix::Stage& s, const ParityTables& parity,
+                             const Segment& segment, int64_t padded, int64_t pitch, int64_t row,
+                             int64_t row_end, float* y, int thread) {
+  const bool look_up = !segment.tables.empty();
+  const auto rows_at_once = look_up ? kLookupRows : kTilePair;
+  for (int64_t end; row < row_end; row = end) {
+    end = std::min<int64_t>(row_end, row + rows_at_once);
+    if (look_up) {
+      LookUpSegment(s, parity, segment, padded, pitch, row, end, y, thread);
+    } else {
+      DotSegment(s, parity, segment, padded, pitch, row, end, y, thread);
+    }
   }
 }
 
 // Rows [row, row_end) of one or two row tiles; all of them belong to `segment`.
-void CpuBackend::SignSegment(const LiftedMatrix::Stage& s, const ParityTables& parity,
-                             const Segment& segment, int64_t padded, int64_t pitch, int64_t row,
-                             int64_t row_end, float* y, int thread) {
+void CpuBackend::DotSegment(const LiftedMatrix::Stage& s, const ParityTables& parity,
+                            const Segment& segment, int64_t padded, int64_t pitch, int64_t row,
+                            int64_t row_end, float* y, int thread) {
   const int64_t blocks = padded / kTileColumns;
   const int derived = s.code->derived;
   int32_t* acc = Scratch<int32_t>(thread);
@@ -283,6 +304,7 @@ void CpuBackend::LiftedMatmuls(std::span<const LiftedProduct> products,
   LIFT_CHECK(static_cast<int64_t>(variants.size()) == u.tokens);
   plans_.resize(std::max(plans_.size(), products.size()));
   const auto pairs_of = [](const LiftedMatrix& w) { return (w.rows + kTilePair - 1) / kTilePair; };
+  PlanLookups(products, u);
   int64_t derived = 0, pairs = 0;
   for (size_t i = 0; i < products.size(); ++i) {
     const LiftedMatrix& w = *products[i].w;
@@ -312,15 +334,18 @@ void CpuBackend::LiftedMatmuls(std::span<const LiftedProduct> products,
       [&](int64_t begin, int64_t end, int thread) {
         size_t i = 0;
         int64_t first = 0;  // pair of products[i]
-        for (int64_t pair = begin; pair < end; ++pair) {
+        for (int64_t pair = begin, next; pair < end; pair = next) {
           while (pair - first >= pairs_of(*products[i].w)) first += pairs_of(*products[i++].w);
           const LiftedMatrix& w = *products[i].w;
+          next = std::min({pair + kLookupRows / kTilePair, end, first + pairs_of(w)});
           const int64_t row = (pair - first) * kTilePair;
-          const int64_t row_end = std::min(w.rows, row + kTilePair);
+          const int64_t row_end = std::min(w.rows, (next - first) * kTilePair);
           if (signs) SignRows(w, plans_[i], u, row, row_end, products[i].y, thread);
-          for (size_t g = 0; g < groups; ++g) {
-            PromptRows(w, tile_plans_[i][g], u.prompts.groups[g], u, row, row_end, products[i].y,
-                       thread);
+          for (int64_t from = row; from < row_end && groups > 0; from += kTilePair) {
+            for (size_t g = 0; g < groups; ++g) {
+              PromptRows(w, tile_plans_[i][g], u.prompts.groups[g], u, from,
+                         std::min<int64_t>(row_end, from + kTilePair), products[i].y, thread);
+            }
           }
         }
       },

@@ -185,6 +185,24 @@ void ScaleRows(const uint16_t* scale, int64_t rows, float* y) {
   }
 }
 
+// Adds stored stream `s` of tile `i` to its derived words q[.][i]; `before` holds the block before
+// and then this one.
+template <int kDerived, int kTiles>
+__attribute__((target("gfni,avx512vbmi2"), always_inline)) inline void DeriveWords(
+    const ParityTables& tables, int s, __m512i w, __m512i& before, int i, __m512i (*q)[kTiles]) {
+  const __m512i byte_before = _mm512_shldi_epi32(w, before, 8);
+  before = w;
+#pragma GCC unroll 2
+  for (int k = 0; k < kDerived; ++k) {
+    const __m512i same = _mm512_gf2p8affine_epi64_epi8(
+        w, _mm512_set1_epi64(static_cast<int64_t>(tables.low[k][s])), 0);
+    const __m512i carried = _mm512_gf2p8affine_epi64_epi8(
+        byte_before, _mm512_set1_epi64(static_cast<int64_t>(tables.high[k][s])), 0);
+    q[k][i] = s == 0 ? _mm512_xor_si512(same, carried)
+                     : _mm512_ternarylogic_epi32(q[k][i], same, carried, 0x96);
+  }
+}
+
 // One or two columns (a token, or the two bytes of a wide one) with the derived signs made in
 // registers, so that memory and arithmetic overlap.
 template <int kStored, int kDerived, int kColumns, int kTiles>
@@ -241,17 +259,7 @@ __attribute__((target("gfni,avx512vbmi2"))) void DotFused(const SignDot& a, int 
       if constexpr (kDerived > 0) {
 #pragma GCC unroll 2
         for (int i = 0; i < kTiles; ++i) {
-          const __m512i byte_before = _mm512_shldi_epi32(w[i], before[i][s], 8);
-          before[i][s] = w[i];
-#pragma GCC unroll 2
-          for (int k = 0; k < kDerived; ++k) {
-            const __m512i same = _mm512_gf2p8affine_epi64_epi8(
-                w[i], _mm512_set1_epi64(static_cast<int64_t>(tables.low[k][s])), 0);
-            const __m512i carried = _mm512_gf2p8affine_epi64_epi8(
-                byte_before, _mm512_set1_epi64(static_cast<int64_t>(tables.high[k][s])), 0);
-            q[k][i] = s == 0 ? _mm512_xor_si512(same, carried)
-                             : _mm512_ternarylogic_epi32(q[k][i], same, carried, 0x96);
-          }
+          DeriveWords<kDerived>(tables, s, w[i], before[i][s], i, q);
         }
       }
     }

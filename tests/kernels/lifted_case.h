@@ -60,6 +60,10 @@ inline const std::vector<Shape>& Shapes() {
       {"wide", 48, 1536, 6, {{2, 1, 8, 0}, {1, 1, 10, 1}}, true},
       {"tall", 989, 72, 4, {{2, 0, 8, 0}, {2, 0, 8, 0}}, false},
       {"mid", 64, 576, 17, {{2, 1, 8, 0}, {2, 1, 8, 0}, {1, 2, 8, 1}}, true},
+      // Few tokens, one stored and one derived stream, many rows: sums are looked up.
+      {"lookup", 601, 1184, 6, {{1, 1, 12, 0}, {1, 1, 9, 1}}, true},
+      {"lookupwide", 272, 96, 2, {{2, 1, 8, 0}, {1, 1, 12, 1}, {1, 1, 12, 1}}, true},
+      {"lookupcut", 1000, 33, 4, {{1, 1, 8, 0}}, false},
       {"long", 31, 2300, 9, {{1, 2, 12, 0}, {3, 0, 6, 1}}, false}};
   return shapes;
 }

@@ -138,6 +138,30 @@ TEST_P(EachTable, IntegerInputsGiveExactSums) {
   }
 }
 
+// All bits set and all columns at the largest byte: the greatest sums of every width on the way.
+TEST_P(EachTable, TheLargestSumsDoNotOverflow) {
+  const int64_t rows = 300, cols = 4096;
+  RandomLifted lifted(rows, cols, {{1, 1, 1, 0}}, {false, 1}, 5);
+  lifted.codes[0].taps = {1.0f, 1.0f};
+  lifted.codes[0].masks = {1};
+  for (auto& line : lifted.planes[0]) {
+    for (uint64_t& word : line.words) word = ~uint64_t{0};
+  }
+  lifted.AddVariant({rows}, 0);
+  lifted.AddVariant({rows}, 1);
+  const std::vector<float> x(static_cast<size_t>(cols), 127.0f);
+  ThreadPool pool(2);
+  const auto backend = cpu::MakeCpuBackendOn(pool, *GetParam());
+  const float sum = 2 * 127.0f * static_cast<float>(cols) * lifted.matrix.stages[0].gain;
+  for (const uint8_t variant : {uint8_t{0}, uint8_t{1}}) {
+    const std::vector<float> y = Multiply(*backend, lifted, x, {variant});
+    for (int64_t r = 0; r < rows; ++r) {
+      const float scale = HalfToFloat(lifted.matrix.row_scale[r]);
+      ASSERT_FLOAT_EQ(y[static_cast<size_t>(r)], sum * scale) << "row " << r;
+    }
+  }
+}
+
 TEST_P(EachTable, NotANumberReachesItsOwnTokenOnly) {
   ExpectNotANumberStaysInItsRow(*GetParam(), 0);
 }
