@@ -303,9 +303,13 @@ void CpuBackend::LiftedMatmuls(std::span<const LiftedProduct> products,
   const auto& u = static_cast<const CpuLiftedActivations&>(activations);
   LIFT_CHECK(static_cast<int64_t>(variants.size()) == u.tokens);
   plans_.resize(std::max(plans_.size(), products.size()));
-  const auto pairs_of = [](const LiftedMatrix& w) { return (w.rows + kTilePair - 1) / kTilePair; };
+  // Rows of a unit of work: few where there are few, so that threads end together.
+  int64_t all_rows = 0;
+  for (const LiftedProduct& product : products) all_rows += product.w->rows;
+  const int64_t unit_rows = all_rows < 32 * kLookupRows ? kTilePair : kLookupRows;
+  const auto units_of = [&](const LiftedMatrix& w) { return (w.rows + unit_rows - 1) / unit_rows; };
   PlanLookups(products, u);
-  int64_t derived = 0, pairs = 0;
+  int64_t derived = 0, units = 0;
   for (size_t i = 0; i < products.size(); ++i) {
     const LiftedMatrix& w = *products[i].w;
     LIFT_CHECK(w.rows > 0 && PaddedColumns(w.cols) == u.padded);
@@ -314,7 +318,7 @@ void CpuBackend::LiftedMatmuls(std::span<const LiftedProduct> products,
       PlanStage(w, j, u, plans_[i][j]);
       derived = std::max<int64_t>(derived, w.stages[j].code->derived);
     }
-    pairs += pairs_of(w);
+    units += units_of(w);
   }
   const size_t groups = u.prompts.groups.size();
   tile_plans_.resize(std::max(tile_plans_.size(), products.size()));
@@ -330,16 +334,15 @@ void CpuBackend::LiftedMatmuls(std::span<const LiftedProduct> products,
   // Small ranges: a thread that another process delays then holds up little.
   constexpr int64_t kRangesPerThread = 16;
   For(
-      pairs, kTilePair * u.padded,
+      units, unit_rows * u.padded,
       [&](int64_t begin, int64_t end, int thread) {
         size_t i = 0;
-        int64_t first = 0;  // pair of products[i]
-        for (int64_t pair = begin, next; pair < end; pair = next) {
-          while (pair - first >= pairs_of(*products[i].w)) first += pairs_of(*products[i++].w);
+        int64_t first = 0;  // unit of products[i]
+        for (int64_t unit = begin; unit < end; ++unit) {
+          while (unit - first >= units_of(*products[i].w)) first += units_of(*products[i++].w);
           const LiftedMatrix& w = *products[i].w;
-          next = std::min({pair + kLookupRows / kTilePair, end, first + pairs_of(w)});
-          const int64_t row = (pair - first) * kTilePair;
-          const int64_t row_end = std::min(w.rows, (next - first) * kTilePair);
+          const int64_t row = (unit - first) * unit_rows;
+          const int64_t row_end = std::min(w.rows, row + unit_rows);
           if (signs) SignRows(w, plans_[i], u, row, row_end, products[i].y, thread);
           for (int64_t from = row; from < row_end && groups > 0; from += kTilePair) {
             for (size_t g = 0; g < groups; ++g) {
