@@ -3,9 +3,11 @@
 
 usage: cpu_peers.py BUILD_DIR [--shape llama-1b] [--types Q4_0,Q3_K,Q2_K] [--bits 2,3,4] [--threads 2] [--prompt 512]
                     [--context 512] [--new 32] [--sequences 8] [--build] [--out FOLDER]
+                    [--fork FOLDER] [--fork-types Q4_K,IQ4_K,IQ3_K,IQ2_K]
 
 --build makes ~/.cache/liftserve/peers/venv with llama-cpp-python compiled from PyPI's source for this machine (once; nice, one
-job: half an hour or more). Which type of the peer compares with which bits is a matter of quality: tests/bench/quality/PEERS.md.
+job: half an hour or more). --fork takes the programs of another build of llama.cpp, such as ik_llama.cpp's: a folder with
+llama-batched-bench, run on --fork-types (which may be of its own). Which type of the peer compares with which bits is a matter of quality: tests/bench/quality/PEERS.md.
 Each engine runs in a process of its own, one after the other, with the read loop's bandwidth at that time beside it.
 """
 
@@ -24,7 +26,9 @@ SHAPES = {"llama-tiny": (640, 128, 256, 2, 4, 2, 32, True), "llama-1b": (128256,
           "llama-3b": (128256, 3072, 8192, 28, 24, 8, 128, True), "llama-7b": (32000, 4096, 11008, 32, 32, 32, 128, False)}
 # Bytes of a block, weights of a block, and where its binary16 factors lie: they are set, the rest is random.
 BLOCKS = {"Q4_0": (18, 32, [0]), "Q8_0": (34, 32, [0]), "Q2_K": (84, 256, [80, 82]), "Q3_K": (110, 256, [108]),
-          "Q4_K": (144, 256, [0, 2]), "Q5_K": (176, 256, [0, 2]), "Q6_K": (210, 256, [208])}
+          "Q4_K": (144, 256, [0, 2]), "Q5_K": (176, 256, [0, 2]), "Q6_K": (210, 256, [208]), "IQ2_K": (76, 256, [0]),
+          "IQ3_K": (110, 256, [0]), "IQ4_K": (144, 256, [0])}
+FORK_TYPES = {"IQ2_K": 137, "IQ3_K": 138, "IQ4_K": 139}  # ggml_type numbers of ik_llama.cpp
 
 
 def write_gguf(path, shape, kind):
@@ -49,7 +53,8 @@ def write_gguf(path, shape, kind):
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(vocab)
     writer.add_tokenizer_model("no_vocab")
-    raw = gguf.GGMLQuantizationType[kind]
+    raw = FORK_TYPES.get(kind) or gguf.GGMLQuantizationType[kind]
+    gguf.constants.GGML_QUANT_SIZES[raw] = (block_weights, block_bytes)
 
     def matrix(name, rows, cols):
         blocks = random.integers(0, 256, (rows, cols // block_weights, block_bytes), dtype=np.uint8)
@@ -145,6 +150,19 @@ def run_llama_cpp(path, threads, prompt, context, new, sequences):
     return result
 
 
+def run_fork(folder, path, threads, prompt, new, sequences):
+    """The same speeds by llama-batched-bench: its rows of one and of several sequences, each behind a prompt of its own."""
+    done = subprocess.run([folder / "llama-batched-bench", "-m", path, "-t", str(threads), "-c", str((prompt + new) * sequences + 256),
+                           "-npp", str(prompt), "-ntg", str(new), "-npl", f"1,{sequences}"], capture_output=True, text=True, check=True)
+    rows = {}
+    for line in (done.stdout + done.stderr).splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if line.startswith("|") and cells[0].isdigit():
+            rows[int(cells[2])] = (float(cells[5]), float(cells[7]))
+    return {"prefill_tokens_per_second": rows[1][0], "decode_tokens_per_second": rows[1][1],
+            f"batch_{sequences}_tokens_per_second": rows[sequences][1]}
+
+
 def peer_python(build):
     python = PEERS / "venv/bin/python"
     if build and not python.exists():
@@ -172,6 +190,8 @@ def main():
     parser.add_argument("--new", type=int, default=32)
     parser.add_argument("--sequences", type=int, default=8, help="decoded side by side, besides one alone")
     parser.add_argument("--build", action="store_true")
+    parser.add_argument("--fork", type=pathlib.Path)
+    parser.add_argument("--fork-types", default="Q4_K,IQ4_K,IQ3_K,IQ2_K")
     parser.add_argument("--write-only", metavar="FILE", help="write FILE with the first of --types and stop")
     parser.add_argument("--child", metavar="GGUF", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=pathlib.Path)
@@ -185,11 +205,20 @@ def main():
         return
     python = peer_python(flags.build)
     rows = []
-    for kind in flags.types.split(","):
+
+    def file_of(kind):
         path = bench_report.CACHE / f"{flags.shape}-{kind}.gguf"
         if not path.exists():
             subprocess.run([python, __file__, flags.build_dir, "--shape", flags.shape, "--types", kind, "--write-only", path],
                            check=True)
+        return path
+
+    for kind in flags.fork_types.split(",") if flags.fork else []:
+        path = file_of(kind)
+        done = run_fork(flags.fork, path, flags.threads, flags.prompt, flags.new, flags.sequences)
+        rows.append({"engine": "fork", "weights": kind, "file_gb": path.stat().st_size / 1e9, **done})
+    for kind in flags.types.split(",") if flags.types else []:
+        path = file_of(kind)
         done, _, _ = bench_report.run_json(
             [python, __file__, flags.build_dir, "--child", path, "--threads", flags.threads, "--prompt", flags.prompt,
              "--context", flags.context, "--new", flags.new, "--sequences", flags.sequences])

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The CPU's speed beside what its memory allows: every table of the speed bars, in one command.
 
-usage: cpu_speed.py BUILD_DIR [--tables linear,bits,batch,scaling] [--seconds 2] [--shapes llama-1b,llama-3b,llama-7b]
+usage: cpu_speed.py BUILD_DIR [--tables linear,bits,batch,scaling] [--seconds 2] [--shapes llama-1b,llama-3b,llama-7b,smollm2-135m]
                     [--threads N] [--out FOLDER]
 
 Synthetic models (random planes, kept in ~/.cache/liftserve/synthetic). Every figure stands beside the read loop of its own
@@ -88,7 +88,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build", type=pathlib.Path)
     parser.add_argument("--tables", default="linear,bits,batch,scaling")
-    parser.add_argument("--shapes", default="llama-1b,llama-3b,llama-7b")
+    parser.add_argument("--shapes", default="llama-1b,llama-3b,llama-7b,smollm2-135m")
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path)

@@ -44,7 +44,8 @@ void DeclareFlags(CLI::App& app, Flags& flags) {
   app.add_option(
       "--synthetic", flags.synthetic,
       "random planes of a known shape, SHAPE:BITS[,BITS...]: llama-1b, llama-3b, llama-7b,\n"
-      "llama-13b or llama-tiny, e.g. llama-1b:2,3,4 (needs disk for the planes in $TMPDIR or "
+      "llama-13b, smollm2-135m or llama-tiny, e.g. llama-1b:2,3,4 (needs disk for the planes in "
+      "$TMPDIR or "
       "--save)");
   app.add_flag("--plain", flags.plain, "with --synthetic: codes without parity streams");
   app.add_option("--save", flags.save, "with --synthetic: keep the lifted file at this path");

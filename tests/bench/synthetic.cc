@@ -25,9 +25,12 @@ struct Shape {
   int64_t experts = 0, experts_per_token = 0;
 };
 
-// The public models of these names (Llama 3.2 1B and 3B, Llama 2 7B and 13B, Mixtral 8x7B).
+// The public models of these names (SmolLM2 135M, Llama 3.2 1B and 3B, Llama 2 7B and 13B, Mixtral
+// 8x7B).
+// 8x7B).
 constexpr Shape kShapes[] = {
     {"llama-tiny", 640, 128, 256, 2, 4, 2, 32, 4096, true},  // to try a command with
+    {"smollm2-135m", 49152, 576, 1536, 30, 9, 3, 64, 8192, true},
     {"llama-1b", 128256, 2048, 8192, 16, 32, 8, 64, 131072, true},
     {"llama-3b", 128256, 3072, 8192, 28, 24, 8, 128, 131072, true},
     {"llama-7b", 32000, 4096, 11008, 32, 32, 32, 128, 4096, false},
