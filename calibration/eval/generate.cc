@@ -117,12 +117,13 @@ absl::StatusOr<std::vector<int32_t>> GenerateTokens(StepModel& model,
   std::vector<float> logits;
   SequenceChunk chunk;
   chunk.blocks = blocks;
+  const bool read_as_prompt = ReadAsPrompt(static_cast<int64_t>(prompt.size()));
   const auto step = [&](std::span<const int32_t> tokens, int variant,
                         SequenceChunk::Logits wanted) {
     chunk.tokens = tokens;
     chunk.variant = variant;
     chunk.logits = wanted;
-    chunk.prefill = answer.tokens.empty();
+    chunk.prefill = answer.tokens.empty() && read_as_prompt;
     model.Step({&chunk, 1}, logits);
     chunk.position += static_cast<int64_t>(tokens.size());
   };

@@ -196,7 +196,7 @@ std::vector<SequenceChunk> EngineLoop::Chunks(const StepPlan& plan) const {
                       .logits = all    ? Logits::kAll
                                 : last ? Logits::kLast
                                        : Logits::kNone,
-                      .prefill = request.computed < request.prompt_tokens()});
+                      .prefill = request.computed < request.prefill_tokens()});
   }
   return chunks;
 }

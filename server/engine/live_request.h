@@ -87,6 +87,8 @@ struct LiveRequest {
   // The logits of every prompt token are needed, so all of them are computed.
   bool WantsPromptLogprobs() const { return leads() && !decided && request.prompt_logprobs >= 0; }
   int64_t prompt_tokens() const { return static_cast<int64_t>(request.prompt.size()); }
+  // Leading tokens that are computed as a prompt's.
+  int64_t prefill_tokens() const { return ReadAsPrompt(prompt_tokens()) ? prompt_tokens() : 0; }
   int64_t generated() const { return static_cast<int64_t>(tokens.size()) - prompt_tokens(); }
   int64_t most_tokens() const { return prompt_tokens() + request.stopping.max_new_tokens - 1; }
   bool reading_prompt() const { return computed < prompt_tokens(); }

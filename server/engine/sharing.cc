@@ -15,7 +15,7 @@ std::vector<uint8_t> EngineLoop::Precisions(const LiveRequest& request, size_t f
                                             size_t count) const {
   const auto begin = request.variants.begin() + static_cast<std::ptrdiff_t>(first);
   std::vector<uint8_t> precisions(begin, begin + static_cast<std::ptrdiff_t>(count));
-  const auto prompt = static_cast<size_t>(request.prompt_tokens());
+  const auto prompt = static_cast<size_t>(request.prefill_tokens());
   for (size_t i = 0; i < count && first + i < prompt; ++i) {
     if (!model_.variants()[precisions[i]].full) precisions[i] |= kPromptState;
   }

@@ -28,6 +28,10 @@ struct SequenceChunk {
   bool prefill = false;
 };
 
+// Is a prompt of so many tokens computed with SequenceChunk::prefill? A shorter one takes less time
+// as an answer's tokens. Of the prompt alone, so that a request always gives the same.
+constexpr bool ReadAsPrompt(int64_t prompt_tokens) { return prompt_tokens >= 8; }
+
 // Bytes one step read or kept, for the meter.
 struct StepStats {
   uint64_t weight_bytes_read = 0;

@@ -36,6 +36,25 @@ TEST(Engine, OneRequestGivesTheOfflineTokens) {
   ExpectAllFree(engine);
 }
 
+// Seven tokens cost less as an answer's, and are computed so whatever the chunks; eight as a
+// prompt's.
+TEST(Engine, ShortPromptsAreComputedAsAnswers) {
+  for (const int32_t tokens : {1, 7, 8, 20}) {
+    FakeModel model({});
+    std::vector<bool> as_prompt;
+    model.on_step = [&](std::span<const SequenceChunk> chunks) {
+      for (const SequenceChunk& chunk : chunks) as_prompt.push_back(chunk.prefill);
+    };
+    Engine engine(model, ByteTokenizer(), {.prefill_chunk_tokens = 4});
+    std::vector<int32_t> prompt(static_cast<size_t>(tokens), 5);
+    auto listener = std::make_shared<RecordingListener>();
+    ASSERT_TRUE(engine.Submit(MakeRequest(std::move(prompt), 1, "q2.0"), listener).ok());
+    listener->Wait();
+    const auto chunks = static_cast<size_t>((tokens + 3) / 4);
+    EXPECT_EQ(as_prompt, std::vector<bool>(chunks, tokens >= 8)) << tokens;
+  }
+}
+
 TEST(Engine, EightMixedVariantsInABatchEqualAlone) {
   const FakeModel::Options options{.delay = 200us};
   FakeModel model(options);

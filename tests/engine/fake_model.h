@@ -238,7 +238,7 @@ inline std::vector<int32_t> OfflineTokens(FakeModel::Options options,
                       .blocks = blocks,
                       .variant = static_cast<int>(model.variants().size()) - 1,
                       .logits = SequenceChunk::Logits::kLast,
-                      .prefill = true};
+                      .prefill = ReadAsPrompt(static_cast<int64_t>(prompt.size()))};
   int32_t last = 0;
   router::Escalation rises(escalation);
   std::vector<router::VariantView> views;
