@@ -278,6 +278,7 @@ class Calibrator {
         LIFT_RETURN_IF_ERROR(LiftSiteTensors(site.matrices, hessian, layer, kind));
         kind += static_cast<int>(site.matrices.size());
       }
+      checkpoint_->LeaveResidentSet();
       progress.Update(layer + 1, layers);
     }
     model_->set_observer(nullptr);

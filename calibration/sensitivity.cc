@@ -54,7 +54,7 @@ class Prober {
     model_.Embed(batch_.chunks(), hidden_[0]);
     for (int64_t layer = 0; layer < layers_; ++layer) {
       hidden_[static_cast<size_t>(layer) + 1] = hidden_[static_cast<size_t>(layer)];
-      model_.RunLayer(layer, batch_.chunks(), hidden_[static_cast<size_t>(layer) + 1]);
+      RunLayer(layer, hidden_[static_cast<size_t>(layer) + 1]);
     }
     reference_ = Logits(hidden_[static_cast<size_t>(layers_)]);
   }
@@ -71,7 +71,7 @@ class Prober {
     if (ends) model_.Embed(batch_.chunks(), hidden);
     for (int64_t layer = first; layer < layers_; ++layer) {
       const Values of_layer = Perturb(by_layer[layer]);  // one layer's in memory at a time
-      model_.RunLayer(layer, batch_.chunks(), hidden);
+      RunLayer(layer, hidden);
       Restore(by_layer[layer]);
     }
     const double kl = MeanKl(reference_, Logits(hidden), pool_);
@@ -80,6 +80,11 @@ class Prober {
   }
 
  private:
+  void RunLayer(int64_t layer, std::vector<float>& hidden) {
+    model_.RunLayer(layer, batch_.chunks(), hidden);
+    weights_.checkpoint()->LeaveResidentSet();
+  }
+
   using Values = std::vector<std::unique_ptr<float[]>>;
 
   // Replaces these tensors by a blend with their reconstruction, which the result holds.

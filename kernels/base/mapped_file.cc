@@ -5,11 +5,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/sha256.h"
 
 namespace lift {
 namespace {
@@ -66,6 +68,23 @@ absl::StatusOr<std::shared_ptr<const MappedFile>> MappedFile::Open(const std::st
 MappedFile::~MappedFile() {
   ::munmap(const_cast<std::byte*>(data_), size_);
   ::close(fd_);
+}
+
+void LeaveResidentSet(std::span<const std::byte> mapped) {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto first = reinterpret_cast<uintptr_t>(mapped.data());
+  const uintptr_t begin = (first + page - 1) / page * page;
+  const uintptr_t end = (first + mapped.size()) / page * page;
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+void HashMapped(std::span<const std::byte> mapped, Sha256& sha) {
+  constexpr size_t kPart = size_t{64} << 20;
+  for (size_t at = 0; at < mapped.size(); at += kPart) {
+    const auto part = mapped.subspan(at, std::min(kPart, mapped.size() - at));
+    sha.Update(part);
+    LeaveResidentSet(part);
+  }
 }
 
 void MappedFile::Release(std::span<const std::byte> part) const {

@@ -10,6 +10,8 @@
 
 namespace lift {
 
+class Sha256;
+
 // Thread-safe after construction (immutable). Errors: NOT_FOUND, PERMISSION_DENIED,
 // INVALID_ARGUMENT (a directory, empty).
 class MappedFile {
@@ -36,6 +38,13 @@ class MappedFile {
   const std::byte* data_;
   size_t size_;
 };
+
+// Whole pages of `mapped`, which lies in a MappedFile, leave the process's resident set. The page
+// cache keeps them, so reading them again costs a page fault and no disk.
+void LeaveResidentSet(std::span<const std::byte> mapped);
+
+// Adds `mapped`, which lies in a MappedFile, to `sha`, a part at a time in the resident set.
+void HashMapped(std::span<const std::byte> mapped, Sha256& sha);
 
 // Lower-case hex SHA-256 of the bytes.
 std::string Sha256Hex(std::span<const std::byte> bytes);

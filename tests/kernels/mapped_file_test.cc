@@ -69,6 +69,19 @@ TEST_F(MappedFileTest, ReleasedPagesLeaveMemoryAndReadTheSameAgain) {
   EXPECT_EQ(ResidentBytes(bytes.data()), text.size());
 }
 
+TEST_F(MappedFileTest, HashingLeavesNothingResident) {
+  const std::string text(3 << 20, 'b');
+  const auto file = MappedFile::Open(Write("hashed", text));
+  ASSERT_TRUE(file.ok()) << file.status();
+  const auto bytes = (*file)->bytes();
+  (*file)->Prefetch(bytes);
+  Sha256 sha;
+  HashMapped(bytes, sha);
+  EXPECT_EQ(sha.HexDigest(), Sha256Hex(Bytes(text)));
+  EXPECT_EQ(ResidentBytes(bytes.data()), 0u);
+  EXPECT_EQ(std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()), text);
+}
+
 TEST_F(MappedFileTest, MapsTheWholeFileAndOutlivesItsName) {
   const std::string path = Write("a", std::string("x\0y", 3));
   const auto file = MappedFile::Open(path);

@@ -33,6 +33,10 @@ class Checkpoint {
       const = 0;  // over every weight file's bytes, computed on call (reads all bytes)
   virtual int64_t tensor_bytes() const = 0;  // stored bytes of all tensors used
 
+  // The source's pages leave this process's resident set; the page cache keeps them. For work that
+  // goes through a model larger than its memory layer by layer.
+  virtual void LeaveResidentSet() const = 0;
+
   // Exactly one of these is set; server/tokenizer reads the tokenizer from it.
   virtual const GgufFile* gguf() const { return nullptr; }
   virtual std::optional<std::string> folder() const { return std::nullopt; }

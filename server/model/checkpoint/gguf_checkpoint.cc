@@ -1,5 +1,6 @@
 #include <utility>
 
+#include "kernels/base/mapped_file.h"
 #include "kernels/base/sha256.h"
 #include "server/model/checkpoint/gguf.h"
 #include "server/model/checkpoint/gguf_config.h"
@@ -31,7 +32,12 @@ class GgufCheckpoint final : public Checkpoint {
     return FindIn(tensors_, name);
   }
   std::vector<std::string> names() const override { return NamesOf(tensors_); }
-  std::string source_sha256() const override { return Sha256Hex(file_->file_bytes()); }
+  std::string source_sha256() const override {
+    Sha256 sha;
+    HashMapped(file_->file_bytes(), sha);
+    return sha.HexDigest();
+  }
+  void LeaveResidentSet() const override { lift::LeaveResidentSet(file_->file_bytes()); }
   int64_t tensor_bytes() const override { return BytesOf(tensors_); }
   const GgufFile* gguf() const override { return file_.get(); }
 

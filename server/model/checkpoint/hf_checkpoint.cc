@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/mapped_file.h"
 #include "kernels/base/sha256.h"
 #include "server/model/checkpoint/architecture.h"
 #include "server/model/checkpoint/hf_config.h"
@@ -111,8 +112,11 @@ class HuggingFaceCheckpoint final : public Checkpoint {
   std::optional<std::string> folder() const override { return folder_; }
   std::string source_sha256() const override {
     Sha256 sha;
-    for (const auto& [name, shard] : shards_) sha.Update(shard->file_bytes());
+    for (const auto& [name, shard] : shards_) HashMapped(shard->file_bytes(), sha);
     return sha.HexDigest();
+  }
+  void LeaveResidentSet() const override {
+    for (const auto& [name, shard] : shards_) lift::LeaveResidentSet(shard->file_bytes());
   }
 
  private:
