@@ -43,7 +43,9 @@ void CpuBackend::PlanLookups(std::span<const LiftedProduct> products,
       for (const int64_t t : tokens) {
         const int64_t rows = w.rows_of(u.variants[static_cast<size_t>(t)])[j];
         most = std::max(most, rows);
-        if (rows == 0 || lookup.Table(slot.column(t, 0)) != nullptr) continue;
+        const int8_t* column = slot.column(t, 0);
+        const auto& known = lookup.columns;
+        if (rows == 0 || std::find(known.begin(), known.end(), column) != known.end()) continue;
         for (int part = 0; part <= (slot.wide[t] != 0 ? 1 : 0); ++part) {
           lookup.columns.push_back(slot.column(t, part));
         }
