@@ -77,7 +77,8 @@ int TraceBack(const SearchScratch& scratch, int64_t n, int beam, int lane, uint8
 // Searches rows together: problems that differ only in target, start and forced bits. scratch: one
 // for each.
 void BeamSearchPortable(std::span<const SearchProblem> problems, std::span<SearchScratch> scratch);
-#if defined(LIFT_HAVE_AVX512_ENCODER)
+#if defined(LIFT_HAVE_X86_ENCODERS)
+void BeamSearchAvx2(std::span<const SearchProblem> problems, std::span<SearchScratch> scratch);
 void BeamSearchAvx512(std::span<const SearchProblem> problems, std::span<SearchScratch> scratch);
 #endif
 

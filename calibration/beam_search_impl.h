@@ -26,6 +26,7 @@ inline constexpr int kMaxBeam = 256;
 inline constexpr int kMaxMarks = kWindow / kGroup;
 inline constexpr int kMergeBits = 11;  // slots to find equal paths by; a collision only misses one
 inline constexpr int64_t kPanel = 64;  // columns between far pushes
+inline constexpr size_t kSlack = 16;   // lanes past its end that Compress may write
 inline constexpr int32_t kInvalidKey = 0x7F000000;
 inline constexpr float kMaxCost =
     1e30f;  // overflow and NaN become this, whose key is still below kInvalidKey
@@ -40,7 +41,7 @@ class Search {
     const size_t lanes = static_cast<size_t>(m_);
     const size_t floats = lanes * (kWindow + 3 * kGroup + 13 + kAhead + kMaxMarks +
                                    static_cast<size_t>(code_.branches)) +
-                          64;
+                          kSlack + 64;
     if (scratch.floats.size() < floats) scratch.floats.resize(floats);
     float* next = scratch.floats.data();
     next += (64 - reinterpret_cast<uintptr_t>(next) % 64) % 64 / sizeof(float);
@@ -55,8 +56,9 @@ class Search {
     for (int32_t*& q : ancestor_) q = reinterpret_cast<int32_t*>(take(lanes));
     for (float** q : {&cost_, &target_, &base_, &spare_, &charge_}) *q = take(lanes);
     ahead_ = take(lanes * kAhead);
-    for (int32_t** q : {&map_, &history_, &parity_, &parent_, &branch_, &order_})
+    for (int32_t** q : {&map_, &history_, &parity_, &parent_, &branch_})
       *q = reinterpret_cast<int32_t*>(take(lanes));
+    order_ = reinterpret_cast<int32_t*>(take(lanes + kSlack));
     keys_ = reinterpret_cast<int32_t*>(take(lanes * static_cast<size_t>(code_.branches)));
     const size_t steps = static_cast<size_t>(p.n) * lanes;
     if (scratch.trace.size() < steps) scratch.trace.resize(steps);

@@ -38,7 +38,6 @@ struct QualityPreset {
   bool per_tensor;
   double second_look;
 };
-
 QualityPreset PresetOf(CalibrationQuality quality) {
   switch (quality) {
     case CalibrationQuality::kFast:
@@ -113,6 +112,7 @@ class Calibrator {
       }
       result_.calibration_tokens += static_cast<int64_t>(sample.size());
     }
+    data_.token_counts.resize(static_cast<size_t>(checkpoint_->config().vocab_size), 0);
     result_.warning = data_.warning;
     for (const auto& m : layout::Matrices(checkpoint_->config()))
       result_.weights += m.rows * m.cols;
@@ -131,8 +131,13 @@ class Calibrator {
 
   absl::Status PlanChain() {
     LIFT_ASSIGN_OR_RETURN(wanted_, PlanVariants(options_.variants, result_.weights, FixedBytes()));
-    result_.chain = options_.chain.empty() ? ChainForVariants(wanted_) : options_.chain;
-    return absl::OkStatus();
+    const auto strips = VocabularyStrips(data_.token_counts);
+    const ModelConfig& config = checkpoint_->config();
+    result_.chain = options_.chain;
+    if (result_.chain.empty())
+      result_.chain = ChainForVariants(wanted_, result_.weights, PlannedCosts(config, {1}, strips));
+    auto placed = wanted_;  // refused now rather than after the search
+    return PlaceVariants(PlannedCosts(config, result_.chain, strips), result_.weights, placed);
   }
 
   // Stages of the given sizes; the same chain is the same object.
@@ -303,7 +308,6 @@ class Calibrator {
     hidden_.clear();
     // A tied matrix is also looked up row by row, where every direction counts alike.
     if (config.tie_embeddings) head.AddIdentity(1.0);
-    data_.token_counts.resize(static_cast<size_t>(config.vocab_size), 0);
     const std::vector<Strip> strips = VocabularyStrips(data_.token_counts);
     LIFT_RETURN_IF_ERROR(LiftSiteTensors({layout::HeadName(config)}, &head, -1, 0, strips));
     if (!config.tie_embeddings)

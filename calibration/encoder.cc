@@ -88,13 +88,16 @@ void ReconstructOne(const LiftCode& code, const SearchCode& search, const uint8_
 using SearchFunction = void (*)(std::span<const SearchProblem>, std::span<SearchScratch>);
 
 SearchFunction ChooseSearch(EncoderOptions::Isa isa) {
-#if defined(LIFT_HAVE_AVX512_ENCODER)
-  const bool supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                         __builtin_cpu_supports("avx512vpopcntdq");
-  if (isa != EncoderOptions::Isa::kPortable && supported) return BeamSearchAvx512;
+  using Isa = EncoderOptions::Isa;
+#if defined(LIFT_HAVE_X86_ENCODERS)
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512vpopcntdq");
+  if (avx512 && (isa == Isa::kAuto || isa == Isa::kAvx512)) return BeamSearchAvx512;
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+  if (avx2 && (isa == Isa::kAuto || isa == Isa::kAvx2)) return BeamSearchAvx2;
 #endif
-  LIFT_CHECK(isa != EncoderOptions::Isa::kAvx512);
+  LIFT_CHECK(isa == Isa::kAuto || isa == Isa::kPortable);
   return BeamSearchPortable;
 }
 

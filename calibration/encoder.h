@@ -24,6 +24,7 @@ struct EncoderOptions {
   enum class Isa {
     kAuto,
     kPortable,
+    kAvx2,
     kAvx512
   } isa = Isa::kAuto;  // the results are equal to the bit
 };

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
+#include "server/model/model_layout.h"
 
 namespace lift {
 
@@ -46,10 +47,36 @@ absl::StatusOr<std::vector<LiftedVariant>> PlanVariants(std::span<const VariantR
   return planned;
 }
 
-std::vector<int> ChainForVariants(std::span<const LiftedVariant> variants) {
+std::vector<TensorCost> PlannedCosts(const ModelConfig& config, const std::vector<int>& chain,
+                                     std::span<const Strip> strips) {
+  std::vector<TensorCost> costs;
+  const auto add = [&](const std::string& name, int64_t rows, int64_t cols,
+                       const std::vector<int>& sizes) {
+    costs.push_back({name, {}, {}, 0});
+    for (const int bits : sizes) {
+      costs.back().stage_bytes.push_back(
+          static_cast<uint64_t>(PaddedRows(rows) * PaddedColumns(cols) / 8 * bits));
+    }
+  };
+  for (const auto& m : layout::Matrices(config)) {
+    if (m.name != layout::HeadName(config) && m.name != layout::kEmbedding) {
+      add(m.name, m.rows, m.cols, chain);
+      continue;
+    }
+    for (const Strip& strip : strips)
+      add(m.name, strip.rows, m.cols, StripChain(chain, strip.weight));
+  }
+  return costs;
+}
+
+std::vector<int> ChainForVariants(std::span<const LiftedVariant> variants, int64_t weights,
+                                  std::span<const TensorCost> one_bit) {
+  double padding = 0;
+  for (const TensorCost& cost : one_bit) padding += static_cast<double>(cost.stage_bytes[0]);
+  padding *= 8 / static_cast<double>(weights);
   std::vector<double> bits;
   for (const LiftedVariant& variant : variants) {
-    if (!variant.full) bits.push_back(variant.bits_per_weight);
+    if (!variant.full) bits.push_back(std::max(1.0, variant.bits_per_weight / padding));
   }
   return ChainForBits(bits.empty() ? std::vector<double>{4.0} : bits);
 }
@@ -69,10 +96,11 @@ absl::Status PlaceVariants(std::span<const TensorCost> tensors, int64_t weights,
     const uint64_t bytes =
         static_cast<uint64_t>(std::llround(v.bits_per_weight * static_cast<double>(weights) / 8));
     if (bytes + static_cast<uint64_t>(weights) / 800 < base) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "a variant of ", v.bits_per_weight,
-          " bits per weight is below the first stages of this chain; ask for at least ",
-          8.0 * static_cast<double>(base) / static_cast<double>(weights)));
+      return absl::InvalidArgumentError(
+          absl::StrCat("a variant of ", v.bits_per_weight,
+                       " bits per weight is below the first stages of this chain, which take ",
+                       8.0 * static_cast<double>(base) / static_cast<double>(weights),
+                       "; ask for more bits or a chain with a smaller first stage"));
     }
     v.plane_bytes = std::clamp(bytes, base, all);
     char name[32];

@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "calibration/allocate.h"
+#include "calibration/strips.h"
 #include "kernels/base/status.h"
 #include "kernels/format/lifted_file.h"
+#include "server/model/model_config.h"
 
 namespace lift {
 
@@ -25,8 +27,14 @@ struct VariantRequest {
 absl::StatusOr<std::vector<LiftedVariant>> PlanVariants(std::span<const VariantRequest> requests,
                                                         int64_t weights, uint64_t fixed_bytes);
 
-// ChainForBits of the planned variants.
-std::vector<int> ChainForVariants(std::span<const LiftedVariant> variants);
+// What the matrices of a model will take in a chain, from shapes alone: names and stage_bytes.
+// strips: of the vocabulary.
+std::vector<TensorCost> PlannedCosts(const ModelConfig& config, const std::vector<int>& chain,
+                                     std::span<const Strip> strips);
+
+// ChainForBits of the planned variants, less what padding takes. one_bit: PlannedCosts of {1}.
+std::vector<int> ChainForVariants(std::span<const LiftedVariant> variants, int64_t weights,
+                                  std::span<const TensorCost> one_bit);
 
 // Sets plane_bytes, name and wide_stages of planned variants and sorts them. INVALID_ARGUMENT for
 // one below the first stages or asked for twice.

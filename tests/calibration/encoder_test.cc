@@ -206,6 +206,11 @@ TEST(Encoder, SpreadIsWhatNoiseShapingCosts) {
 }
 
 TEST(Encoder, EqualOnEveryIsaAndThreadCount) {
+  std::vector<EncoderOptions::Isa> isas = {EncoderOptions::Isa::kAuto};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"))
+    isas.push_back(EncoderOptions::Isa::kAvx2);
+#endif
   const int64_t n = 160, live = 150, rows = 9;
   const std::vector<float> w = Gaussian(static_cast<size_t>(rows * n), 11), h = PowerLaw(n, 5);
   for (const std::string& name : CodeNames()) {
@@ -218,9 +223,11 @@ TEST(Encoder, EqualOnEveryIsaAndThreadCount) {
       ThreadPool one(1), three(3);
       options.isa = EncoderOptions::Isa::kPortable;
       EncodeRows(*FindCode(name), 1.1f, metric, w.data(), rows, options, one, first.data());
-      options.isa = EncoderOptions::Isa::kAuto;
-      EncodeRows(*FindCode(name), 1.1f, metric, w.data(), rows, options, three, second.data());
-      EXPECT_EQ(first, second) << name << " beam " << beam;
+      for (const EncoderOptions::Isa isa : isas) {
+        options.isa = isa;
+        EncodeRows(*FindCode(name), 1.1f, metric, w.data(), rows, options, three, second.data());
+        EXPECT_EQ(first, second) << name << " beam " << beam << " isa " << static_cast<int>(isa);
+      }
     }
   }
 }

@@ -5,6 +5,9 @@
 
 #include <cmath>
 #include <filesystem>
+#include <numeric>
+
+#include "server/model/model_layout.h"
 
 namespace lift {
 namespace {
@@ -26,13 +29,48 @@ TEST(VariantPlan, BitsLambdaAndBytesAreOneKnob) {
   EXPECT_DOUBLE_EQ((*planned)[1].bits_per_weight, 4);
   EXPECT_DOUBLE_EQ((*planned)[2].bits_per_weight, 4);
   EXPECT_TRUE((*planned)[3].full);
-  EXPECT_THAT(ChainForVariants(*planned), ElementsAre(3, 1));
+  EXPECT_THAT(ChainForVariants(*planned, weights, {{{"a", {1000}, {}, 0}}}), ElementsAre(3, 1));
   const auto refused = [&](VariantRequest request) {
     return std::string(PlanVariants({{request}}, weights, 100).status().message());
   };
   EXPECT_THAT(refused(Bits(13)), HasSubstr("choose 1 to 12 bits"));
   EXPECT_THAT(refused(Bits(NAN)), HasSubstr("choose 1 to 12 bits"));
   EXPECT_THAT(refused({{}, {}, uint64_t{500}}), HasSubstr("too small"));
+}
+
+TEST(VariantPlan, AChainLeavesRoomForPadding) {
+  const auto planned = PlanVariants({{Bits(4), Bits(8)}}, 8000, 0);
+  ASSERT_TRUE(planned.ok()) << planned.status();
+  // A plane of 1.05 bits a weight: four planes are more than four bits.
+  const std::vector<TensorCost> one_bit = {{"a", {600}, {}, 0}, {"b", {450}, {}, 0}};
+  const std::vector<int> chain = ChainForVariants(*planned, 8000, one_bit);
+  const int bits = std::accumulate(chain.begin(), chain.end(), 0);
+  EXPECT_LE(chain[0] * 1.05, 4);
+  EXPECT_GE(bits * 1.05, 8);
+}
+
+TEST(VariantPlan, PlannedBytesAreThoseOfTheShapes) {
+  ModelConfig config;
+  config.architecture = "llama";
+  config.num_layers = 1;
+  config.hidden_size = 72;  // padded to 96
+  config.intermediate_size = 128;
+  config.num_heads = config.num_kv_heads = 2;
+  config.head_dim = 36;
+  config.vocab_size = 64;
+  config.tie_embeddings = true;
+  const std::vector<Strip> strips = {{0, 32, 2.0}, {32, 32, 0.1}};
+  const auto costs = PlannedCosts(config, {2, 1}, strips);
+  std::vector<std::vector<uint64_t>> embedding;
+  for (const TensorCost& cost : costs) {
+    if (cost.name == layout::kEmbedding) embedding.push_back(cost.stage_bytes);
+    if (cost.name.find("q_proj") != std::string::npos) {
+      EXPECT_THAT(cost.stage_bytes, ElementsAre(80u * 96 * 2 / 8, 80u * 96 / 8));  // of 72 rows
+    }
+  }
+  EXPECT_EQ(costs.size(), 9u);
+  EXPECT_THAT(embedding, ElementsAre(ElementsAre(32u * 96 * 2 / 8, 32u * 96 / 8),
+                                     ElementsAre(32u * 12, 32u * 12, 32u * 12)));
 }
 
 TEST(VariantPlan, VariantsBecomePrefixesInOrder) {
@@ -49,7 +87,8 @@ TEST(VariantPlan, VariantsBecomePrefixesInOrder) {
   EXPECT_THAT(std::string(PlaceVariants(costs, 4000, planned).message()),
               HasSubstr("at most 3 bits per weight"));
   planned = *PlanVariants({{Bits(1.5)}}, 4000, 0);
-  EXPECT_THAT(std::string(PlaceVariants(costs, 4000, planned).message()), HasSubstr("at least 2"));
+  EXPECT_THAT(std::string(PlaceVariants(costs, 4000, planned).message()),
+              HasSubstr("which take 2;"));
 }
 
 class VariantPlanFile : public testing::Test {
