@@ -13,8 +13,6 @@
 
 namespace lift::cpu {
 
-inline constexpr int kMaxExpandStages = 64;
-
 // Where the planes of the row tile that begins at `row` lie.
 inline const uint8_t* TilePlanes(const LiftedMatrix::Stage& stage, int64_t padded, int64_t row) {
   const int64_t tile_bytes = padded / kTileColumns * stage.code->stored * kTileBytes;
@@ -127,8 +125,9 @@ class CpuBackend final : public Backend {
   struct Lookup {
     std::vector<const int8_t*> columns;                // none: products
     int64_t words = 0;                                 // of a column: blocks x streams
+    int64_t entries = 0;                               // of a word
     int64_t rows = 0;                                  // that read the slot
-    AlignedArray<int16_t> tables;                      // [columns][words][256]
+    AlignedArray<int16_t> tables;                      // [columns][words][entries]
     const int16_t* Table(const int8_t* column) const;  // null if it has none
   };
 

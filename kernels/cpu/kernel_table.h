@@ -18,11 +18,10 @@ static_assert(kKeyChunk - 1 <= kKeysBeforeWindow);  // a window's first chunk be
 inline constexpr int kKeySpan = 512;    // keys whose sums are made alone and then folded in order
 inline constexpr int kTilePair = 32;    // rows of two plane tiles
 inline constexpr int kLookupRows = 64;  // rows that one look at a table serves
-inline constexpr int kLookupColumns = 2;
-inline constexpr int kLookupBytes = 512;  // tables of a block and stream
-inline constexpr int kMaxShift = 7;       // columns a parity may look back
-inline constexpr int kWindowSigns = 7;    // consecutive signs of a stream that one table entry sums
-inline constexpr int kMaxExpandSteps = 28;        // of a code that expand takes: four windows
+inline constexpr int kMaxShift = 7;     // columns a parity may look back
+inline constexpr int kWindowSigns = 7;  // consecutive signs of a stream that one table entry sums
+inline constexpr int kMaxExpandSteps = 28;  // of a code that expand takes: four windows
+inline constexpr int kMaxExpandStages = kMaxStages;
 inline constexpr int kQuadBytes = 4 * kTileRows;  // four columns of a row tile as int8
 
 // y[t][r] = chain over c of panel[c][r] * x[t][c], continued from y unless `first`.
@@ -138,15 +137,17 @@ struct SignDot {
 };
 
 // acc[c][16 * tile + row] = sum over the set bits of the whole row of column c, for two or four row
-// tiles of a code with one stored and one derived stream.
+// tiles.
 struct SignLookup {
   const uint8_t* planes[4] = {};  // of the row tiles
   int pairs = 0;                  // of tiles: 1 or 2
+  int stored = 0, derived = 0;    // streams
   int64_t blocks = 0;
   const ParityTables* parity = nullptr;
-  const int16_t* const* tables = nullptr;  // of the columns: [blocks][2][256], 64-byte aligned
-  int64_t num_columns = 0;                 // 1 or 2
-  int32_t* acc = nullptr;                  // [num_columns][kLookupRows], 64-byte aligned
+  // Of the columns: [blocks][streams], SignLookups::bytes each, 64-byte aligned.
+  const int16_t* const* tables = nullptr;
+  int64_t num_columns = 0;  // up to SignLookups::columns
+  int32_t* acc = nullptr;   // [num_columns][kLookupRows], 64-byte aligned
 };
 
 // y[r] += coefficient * (2 acc[r] - sum), a wide column pair counting 128 * high + low.
@@ -242,6 +243,16 @@ struct ScanRun {
   float* out = nullptr;    // [tokens][head_dim], out_pitch floats apart
 };
 
+// Sign products by tables of sums of u over groups of signs.
+struct SignLookups {
+  int columns = 0;                                // that are summed at once; 0: there are none
+  int bytes = 0;                                  // of the tables of a block and stream
+  bool (*takes)(const LiftCode& code) = nullptr;  // is it faster than sign_dot for the code?
+  // [words][bytes] of tables from [words][32] bytes of a column.
+  void (*make)(const int8_t* column, int64_t words, int16_t* out) = nullptr;
+  void (*sum)(const SignLookup& a) = nullptr;
+};
+
 struct Kernels {
   CpuIsa isa;
   const char* name;
@@ -268,10 +279,7 @@ struct Kernels {
   // The whole row (begin = 0) for one or two columns, deriving signs on the way; false, with
   // nothing done, for codes and counts it was not compiled for. Null where there is none.
   bool (*sign_dot_fused)(const SignDot& a);
-  // Sums of u by groups of signs, [words][256], from [words][32] bytes of a column, and sums of
-  // rows by them. Null where there is none.
-  void (*make_lookup)(const int8_t* column, int64_t words, int16_t* out);
-  void (*sign_lookup)(const SignLookup& a);
+  SignLookups lookups;
   void (*combine)(const SignCombine& a);
   // y[r] *= the binary16 scale[r].
   void (*scale_rows)(const uint16_t* scale, int64_t rows, float* y);

@@ -15,6 +15,8 @@ namespace {
 #include "kernels/cpu/simd_avx2.inl.h"
 #include "kernels/cpu/shared_kernels.inl.h"
 #include "kernels/cpu/signs_avx2.inl.h"
+#include "kernels/cpu/signs_lookup_avx2.inl.h"
+#include "kernels/cpu/expand_avx2.inl.h"
 #include "kernels/cpu/tiles_avx2.inl.h"
 // clang-format on
 
@@ -22,11 +24,34 @@ namespace {
 
 const Kernels& Avx2Kernels() {
   static constexpr Kernels kTable = {
-      CpuIsa::kAvx2, "avx2",    RmsNormRow,      LayerNormRow,      AddInPlace,  SwiGluRange,
-      GeluRange,     RopeToken, PackPanel,       PanelMatmulKernel, StoreKvRow,  Attend,
-      AttendMerge,   Rotate,    LiftSlotKernel,  DeriveByShifts,    SignDotAvx2, nullptr,
-      nullptr,       nullptr,   Combine,         ScaleRows,         DecodeRow,   ConvKernel,
-      ScanKernel,    0,         ExpandByRows<0>, TileDotAvx2,       CombineTiles};
+      CpuIsa::kAvx2,
+      "avx2",
+      RmsNormRow,
+      LayerNormRow,
+      AddInPlace,
+      SwiGluRange,
+      GeluRange,
+      RopeToken,
+      PackPanel,
+      PanelMatmulKernel,
+      StoreKvRow,
+      Attend,
+      AttendMerge,
+      Rotate,
+      LiftSlotKernel,
+      DeriveByShifts,
+      SignDotAvx2,
+      nullptr,
+      {4, kLookupTableBytes, LooksUpAvx2, MakeLookupAvx2, SignLookupAvx2},
+      Combine,
+      ScaleRows,
+      DecodeRow,
+      ConvKernel,
+      ScanKernel,
+      0,
+      ExpandAvx2<0>,
+      TileDotAvx2,
+      CombineTiles};
   return kTable;
 }
 

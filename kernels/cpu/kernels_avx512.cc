@@ -22,35 +22,13 @@ namespace {
 }  // namespace
 
 const Kernels& Avx512Kernels() {
-  static constexpr Kernels kTable = {CpuIsa::kAvx512Vnni,
-                                     "avx512-vnni",
-                                     RmsNormRow,
-                                     LayerNormRow,
-                                     AddInPlace,
-                                     SwiGluRange,
-                                     GeluRange,
-                                     RopeToken,
-                                     PackPanel,
-                                     PanelMatmulKernel,
-                                     StoreKvRow,
-                                     Attend,
-                                     AttendMerge,
-                                     Rotate,
-                                     LiftSlotKernel,
-                                     DeriveByShifts,
-                                     SignDotAvx512,
-                                     nullptr,
-                                     nullptr,
-                                     nullptr,
-                                     Combine,
-                                     ScaleRows,
-                                     DecodeRow,
-                                     ConvKernel,
-                                     ScanKernel,
-                                     128,
-                                     ExpandByRows<128>,
-                                     TileDotAvx512,
-                                     CombineTiles};
+  static constexpr Kernels kTable = {
+      CpuIsa::kAvx512Vnni, "avx512-vnni", RmsNormRow,  LayerNormRow, AddInPlace,
+      SwiGluRange,         GeluRange,     RopeToken,   PackPanel,    PanelMatmulKernel,
+      StoreKvRow,          Attend,        AttendMerge, Rotate,       LiftSlotKernel,
+      DeriveByShifts,      SignDotAvx512, nullptr,     {},           Combine,
+      ScaleRows,           DecodeRow,     ConvKernel,  ScanKernel,   128,
+      ExpandByRows<128>,   TileDotAvx512, CombineTiles};
   return kTable;
 }
 
@@ -73,8 +51,7 @@ const Kernels& Avx512GfniKernels() {
                                      DeriveGfni,
                                      SignDotAvx512,
                                      SignDotFusedGfni,
-                                     MakeLookup,
-                                     SignLookupGfni,
+                                     {2, kLookupBytes, LooksUp, MakeLookup, SignLookupGfni},
                                      Combine,
                                      ScaleRows,
                                      DecodeRow,

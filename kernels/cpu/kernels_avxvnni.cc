@@ -15,28 +15,44 @@ namespace {
 #include "kernels/cpu/simd_avx2.inl.h"
 #include "kernels/cpu/shared_kernels.inl.h"
 #include "kernels/cpu/signs_avx2.inl.h"
+#include "kernels/cpu/signs_lookup_avx2.inl.h"
 #include "kernels/cpu/signs_avxvnni.inl.h"
+#include "kernels/cpu/expand_avx2.inl.h"
 #include "kernels/cpu/tiles_avxvnni.inl.h"
 // clang-format on
 
 }  // namespace
 
 const Kernels& AvxVnniKernels() {
-  static constexpr Kernels kTable = {CpuIsa::kAvxVnni,  "avx-vnni",
-                                     RmsNormRow,        LayerNormRow,
-                                     AddInPlace,        SwiGluRange,
-                                     GeluRange,         RopeToken,
-                                     PackPanel,         PanelMatmulKernel,
-                                     StoreKvRow,        Attend,
-                                     AttendMerge,       Rotate,
-                                     LiftSlotKernel,    DeriveByShifts,
-                                     SignDotAvxVnni,    nullptr,
-                                     nullptr,           nullptr,
-                                     Combine,           ScaleRows,
-                                     DecodeRow,         ConvKernel,
-                                     ScanKernel,        128,
-                                     ExpandByRows<128>, TileDotAvxVnni,
-                                     CombineTiles};
+  static constexpr Kernels kTable = {
+      CpuIsa::kAvxVnni,
+      "avx-vnni",
+      RmsNormRow,
+      LayerNormRow,
+      AddInPlace,
+      SwiGluRange,
+      GeluRange,
+      RopeToken,
+      PackPanel,
+      PanelMatmulKernel,
+      StoreKvRow,
+      Attend,
+      AttendMerge,
+      Rotate,
+      LiftSlotKernel,
+      DeriveByShifts,
+      SignDotAvxVnni,
+      nullptr,
+      {4, kLookupTableBytes, LooksUpAvx2, MakeLookupAvx2, SignLookupAvx2},
+      Combine,
+      ScaleRows,
+      DecodeRow,
+      ConvKernel,
+      ScanKernel,
+      128,
+      ExpandAvx2<128>,
+      TileDotAvxVnni,
+      CombineTiles};
   return kTable;
 }
 

@@ -22,11 +22,12 @@ namespace {
 
 const Kernels& NeonI8mmKernels() {
   static constexpr Kernels kTable = {
-      CpuIsa::kNeonI8mm, "neon-i8mm", RmsNormRow,      LayerNormRow,      AddInPlace,  SwiGluRange,
-      GeluRange,         RopeToken,   PackPanel,       PanelMatmulKernel, StoreKvRow,  Attend,
-      AttendMerge,       Rotate,      LiftSlotKernel,  DeriveByShifts,    SignDotNeon, nullptr,
-      nullptr,           nullptr,     Combine,         ScaleRows,         DecodeRow,   ConvKernel,
-      ScanKernel,        0,           ExpandByRows<0>, TileDotNeon,       CombineTiles};
+      CpuIsa::kNeonI8mm, "neon-i8mm", RmsNormRow,  LayerNormRow, AddInPlace,
+      SwiGluRange,       GeluRange,   RopeToken,   PackPanel,    PanelMatmulKernel,
+      StoreKvRow,        Attend,      AttendMerge, Rotate,       LiftSlotKernel,
+      DeriveByShifts,    SignDotNeon, nullptr,     {},           Combine,
+      ScaleRows,         DecodeRow,   ConvKernel,  ScanKernel,   0,
+      ExpandByRows<0>,   TileDotNeon, CombineTiles};
   return kTable;
 }
 

@@ -63,21 +63,13 @@ void TileDotPortable(const TileDot& a) {
 }  // namespace
 
 const Kernels& PortableKernels() {
-  static constexpr Kernels kTable = {CpuIsa::kPortable, "portable",
-                                     RmsNormRow,        LayerNormRow,
-                                     AddInPlace,        SwiGluRange,
-                                     GeluRange,         RopeToken,
-                                     PackPanel,         PanelMatmulKernel,
-                                     StoreKvRow,        Attend,
-                                     AttendMerge,       Rotate,
-                                     LiftSlotKernel,    DeriveByShifts,
-                                     SignDotPortable,   nullptr,
-                                     nullptr,           nullptr,
-                                     Combine,           ScaleRows,
-                                     DecodeRow,         ConvKernel,
-                                     ScanKernel,        0,
-                                     ExpandByRows<0>,   TileDotPortable,
-                                     CombineTiles};
+  static constexpr Kernels kTable = {
+      CpuIsa::kPortable, "portable",      RmsNormRow,  LayerNormRow, AddInPlace,
+      SwiGluRange,       GeluRange,       RopeToken,   PackPanel,    PanelMatmulKernel,
+      StoreKvRow,        Attend,          AttendMerge, Rotate,       LiftSlotKernel,
+      DeriveByShifts,    SignDotPortable, nullptr,     {},           Combine,
+      ScaleRows,         DecodeRow,       ConvKernel,  ScanKernel,   0,
+      ExpandByRows<0>,   TileDotPortable, CombineTiles};
   return kTable;
 }
 

@@ -1,4 +1,4 @@
-// Stages of one stored and one derived stream times one or two columns, by tables of sums.
+// Stages times a few columns by tables of sums.
 #include <algorithm>
 
 #include "kernels/base/check.h"
@@ -9,33 +9,37 @@ namespace {
 
 // Making the tables of a column costs about as much as they save on this many rows.
 constexpr int64_t kWorthRows = 256;
-constexpr int64_t kTableEntries = kLookupBytes / static_cast<int64_t>(sizeof(int16_t));
 
 }  // namespace
 
 const int16_t* CpuBackend::Lookup::Table(const int8_t* column) const {
   const auto found = std::find(columns.begin(), columns.end(), column);
   if (found == columns.end()) return nullptr;
-  return tables.data() + (found - columns.begin()) * words * kTableEntries;
+  return tables.data() + (found - columns.begin()) * words * entries;
 }
 
 void CpuBackend::PlanLookups(std::span<const LiftedProduct> products,
                              const CpuLiftedActivations& u) {
+  const SignLookups& kernel = k_.lookups;
+  const auto entries = kernel.bytes / static_cast<int64_t>(sizeof(int16_t));
+  const auto most_columns = static_cast<size_t>(kernel.columns);
   lookups_.resize(std::max(lookups_.size(), u.slots.size()));
   for (Lookup& lookup : lookups_) {
     lookup.columns.clear();
     lookup.rows = 0;
+    lookup.entries = entries;
   }
+  if (most_columns == 0) return;
   std::vector<int64_t> tokens;
-  for (int64_t t = 0; t < u.tokens && tokens.size() <= kLookupColumns; ++t) {
+  for (int64_t t = 0; t < u.tokens && tokens.size() <= most_columns; ++t) {
     if (u.variants[static_cast<size_t>(t)] < kPrefillRow) tokens.push_back(t);
   }
-  if (k_.make_lookup == nullptr || tokens.size() > kLookupColumns) return;
+  if (tokens.size() > most_columns) return;
   for (const LiftedProduct& product : products) {
     const LiftedMatrix& w = *product.w;
     for (size_t j = 0; j < w.stages.size(); ++j) {
       const LiftCode& code = *w.stages[j].code;
-      if (code.stored != 1 || code.derived != 1) continue;
+      if (!kernel.takes(code)) continue;
       const CpuLiftedActivations::Slot& slot = u.slots.at(static_cast<size_t>(w.stages[j].slot));
       Lookup& lookup = lookups_[static_cast<size_t>(w.stages[j].slot)];
       lookup.words = u.padded / kTileColumns * code.streams();
@@ -55,9 +59,9 @@ void CpuBackend::PlanLookups(std::span<const LiftedProduct> products,
   }
   int64_t words = 0;
   for (Lookup& lookup : lookups_) {
-    if (lookup.columns.size() > kLookupColumns || lookup.rows < kWorthRows) lookup.columns.clear();
+    if (lookup.columns.size() > most_columns || lookup.rows < kWorthRows) lookup.columns.clear();
     const int64_t all = static_cast<int64_t>(lookup.columns.size()) * lookup.words;
-    lookup.tables.Reserve(static_cast<size_t>(all * kTableEntries));
+    lookup.tables.Reserve(static_cast<size_t>(all * entries));
     words += all;
   }
   // One loop over the words of all columns.
@@ -69,9 +73,9 @@ void CpuBackend::PlanLookups(std::span<const LiftedProduct> products,
         const int64_t from = std::max<int64_t>(begin - first, 0),
                       to = std::min(end - first, lookup.words);
         if (from >= to) continue;
-        k_.make_lookup(
+        kernel.make(
             lookup.columns[c] + from * kTileColumns, to - from,
-            lookup.tables.data() + (static_cast<int64_t>(c) * lookup.words + from) * kTableEntries);
+            lookup.tables.data() + (static_cast<int64_t>(c) * lookup.words + from) * entries);
       }
     }
   });
@@ -84,6 +88,8 @@ void CpuBackend::LookUpSegment(const LiftedMatrix::Stage& s, const ParityTables&
   SignLookup look;
   look.pairs = row_end - row > kTilePair ? 2 : 1;
   look.blocks = padded / kTileColumns;
+  look.stored = s.code->stored;
+  look.derived = s.code->derived;
   look.parity = &parity;
   look.tables = segment.tables.data();
   look.num_columns = static_cast<int64_t>(segment.tables.size());
@@ -93,7 +99,7 @@ void CpuBackend::LookUpSegment(const LiftedMatrix::Stage& s, const ParityTables&
     const int64_t tile = row + i * kTileRows;
     look.planes[i] = TilePlanes(s, padded, tile < row_end ? tile : row);
   }
-  k_.sign_lookup(look);
+  k_.lookups.sum(look);
   const int32_t* sums = look.acc;
   for (const Reader& reader : segment.readers) {
     k_.combine({sums, reader.wide ? sums + kLookupRows : nullptr, reader.sums[0], reader.sums[1],

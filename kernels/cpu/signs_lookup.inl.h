@@ -4,6 +4,7 @@
 // arithmetic and not memory is short: codes with as many derived streams as stored ones.
 
 constexpr int kLookupWords = 256;  // of a block and stream: twice (32, 32, 64) sums
+constexpr int kLookupBytes = 2 * kLookupWords;
 
 // out[mask] = sum of u[i] over the bits of mask, for 5 values.
 inline __m512i SumsOf5(const int16_t* u) {
@@ -123,6 +124,8 @@ __attribute__((target("gfni,avx512vbmi2"))) void LookUp(const SignLookup& a) {
     }
   }
 }
+
+bool LooksUp(const LiftCode& code) { return code.stored == 1 && code.derived == 1; }
 
 void SignLookupGfni(const SignLookup& a) {
   if (a.num_columns == 1) return a.pairs == 1 ? LookUp<1, 1>(a) : LookUp<1, 2>(a);
