@@ -5,6 +5,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "absl/hash/hash.h"
 #include "server/constraint/limits.h"
 
 namespace lift {
@@ -13,7 +14,8 @@ namespace {
 using State = Nfa::State;
 constexpr int32_t kMaxStates = 1 << 14;
 constexpr size_t kMaxFrames = 1 << 17;
-constexpr int64_t kMaxWork = 1 << 25;  // items visited
+constexpr int64_t kMaxWork = 1 << 23;  // items visited: some tenths of a second
+constexpr size_t kMaxItems = 1 << 22;  // in all states together
 
 // A state of the NFA and the calls it is inside of.
 using Item = std::pair<int32_t, int32_t>;
@@ -22,9 +24,11 @@ using ItemSet = std::vector<Item>;
 class SubsetBuilder {
  public:
   SubsetBuilder(const Nfa& nfa, int depth, int64_t max_work)
-      : nfa_(nfa), depth_(depth), max_work_(max_work) {
+      : nfa_(nfa), depth_(depth), max_work_(max_work), seen_outside_(nfa.states.size(), 0) {
     frames_.push_back({-1, -1, -1, 0});
   }
+  SubsetBuilder(const SubsetBuilder&) = delete;  // ids_ looks into sets_
+  SubsetBuilder& operator=(const SubsetBuilder&) = delete;
 
   absl::StatusOr<Dfa> Run() {
     dfa_.depth = depth_;
@@ -32,13 +36,29 @@ class SubsetBuilder {
     dfa_.start = Intern(Closure({{nfa_.rules[0].entry, 0}}));
     for (int32_t s = 0; s < static_cast<int32_t>(sets_.size()); ++s) {
       Expand(s);
-      if (full_) return TooLarge("its automaton needs more than ", kMaxStates, " states");
+      if (full_) return TooLarge("its automaton has too many states or paths");
     }
     Trim();
     return std::move(dfa_);
   }
 
  private:
+  // Finds a state of the DFA by the set it stands for.
+  struct SetHash {
+    using is_transparent = void;
+    const std::vector<ItemSet>* sets;
+    size_t operator()(const ItemSet& set) const { return absl::HashOf(set); }
+    size_t operator()(int32_t id) const { return (*this)((*sets)[static_cast<size_t>(id)]); }
+  };
+  struct SetEqual {
+    using is_transparent = void;
+    const std::vector<ItemSet>* sets;
+    bool operator()(int32_t a, int32_t b) const { return a == b; }
+    bool operator()(int32_t id, const ItemSet& set) const {
+      return (*sets)[static_cast<size_t>(id)] == set;
+    }
+  };
+
   struct Frame {
     int32_t next, parent, rule;  // where the caller goes on, its own frame, a recursive rule or -1
     int nested;                  // frames of the same rule below and including this one
@@ -95,11 +115,16 @@ class SubsetBuilder {
   // What can be read next: states that read a byte, and the end of the whole text.
   ItemSet Closure(ItemSet open) {
     ItemSet items;
-    absl::flat_hash_set<Item> seen;
+    absl::flat_hash_set<Item> seen_inside;
+    ++closures_;
     while (!open.empty() && !full_) {
       const Item item = open.back();
       open.pop_back();
-      if (!seen.insert(item).second) continue;
+      const bool again = item.second == 0
+                             ? std::exchange(seen_outside_[static_cast<size_t>(item.first)],
+                                             closures_) == closures_
+                             : !seen_inside.insert(item).second;
+      if (again) continue;
       full_ = full_ || ++work_ > max_work_;
       const auto& [at, frame] = item;
       const State& state = nfa_.states[static_cast<size_t>(at)];
@@ -136,17 +161,18 @@ class SubsetBuilder {
 
   int32_t Intern(ItemSet items) {
     if (items.empty()) return Dfa::kDead;
-    const auto [it, added] = ids_.try_emplace(items, static_cast<int32_t>(sets_.size()));
-    if (added) {
-      bool accepts = false;
-      for (const auto& [at, frame] : items) {
-        accepts = accepts || nfa_.states[static_cast<size_t>(at)].kind == State::Kind::kEnd;
-      }
-      dfa_.accepting.push_back(accepts);
-      sets_.push_back(std::move(items));
-      full_ = full_ || sets_.size() > static_cast<size_t>(kMaxStates);
+    if (const auto it = ids_.find(items); it != ids_.end()) return *it;
+    bool accepts = false;
+    for (const auto& [at, frame] : items) {
+      accepts = accepts || nfa_.states[static_cast<size_t>(at)].kind == State::Kind::kEnd;
     }
-    return it->second;
+    dfa_.accepting.push_back(accepts);
+    items_ += items.size();
+    sets_.push_back(std::move(items));
+    const auto id = static_cast<int32_t>(sets_.size()) - 1;
+    ids_.insert(id);
+    full_ = full_ || sets_.size() > static_cast<size_t>(kMaxStates) || items_ > kMaxItems;
+    return id;
   }
 
   void Expand(int32_t s) {
@@ -208,7 +234,10 @@ class SubsetBuilder {
   std::vector<Frame> frames_;  // the first is the outside
   absl::flat_hash_map<std::tuple<int32_t, int32_t, int32_t>, int32_t> frame_ids_;
   std::vector<ItemSet> sets_;
-  absl::flat_hash_map<ItemSet, int32_t> ids_;
+  absl::flat_hash_set<int32_t, SetHash, SetEqual> ids_{0, SetHash{&sets_}, SetEqual{&sets_}};
+  std::vector<int64_t> seen_outside_;  // by state, in frame 0: the last closure that met it
+  int64_t closures_ = 0;
+  size_t items_ = 0;
   int64_t work_ = 0;
   bool full_ = false;
 };

@@ -221,5 +221,14 @@ TEST(Regex, HostilePatternsAreRefusedSoon) {
   }
 }
 
+// Each state of its automaton stands for thousands of places in the pattern: few states, much
+// memory.
+TEST(Regex, AutomataOfWideStatesAreRefused) {
+  const auto tokenizer = MixedTokenizer();
+  const auto wide = CompileFor(tokenizer, ConstraintSource::Regex("(|a|in){2000}"));
+  EXPECT_EQ(ErrorReason(wide.status()), "CONSTRAINT_TOO_LARGE");
+  EXPECT_TRUE(CompileFor(tokenizer, ConstraintSource::Regex("(|a|in){400}")).ok());
+}
+
 }  // namespace
 }  // namespace lift
