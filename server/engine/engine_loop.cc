@@ -153,23 +153,23 @@ StepPlan EngineLoop::Plan(EngineClock::time_point now) const {
   const auto micros = [](std::chrono::milliseconds time) {
     return std::chrono::duration_cast<std::chrono::microseconds>(time).count();
   };
-  StepPlan plan = PlanStep(
-      snapshot,
-      {.max_batch = options_.max_batch,
-       .prefill_tokens = options_.prefill_chunk_tokens,
-       .prefill_beside = std::min(options_.prefill_beside_tokens, options_.prefill_chunk_tokens),
-       .block_tokens = model_.block_tokens(),
-       .free_blocks = pool_.free(),
-       .total_blocks = pool_.total(),
-       .growth_tokens = static_cast<int64_t>(expected_tokens_),
-       .aging_us = micros(options_.aging),
-       .patience_us = micros(options_.patience),
-       .free_swap_blocks = swap_pool_.free(),
-       .swap_block_us = SwapBlockMicros(),
-       .compute_token_us = ComputeTokenMicros(),
-       .credits = credits,
-       .request_cost = expected_cost_,
-       .prefix = [&](size_t i) { return Prefix(*requests_[members[i]]); }});
+  StepPlan plan =
+      PlanStep(snapshot, {.max_batch = options_.max_batch,
+                          .prefill_tokens = options_.prefill_chunk_tokens,
+                          .prefill_beside = step_times_.PromptBeside(std::min(
+                              options_.prefill_beside_tokens, options_.prefill_chunk_tokens)),
+                          .block_tokens = model_.block_tokens(),
+                          .free_blocks = pool_.free(),
+                          .total_blocks = pool_.total(),
+                          .growth_tokens = static_cast<int64_t>(expected_tokens_),
+                          .aging_us = micros(options_.aging),
+                          .patience_us = micros(options_.patience),
+                          .free_swap_blocks = swap_pool_.free(),
+                          .swap_block_us = SwapBlockMicros(),
+                          .compute_token_us = ComputeTokenMicros(),
+                          .credits = credits,
+                          .request_cost = expected_cost_,
+                          .prefix = [&](size_t i) { return Prefix(*requests_[members[i]]); }});
   for (size_t& i : plan.preempt) i = members[i];
   for (size_t& i : plan.swap) i = members[i];
   for (size_t& i : plan.admit) i = members[i];
@@ -205,8 +205,12 @@ void EngineLoop::RunModel(const std::vector<SequenceChunk>& chunks) {
   const auto start = EngineClock::now();
   model_.Step(chunks, logits_);
   const double seconds = SecondsSince(start);
-  int64_t tokens = 0;
-  for (const SequenceChunk& chunk : chunks) tokens += static_cast<int64_t>(chunk.tokens.size());
+  int64_t tokens = 0, prompt = 0;
+  for (const SequenceChunk& chunk : chunks) {
+    tokens += static_cast<int64_t>(chunk.tokens.size());
+    if (chunk.prefill) prompt += static_cast<int64_t>(chunk.tokens.size());
+  }
+  step_times_.Note(prompt, tokens - prompt, seconds);
   if (fastest_step_seconds_ == 0 || seconds < fastest_step_seconds_) {
     fastest_step_seconds_ = seconds;
   }

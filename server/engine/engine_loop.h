@@ -13,6 +13,7 @@
 #include "server/engine/snapshot_cache.h"
 #include "server/engine/speculation.h"
 #include "server/engine/step_meter.h"
+#include "server/engine/step_times.h"
 
 namespace lift {
 
@@ -130,6 +131,7 @@ class EngineLoop {
   int64_t delivered_ = 0;        // tokens
   // Of those that finished, moving averages: what the next ones are expected to need.
   double expected_tokens_ = 0, expected_cost_ = 0;
+  StepTimes step_times_;
   std::atomic<double> fastest_token_seconds_{0}, fastest_step_seconds_{0};
   std::atomic<int> resident_;
 };
