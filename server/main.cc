@@ -10,27 +10,23 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
-#include <future>
+#include <mutex>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "server/accounting/ledger_metrics.h"
-#include "server/accounting/observers.h"
 #include "server/accounting/request_log.h"
 #include "server/accounting/server_ledger.h"
-#include "server/assembly.h"
-#include "server/billing/meter.h"
 #include "server/config/server_config.h"
-#include "server/memory/governor.h"
 #include "server/metrics/admin_server.h"
 #include "server/metrics/probes.h"
 #include "server/metrics/scrape.h"
 #include "server/metrics/vllm_aliases.h"
+#include "server/model_host.h"
 #include "server/rpc/rpc_server.h"
 #include "server/rpc/tls.h"
 #include "server/security/access.h"
-#include "server/verification.h"
-#include "server/watchdog.h"
 
 namespace lift {
 namespace {
@@ -68,30 +64,6 @@ sigset_t BlockStopSignals() {
   return set;
 }
 
-// Resolves when a request has run to its end.
-class FinishedPromise : public RequestListener {
- public:
-  void OnStarted(const StartedEvent&) override {}
-  void OnToken(const TokenEvent&) override {}
-  void OnFinished(const FinishedEvent& event) override { promise_.set_value(event.status); }
-  absl::Status Wait() { return promise_.get_future().get(); }
-
- private:
-  std::promise<absl::Status> promise_;
-};
-
-// One token through the whole path: pages the weights in and proves that a first token is possible.
-absl::Status WarmUp(Engine& engine) {
-  EngineRequest request;
-  request.tenant = kOverheadTenant;
-  request.prompt = {0};
-  request.stopping.max_new_tokens = 1;
-  request.stopping.ignore_eos = true;
-  auto listener = std::make_shared<FinishedPromise>();
-  LIFT_RETURN_IF_ERROR(engine.Submit(std::move(request), listener).status());
-  return listener->Wait();
-}
-
 absl::Status WriteReadyFile(const std::string& path, const std::string& listen,
                             const std::string& admin, const std::string& health) {
   if (path.empty()) return absl::OkStatus();
@@ -121,7 +93,7 @@ rpc::Limits MakeLimits(const ServerConfig& config) {
 }
 
 absl::StatusOr<std::unique_ptr<rpc::RpcServer>> StartRpc(const ServerConfig& config,
-                                                         rpc::ServiceContext& services) {
+                                                         rpc::ModelSlot& slot) {
   rpc::RpcServer::Options options;
   options.listen = config.listen;
   options.max_message_bytes = static_cast<int>(config.max_message_mb << 20);
@@ -137,8 +109,10 @@ absl::StatusOr<std::unique_ptr<rpc::RpcServer>> StartRpc(const ServerConfig& con
                              .client_ca_file = config.tls_client_ca,
                              .require_client_certificate = config.tls_client_auth == "require",
                              .reload_seconds = static_cast<unsigned>(config.tls_reload_seconds)}));
-  return rpc::RpcServer::Start(services, options);
+  return rpc::RpcServer::Start(slot, options);
 }
+
+void Say(const std::string& line) { std::fprintf(stderr, "lift-server: %s\n", line.c_str()); }
 
 std::chrono::milliseconds Milliseconds(double seconds) {
   return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1e3));
@@ -152,45 +126,11 @@ absl::StatusOr<std::unique_ptr<Access>> OpenAccess(const ServerConfig& config) {
                  "lift-server: warning: --auth-keys without --tls-cert: keys cross the network "
                  "readable unless something in front adds TLS\n");
   }
-  return Access::Open(
-      config.auth_keys, Milliseconds(config.tls_reload_seconds),
-      [](const std::string& line) { std::fprintf(stderr, "lift-server: %s\n", line.c_str()); });
-}
-
-// Null unless --verify background. Nothing computed from damaged weights may go on being sent, so
-// the process ends at once; the ledger is written so that it loses nothing by that.
-std::unique_ptr<BackgroundVerification> StartVerification(const ServerConfig& config,
-                                                          const ServingModel& serving) {
-  if (config.verify != "background") return nullptr;
-  return std::make_unique<BackgroundVerification>(
-      serving.weights, serving.kept,
-      [](const absl::Status& damage) { std::_Exit(Fail(kExitFailed, damage)); });
-}
-
-// Null without --memory-schedule and --memory-pressure. What cannot be read is an error now and a
-// line in the log later.
-absl::StatusOr<std::unique_ptr<MemoryGovernor>> StartGovernor(const ServerConfig& config,
-                                                              const ModelInfo& model,
-                                                              Engine& engine,
-                                                              std::function<void()> changed) {
-  MemoryGovernor::Options options;
-  LIFT_ASSIGN_OR_RETURN(options.schedule, MemorySchedule::Parse(config.memory_schedule));
-  if (options.schedule.empty() && config.memory_pressure.empty()) return nullptr;
-  if (!config.memory_pressure.empty()) {
-    LIFT_RETURN_IF_ERROR(ReadPressure(config.memory_pressure).status());
-  }
-  options.pressure_path = config.memory_pressure;
-  options.pressure.threshold = config.memory_pressure_percent;
-  options.changed = std::move(changed);
-  options.report = [](const std::string& line) {
-    std::fprintf(stderr, "lift-server: %s\n", line.c_str());
-  };
-  return std::make_unique<MemoryGovernor>(engine, model, std::move(options));
+  return Access::Open(config.auth_keys, Milliseconds(config.tls_reload_seconds), Say);
 }
 
 // Null without --ledger.
 absl::StatusOr<std::unique_ptr<ServerLedger>> OpenLedger(const ServerConfig& config,
-                                                         const ModelInfo& model,
                                                          const UsageTotals& totals) {
   if (config.ledger.empty()) return nullptr;
   return ServerLedger::Open(
@@ -200,107 +140,108 @@ absl::StatusOr<std::unique_ptr<ServerLedger>> OpenLedger(const ServerConfig& con
        .retention_days = config.ledger_retention_days,
        .drift_check = std::chrono::duration_cast<std::chrono::seconds>(
            Milliseconds(config.ledger_drift_check_seconds)),
-       .report =
-           [](const std::string& line) {
-             std::fprintf(stderr, "lift-server: %s\n", line.c_str());
-           }},
-      model, totals);
+       .report = Say},
+      totals);
 }
+
+// Null without --request-log.
+absl::StatusOr<std::unique_ptr<RequestLog>> OpenRequestLog(const ServerConfig& config) {
+  if (config.request_log.empty()) return nullptr;
+  return RequestLog::Open(config.request_log);
+}
+
+// What health, /readyz and /healthz go by. Thread-safe.
+struct Readiness {
+  std::atomic<bool> ready{false};
+  std::atomic<int> stuck{0};  // models whose step does not come back
+
+  bool ok() const { return ready && stuck == 0; }
+  void SetServer(rpc::RpcServer* now) {
+    const std::lock_guard lock(mutex_);
+    server_ = now;
+  }
+  void SetStuck(bool now) {
+    const std::lock_guard lock(mutex_);
+    stuck += now ? 1 : -1;
+    if (server_ != nullptr) server_->SetServing(ok());
+    Say(now ? "a step takes longer than --watchdog-seconds" : "the step came back");
+  }
+
+ private:
+  std::mutex mutex_;
+  rpc::RpcServer* server_ = nullptr;  // guarded by mutex_
+};
 
 int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_signals) {
   const bool info = config.log_level == "info";
-  auto loaded = LoadServingModel(config);
-  if (!loaded.ok()) return Fail(kExitWrongInput, loaded.status());
-  ServingModel& serving = **loaded;
   auto access = OpenAccess(config);
   if (!access.ok()) return Fail(kExitWrongInput, access.status());
-  if (info && !serving.warning.empty()) {
-    std::fprintf(stderr, "lift-server: %s\n", serving.warning.c_str());
-  }
-
   UsageTotals usage;
-  Probes probes(serving.info, usage);
-  auto ledger = OpenLedger(config, serving.info, usage);
+  Probes probes(usage);
+  auto ledger = OpenLedger(config, usage);
   if (!ledger.ok()) return Fail(kExitWrongInput, ledger.status());
-  ObserverList observers({&probes});
-  EngineOptions options{.max_batch = config.max_batch,
-                        .max_waiting = config.max_queue,
-                        .prefill_chunk_tokens = config.prefill_chunk,
-                        .speculation = config.speculate,
-                        .escalation = config.escalate,
-                        .swap_bytes = config.swap_mb << 20,
-                        .weight_resident_bytes = serving.info.resident_bytes,
-                        .observer = &observers};
-  if (*ledger != nullptr) {
-    observers.Add(ledger->get());
-    options.acknowledge = (*ledger)->acknowledge();
-    options.idle_charge = (*ledger)->charge_interval();
-  }
-  std::unique_ptr<RequestLog> request_log;
-  if (!config.request_log.empty()) {
-    auto opened = RequestLog::Open(config.request_log, serving.info);
-    if (!opened.ok()) return Fail(kExitWrongInput, opened.status());
-    request_log = *std::move(opened);
-    observers.Add(request_log.get());
-  }
-  WatchedModel watched(*serving.model);
-  Engine engine(watched, serving.tokenizer, options);
-  rpc::ServiceContext services{
-      engine, serving.tokenizer, serving.chat_template, serving.info, build,
-      usage,  &observers,        MakeLimits(config),    {},           access->get(),
-      {}};
+  auto request_log = OpenRequestLog(config);
+  if (!request_log.ok()) return Fail(kExitWrongInput, request_log.status());
+
+  rpc::SharedServices services{build, usage, MakeLimits(config)};
+  services.access = access->get();
   if (*ledger != nullptr) services.ledger = &(*ledger)->ledger();
-  std::atomic<bool> ready{false}, stuck{false};
-  ScrapeGauges gauges(probes, build, [&] { return engine.load(); });
+  Readiness readiness;
+  std::mutex charging;
+  ModelHost host(config, {.probes = probes,
+                          .log = request_log->get(),
+                          .ledger = ledger->get(),
+                          .services = services,
+                          .charging = charging,
+                          .stuck = [&](bool now) { readiness.SetStuck(now); },
+                          .report = info ? Say : std::function<void(const std::string&)>()});
+  if (absl::Status status = host.Load(); !status.ok()) return Fail(kExitWrongInput, status);
+  RunningModel& model = host.first();
+  if (info && !model.warning().empty()) Say(model.warning());
+
+  ScrapeGauges gauges(probes, build, [&] { return host.loads(); });
   if (*ledger != nullptr) gauges.Add(LedgerMetrics(**ledger));
-  if (config.vllm_metrics) gauges.Add(VllmAliases(probes, [&] { return engine.load(); }));
-  auto admin = AdminServer::Start(
-      config.admin, {.metrics = [&] { return ExpositionText(probes, gauges); },
-                     .ready = [&] { return ready && !stuck && !engine.load().draining; },
-                     .status_page = config.status_page,
-                     .alive = [&] { return !stuck; }});
+  if (config.vllm_metrics) gauges.Add(VllmAliases(probes, [&] { return host.loads(); }));
+  auto admin = AdminServer::Start(config.admin,
+                                  {.metrics = [&] { return ExpositionText(probes, gauges); },
+                                   .ready = [&] { return readiness.ok() && !host.load().draining; },
+                                   .status_page = config.status_page,
+                                   .alive = [&] { return readiness.stuck == 0; }});
   if (!admin.ok()) return Fail(kExitWrongInput, admin.status());
-  auto server = StartRpc(config, services);
+  auto server = StartRpc(config, host.slot());
   if (!server.ok()) return Fail(kExitWrongInput, server.status());
 
-  const auto verification = StartVerification(config, serving);
-  if (absl::Status status = WarmUp(engine); !status.ok()) return Fail(kExitFailed, status);
+  model.VerifyInBackground();
+  readiness.SetServer(server->get());
+  const absl::Cleanup forget = [&] { readiness.SetServer(nullptr); };
+  if (absl::Status status = model.WarmUp(); !status.ok()) return Fail(kExitFailed, status);
   const std::string admin_address =
       absl::StrCat(config.admin.substr(0, config.admin.rfind(':')), ":", (*admin)->port());
-  ready = true;
-  (*server)->SetServing(true);
-  const Watchdog watchdog(watched, config.watchdog_seconds, [&](bool now) {
-    stuck = now;
-    (*server)->SetServing(!now && ready);
-    std::fprintf(stderr, now ? "lift-server: a step takes longer than --watchdog-seconds\n"
-                             : "lift-server: the step came back\n");
-  });
-  auto governor = StartGovernor(config, serving.info, engine, [&] {
-    if (services.residency_changed) services.residency_changed();
-  });
-  if (!governor.ok()) return Fail(kExitWrongInput, governor.status());
+  readiness.ready = true;
+  (*server)->SetServing(readiness.ok());
+  if (absl::Status status = host.Serve(**server); !status.ok()) {
+    return Fail(kExitWrongInput, status);
+  }
   if (absl::Status status = WriteReadyFile(config.ready_file, (*server)->address(), admin_address,
                                            (*server)->health_address());
       !status.ok()) {
     return Fail(kExitWrongInput, status);
   }
   std::fprintf(stderr, "lift-server: listening on %s, admin on %s, model %s, %zu variants, %s\n",
-               (*server)->address().c_str(), admin_address.c_str(), serving.info.name.c_str(),
-               serving.info.variants.size(), serving.info.device_description.c_str());
+               (*server)->address().c_str(), admin_address.c_str(), model.info().name.c_str(),
+               model.info().variants.size(), model.info().device_description.c_str());
 
   int signal_number = 0;
   sigwait(&stop_signals, &signal_number);
-  ready = false;
-  governor->reset();  // before what it tells of its changes goes
+  readiness.ready = false;
+  host.Close();  // before what it tells of its changes goes
   if (info) {
     std::fprintf(stderr, "lift-server: %s, draining for at most %g s\n", strsignal(signal_number),
                  config.drain_seconds);
   }
   const bool drained = (*server)->Stop(Milliseconds(config.drain_seconds));
   if (info) {
-    std::fprintf(
-        stderr, "lift-server: %s\n",
-        drained ? "all requests finished" : "the grace ran out; running requests were ended");
+    Say(drained ? "all requests finished" : "the grace ran out; running requests were ended");
   }
   return 0;
 }

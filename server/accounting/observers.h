@@ -1,17 +1,19 @@
 // One observer that is several.
 #pragma once
 
+#include <mutex>
 #include <vector>
 
 #include "server/engine/engine.h"
 
 namespace lift {
 
-// Tells each in turn. Borrows them; Add before the engine starts.
+// Tells each in turn. Borrows them; Add before the engine starts. charging: held while all are told
+// of charges, so that accounts of several engines agree after each; may be null.
 class ObserverList : public EngineObserver {
  public:
-  explicit ObserverList(std::vector<EngineObserver*> observers)
-      : observers_(std::move(observers)) {}
+  explicit ObserverList(std::vector<EngineObserver*> observers, std::mutex* charging = nullptr)
+      : observers_(std::move(observers)), charging_(charging) {}
   void Add(EngineObserver* observer) { observers_.push_back(observer); }
 
   void OnAdmitted(const EngineRequest& request) override {
@@ -33,11 +35,14 @@ class ObserverList : public EngineObserver {
     for (EngineObserver* o : observers_) o->OnFinished(request, event);
   }
   void OnCharges(std::span<const Charge> charges, unsigned __int128 resident_byte_us) override {
+    std::unique_lock<std::mutex> lock;
+    if (charging_ != nullptr) lock = std::unique_lock(*charging_);
     for (EngineObserver* o : observers_) o->OnCharges(charges, resident_byte_us);
   }
 
  private:
   std::vector<EngineObserver*> observers_;
+  std::mutex* const charging_;
 };
 
 }  // namespace lift

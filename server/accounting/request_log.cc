@@ -52,17 +52,16 @@ std::string Text(const json& line) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<RequestLog>> RequestLog::Open(const std::string& path,
-                                                             const ModelInfo& model) {
+absl::StatusOr<std::unique_ptr<RequestLog>> RequestLog::Open(const std::string& path) {
   std::FILE* file = path == "-" ? stderr : std::fopen(path.c_str(), "ae");
   if (file == nullptr) {
     return absl::InvalidArgumentError(
         absl::StrCat("--request-log ", path, " cannot be written: ", std::strerror(errno)));
   }
-  return std::unique_ptr<RequestLog>(new RequestLog(file, model));
+  return std::unique_ptr<RequestLog>(new RequestLog(file));
 }
 
-RequestLog::RequestLog(std::FILE* file, const ModelInfo& model) : file_(file), model_(model) {
+RequestLog::RequestLog(std::FILE* file) : file_(file) {
   thread_ = std::thread([this] { Run(); });
 }
 
@@ -76,13 +75,13 @@ RequestLog::~RequestLog() {
   if (file_ != stderr) std::fclose(file_);
 }
 
-void RequestLog::OnRejected(const EngineRequest& request, const absl::Status& status) {
+void ModelRequestLog::OnRejected(const EngineRequest& request, const absl::Status& status) {
   json line = Start("refused", request, model_);
   AddStatus(status, line);
-  Push(Text(line));
+  log_.Push(Text(line));
 }
 
-void RequestLog::OnFinished(const EngineRequest& request, const FinishedEvent& event) {
+void ModelRequestLog::OnFinished(const EngineRequest& request, const FinishedEvent& event) {
   json line = Start("request", request, model_);
   AddStatus(event.status, line);
   const auto name = [&](int variant) {
@@ -104,7 +103,7 @@ void RequestLog::OnFinished(const EngineRequest& request, const FinishedEvent& e
                              {"tokens", span.tokens},
                              {"reason", router::ReasonName(span.reason)}});
   }
-  Push(Text(line));
+  log_.Push(Text(line));
 }
 
 void RequestLog::Push(std::string line) {

@@ -5,17 +5,15 @@
 namespace lift {
 
 absl::StatusOr<std::unique_ptr<ServerLedger>> ServerLedger::Open(Options options,
-                                                                 const ModelInfo& model,
                                                                  const UsageTotals& totals) {
   LIFT_ASSIGN_OR_RETURN(std::unique_ptr<Ledger> ledger, Ledger::Open(options.path, options.sync));
   return std::unique_ptr<ServerLedger>(
-      new ServerLedger(std::move(ledger), std::move(options), model, totals));
+      new ServerLedger(std::move(ledger), std::move(options), totals));
 }
 
-ServerLedger::ServerLedger(std::unique_ptr<Ledger> ledger, Options options, const ModelInfo& model,
+ServerLedger::ServerLedger(std::unique_ptr<Ledger> ledger, Options options,
                            const UsageTotals& totals)
-    : model_(model),
-      totals_(totals),
+    : totals_(totals),
       charge_interval_(ChargeInterval(options.checkpoint)),
       ledger_(std::move(ledger)),
       writer_(*ledger_, {.checkpoint = options.checkpoint,
@@ -24,21 +22,22 @@ ServerLedger::ServerLedger(std::unique_ptr<Ledger> ledger, Options options, cons
                          .now_us = {},
                          .report = std::move(options.report)}) {}
 
-void ServerLedger::OnAdmitted(const EngineRequest& request) {
-  writer_.Begin({static_cast<int64_t>(request.sequence), request.request_id, request.tenant});
+void ModelLedger::OnAdmitted(const EngineRequest& request) {
+  ledger_.writer_.Begin(
+      {static_cast<int64_t>(request.sequence), request.request_id, request.tenant});
 }
 
-void ServerLedger::OnFinished(const EngineRequest& request, const FinishedEvent& event) {
-  writer_.Finish(static_cast<int64_t>(request.sequence),
-                 {.variant = model_.variants.at(static_cast<size_t>(event.variant)).name,
-                  .code = absl::StatusCodeToString(event.status.code()),
-                  .finish_reason = std::string(FinishReasonName(event.reason)),
-                  .prompt_tokens = event.usage.prompt_tokens,
-                  .generated_tokens = event.usage.generated_tokens,
-                  .cached_tokens = event.usage.cached_tokens});
+void ModelLedger::OnFinished(const EngineRequest& request, const FinishedEvent& event) {
+  ledger_.writer_.Finish(static_cast<int64_t>(request.sequence),
+                         {.variant = model_.variants.at(static_cast<size_t>(event.variant)).name,
+                          .code = absl::StatusCodeToString(event.status.code()),
+                          .finish_reason = std::string(FinishReasonName(event.reason)),
+                          .prompt_tokens = event.usage.prompt_tokens,
+                          .generated_tokens = event.usage.generated_tokens,
+                          .cached_tokens = event.usage.cached_tokens});
 }
 
-void ServerLedger::OnCharges(std::span<const Charge> charges, unsigned __int128 resident_byte_us) {
+void ModelLedger::OnCharges(std::span<const Charge> charges, unsigned __int128 resident_byte_us) {
   charges_.clear();
   for (const Charge& charge : charges) {
     LedgerWriter::Charge row;
@@ -53,7 +52,7 @@ void ServerLedger::OnCharges(std::span<const Charge> charges, unsigned __int128 
     }
     charges_.push_back(row);
   }
-  writer_.Add(charges_, resident_byte_us, totals_.total_byte_us());
+  ledger_.writer_.Add(charges_, resident_byte_us, ledger_.totals_.total_byte_us());
 }
 
 std::function<void(std::function<void()>)> ServerLedger::acknowledge() {

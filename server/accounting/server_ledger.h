@@ -15,9 +15,8 @@
 
 namespace lift {
 
-// An engine's observer and acknowledgement in one. Outlives the engine. Engine thread, but for
-// stats() and ledger().
-class ServerLedger : public EngineObserver {
+// Thread-safe. Outlives the engines that it keeps the account of.
+class ServerLedger {
  public:
   struct Options {
     std::string path;
@@ -27,14 +26,10 @@ class ServerLedger : public EngineObserver {
     std::chrono::seconds drift_check{60};
     std::function<void(const std::string&)> report = {};  // see LedgerWriter::Options
   };
-  // `model` and `totals` must outlive it; `totals` must hear of charges before the ledger does: it
-  // is what the ledger's drift is measured against. Errors: Ledger::Open's.
-  static absl::StatusOr<std::unique_ptr<ServerLedger>> Open(Options options, const ModelInfo& model,
+  // `totals` must outlive it and must hear of charges before the ledger does: it is what the
+  // ledger's drift is measured against. Errors: Ledger::Open's.
+  static absl::StatusOr<std::unique_ptr<ServerLedger>> Open(Options options,
                                                             const UsageTotals& totals);
-
-  void OnAdmitted(const EngineRequest& request) override;
-  void OnFinished(const EngineRequest& request, const FinishedEvent& event) override;
-  void OnCharges(std::span<const Charge> charges, unsigned __int128 resident_byte_us) override;
 
   // EngineOptions::acknowledge: an end is told once its row is committed.
   std::function<void(std::function<void()>)> acknowledge();
@@ -45,14 +40,27 @@ class ServerLedger : public EngineObserver {
   const Ledger& ledger() const { return *ledger_; }
 
  private:
-  ServerLedger(std::unique_ptr<Ledger> ledger, Options options, const ModelInfo& model,
-               const UsageTotals& totals);
+  friend class ModelLedger;
+  ServerLedger(std::unique_ptr<Ledger> ledger, Options options, const UsageTotals& totals);
 
-  const ModelInfo& model_;
   const UsageTotals& totals_;
   const std::chrono::milliseconds charge_interval_;
   std::unique_ptr<Ledger> ledger_;
   LedgerWriter writer_;
+};
+
+// Observes one model's engine, on its thread. Borrows both. Engines that run at a time number their
+// requests apart (EngineOptions::first_sequence), and no two of them charge at once.
+class ModelLedger : public EngineObserver {
+ public:
+  ModelLedger(ServerLedger& ledger, const ModelInfo& model) : ledger_(ledger), model_(model) {}
+  void OnAdmitted(const EngineRequest& request) override;
+  void OnFinished(const EngineRequest& request, const FinishedEvent& event) override;
+  void OnCharges(std::span<const Charge> charges, unsigned __int128 resident_byte_us) override;
+
+ private:
+  ServerLedger& ledger_;
+  const ModelInfo& model_;
   std::vector<LedgerWriter::Charge> charges_;  // reused
 };
 

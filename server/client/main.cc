@@ -220,6 +220,13 @@ int Run(ClientOptions o) {
     return Ask<api::SetMemoryBudgetResponse>(
         o, [&](auto* c, auto* r) { return models->SetMemoryBudget(c, request, r); });
   }
+  if (o.command == "swap") {
+    api::SwapModelRequest request;
+    request.set_model(o.model);
+    request.set_file(o.file);
+    return Ask<api::SwapModelResponse>(
+        o, [&](auto* c, auto* r) { return models->SwapModel(c, request, r); });
+  }
   if (o.command == "usage" || o.command == "records" || o.command == "bill") {
     return RunBilling(o, channel);
   }

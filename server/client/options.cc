@@ -76,6 +76,13 @@ void AddOtherCommands(CLI::App& app, ClientOptions& o) {
       app, "budget", "Keep the finest variants that fit; streams go on (needs the admin role)");
   budget->add_option("--weight-bytes", o.weight_bytes, "Most bytes the weights may take")
       ->required();
+  CLI::App* swap =
+      AddCommand(app, "swap",
+                 "Serve another model from now on; calls that run end at the old one (needs the "
+                 "admin role)");
+  swap->add_option("--file", o.file,
+                   "A file or folder beside the model the server was started with; absent = that "
+                   "name again, whose content was replaced");
   CLI::App* health = AddCommand(app, "health", "grpc.health.v1 Check; exits 1 unless SERVING");
   health->add_option("--service", o.service,
                      "\"\" = the server, liftserve.v1.GenerationService, or MODEL/VARIANT");

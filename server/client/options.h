@@ -49,6 +49,7 @@ struct ClientOptions {
   std::string by = "total";                    // total | hour | day
   std::string format = "text";                 // text | json | csv | focus
   uint64_t weight_bytes = 0;                   // budget: most bytes for weights
+  std::string file;                            // swap: the new model, beside the old one
   std::string price, tiers, currency = "USD";  // bill: per GiB-hour; see ParsePriceTiers
 };
 

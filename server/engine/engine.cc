@@ -52,7 +52,7 @@ struct Engine::Impl {
                .block_tokens = model.block_tokens(),
                .num_blocks = model.num_blocks()},
         views(Views(model.variants())),
-        registry(options.max_waiting, model.num_blocks()),
+        registry(options.max_waiting, model.num_blocks(), options.first_sequence),
         loop(model, options, registry, views),
         constraints(tokenizer) {
     LIFT_CHECK(!views.empty() && options.max_batch > 0 && options.prefill_chunk_tokens > 0);

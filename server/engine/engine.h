@@ -190,7 +190,8 @@ struct EngineOptions {
   int64_t max_batch = 32;              // sequences in a step
   int64_t max_waiting = 256;           // beyond this: UNAVAILABLE QUEUE_FULL
   int64_t prefill_chunk_tokens = 256;  // prompt tokens per step, over all sequences
-  // The same in a step that also decodes: a long prompt must not hold up those who stream.
+  // The same in a step that also decodes, at most: a long prompt must not hold up those who stream.
+  // Fewer where so many would take more than StepTimes::kMostStall times a step without.
   int64_t prefill_beside_tokens = 64;
   bool prefix_cache = true;     // reuse the state of prompts read before
   bool share_prefixes = false;  // also between tenants (their timing then tells what others asked)
@@ -214,6 +215,8 @@ struct EngineOptions {
   enum class Preemption { kCheaper, kRecompute, kSwap };  // kSwap: whenever it fits
   Preemption preemption = Preemption::kCheaper;
   uint64_t weight_resident_bytes = 0;  // for the meter; 0 = what the variants declare
+  // EngineRequest::sequence of the first request: engines that share an account count apart.
+  uint64_t first_sequence = 1;
   EngineObserver* observer = nullptr;
   // Tells a listener of its end: runs its argument exactly once, on any thread, when what the
   // observer was told of the request is safe. Null: at once, on the engine thread.

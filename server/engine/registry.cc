@@ -6,8 +6,8 @@
 
 namespace lift {
 
-RequestRegistry::RequestRegistry(int64_t max_waiting, int64_t blocks_total)
-    : max_waiting_(max_waiting), blocks_total_(blocks_total) {}
+RequestRegistry::RequestRegistry(int64_t max_waiting, int64_t blocks_total, uint64_t first_sequence)
+    : max_waiting_(max_waiting), blocks_total_(blocks_total), arrivals_(first_sequence - 1) {}
 
 absl::Status RequestRegistry::Add(const std::shared_ptr<RequestGroup>& request) {
   const std::lock_guard lock(mutex_);

@@ -18,7 +18,7 @@ namespace lift {
 // Thread-safe. No lock is held while a listener runs.
 class RequestRegistry {
  public:
-  RequestRegistry(int64_t max_waiting, int64_t blocks_total);
+  RequestRegistry(int64_t max_waiting, int64_t blocks_total, uint64_t first_sequence);
 
   // ---- callers ----
   // Gives it an id if it has none. UNAVAILABLE (DRAINING: ..., QUEUE_FULL: ...), ALREADY_EXISTS.
@@ -61,7 +61,7 @@ class RequestRegistry {
   std::vector<std::shared_ptr<RequestGroup>> inbox_;
   std::vector<std::function<void(bool)>> tasks_;
   bool closed_ = false;  // the last Take has been: tasks are answered at once
-  uint64_t arrivals_ = 0;
+  uint64_t arrivals_;
   int64_t sequences_ = 0, running_ = 0, blocks_used_ = 0, blocks_cached_ = 0, finishing_ = 0;
   bool draining_ = false, stopping_ = false;
 };

@@ -32,9 +32,8 @@ std::string TenantLabels::LabelOf(const std::string& tenant) {
   return tenant;
 }
 
-Probes::Probes(const ModelInfo& model, UsageTotals& totals, size_t max_tenant_labels)
-    : model_(model),
-      totals_(totals),
+Probes::Probes(UsageTotals& totals, size_t max_tenant_labels)
+    : totals_(totals),
       tenant_labels_(max_tenant_labels),
       requests_(BuildCounter()
                     .Name("liftserve_requests_total")
@@ -47,7 +46,19 @@ Probes::Probes(const ModelInfo& model, UsageTotals& totals, size_t max_tenant_la
       decisions_(BuildCounter()
                      .Name("liftserve_router_decisions_total")
                      .Help("Routing decisions, by variant and reason")
-                     .Register(registry_)) {
+                     .Register(registry_)),
+      generation_tokens_(BuildCounter()
+                             .Name("liftserve_generation_tokens_total")
+                             .Help("Tokens generated, by variant")
+                             .Register(registry_)),
+      time_to_first_token_(BuildHistogram()
+                               .Name("liftserve_time_to_first_token_seconds")
+                               .Help("From arrival to the first token, by variant")
+                               .Register(registry_)),
+      inter_token_latency_(BuildHistogram()
+                               .Name("liftserve_inter_token_latency_seconds")
+                               .Help("Between two tokens of one request, by variant")
+                               .Register(registry_)) {
   auto& prompt = BuildCounter()
                      .Name("liftserve_prompt_tokens_total")
                      .Help("Prompt tokens of finished requests, computed or found in the cache")
@@ -66,85 +77,74 @@ Probes::Probes(const ModelInfo& model, UsageTotals& totals, size_t max_tenant_la
                                "The router's estimate of difficulty", kScore);
   router_seconds_ =
       AddHistogram(registry_, "liftserve_router_decision_seconds", "Time the router took", kRouter);
-  AddVariantProbes();
 }
 
-void Probes::AddVariantProbes() {
-  auto& tokens = BuildCounter()
-                     .Name("liftserve_generation_tokens_total")
-                     .Help("Tokens generated, by variant")
-                     .Register(registry_);
-  auto& ttft = BuildHistogram()
-                   .Name("liftserve_time_to_first_token_seconds")
-                   .Help("From arrival to the first token, by variant")
-                   .Register(registry_);
-  auto& itl = BuildHistogram()
-                  .Name("liftserve_inter_token_latency_seconds")
-                  .Help("Between two tokens of one request, by variant")
-                  .Register(registry_);
+ModelProbes::ModelProbes(Probes& probes, const ModelInfo& model) : probes_(probes), model_(model) {
   for (const VariantInfo& variant : model_.variants) {
     const prometheus::Labels labels{{"variant", variant.name}};
-    variants_.push_back(
-        {&tokens.Add(labels), &ttft.Add(labels, kFirstToken), &itl.Add(labels, kInterToken)});
+    variants_.push_back({&probes.generation_tokens_.Add(labels),
+                         &probes.time_to_first_token_.Add(labels, kFirstToken),
+                         &probes.inter_token_latency_.Add(labels, kInterToken)});
   }
 }
 
-std::string Probes::VariantName(int variant) const {
+std::string ModelProbes::VariantName(int variant) const {
   if (variant < 0 || static_cast<size_t>(variant) >= model_.variants.size()) return "";
   return model_.variants[static_cast<size_t>(variant)].name;
 }
 
-void Probes::OnRejected(const EngineRequest& request, const absl::Status& status) {
-  rejected_.Add({{"reason", ErrorReason(status)}}).Increment();
-  requests_
+void ModelProbes::OnRejected(const EngineRequest& request, const absl::Status& status) {
+  probes_.rejected_.Add({{"reason", ErrorReason(status)}}).Increment();
+  probes_.requests_
       .Add({{"variant", ""},
             {"code", absl::StatusCodeToString(status.code())},
-            {"tenant", tenant_labels_.LabelOf(request.tenant)}})
+            {"tenant", probes_.tenant_labels_.LabelOf(request.tenant)}})
       .Increment();
 }
 
-void Probes::OnDecision(const router::Decision& decision, int variant, double seconds) {
-  decisions_
+void ModelProbes::OnDecision(const router::Decision& decision, int variant, double seconds) {
+  probes_.decisions_
       .Add({{"variant", VariantName(variant)},
             {"reason", std::string(router::ReasonName(decision.reason))}})
       .Increment();
-  router_score_->Observe(decision.score);
-  router_seconds_->Observe(seconds);
+  probes_.router_score_->Observe(decision.score);
+  probes_.router_seconds_->Observe(seconds);
 }
 
-void Probes::OnFirstToken(int variant, double ttft_seconds) {
+void ModelProbes::OnFirstToken(int variant, double ttft_seconds) {
   PerVariant& probes = variants_.at(static_cast<size_t>(variant));
   probes.time_to_first_token->Observe(ttft_seconds);
 }
 
-void Probes::OnInterToken(int variant, double seconds) {
+void ModelProbes::OnInterToken(int variant, double seconds) {
   PerVariant& probes = variants_.at(static_cast<size_t>(variant));
   probes.inter_token_latency->Observe(seconds);
 }
 
-void Probes::OnFinished(const EngineRequest& request, const FinishedEvent& event) {
+void ModelProbes::OnFinished(const EngineRequest& request, const FinishedEvent& event) {
   const int variant = event.variant;
-  requests_
+  probes_.requests_
       .Add({{"variant", VariantName(variant)},
             {"code", absl::StatusCodeToString(event.status.code())},
-            {"tenant", tenant_labels_.LabelOf(request.tenant)}})
+            {"tenant", probes_.tenant_labels_.LabelOf(request.tenant)}})
       .Increment();
   const RequestUsage& usage = event.usage;
-  prompt_computed_->Increment(static_cast<double>(usage.prompt_tokens - usage.cached_tokens));
-  prompt_cached_->Increment(static_cast<double>(usage.cached_tokens));
+  probes_.prompt_computed_->Increment(
+      static_cast<double>(usage.prompt_tokens - usage.cached_tokens));
+  probes_.prompt_cached_->Increment(static_cast<double>(usage.cached_tokens));
   if (variant >= 0 && static_cast<size_t>(variant) < variants_.size()) {
     variants_[static_cast<size_t>(variant)].generation_tokens->Increment(
         static_cast<double>(usage.generated_tokens));
   }
-  e2e_->Observe(event.timings.total_seconds);
-  queue_->Observe(event.timings.queue_seconds);
-  prefill_->Observe(event.timings.prefill_seconds);
-  decode_->Observe(event.timings.decode_seconds);
-  totals_.AddFinished(request.tenant, variant, usage);
+  probes_.e2e_->Observe(event.timings.total_seconds);
+  probes_.queue_->Observe(event.timings.queue_seconds);
+  probes_.prefill_->Observe(event.timings.prefill_seconds);
+  probes_.decode_->Observe(event.timings.decode_seconds);
+  probes_.totals_.AddFinished(model_, request.tenant, variant, usage);
 }
 
-void Probes::OnCharges(std::span<const Charge> charges, unsigned __int128) {
-  totals_.AddCharges(charges);
+void ModelProbes::OnCharges(std::span<const Charge> charges, unsigned __int128) {
+  probes_.totals_.AddCharges(model_, charges);
 }
 
 }  // namespace lift

@@ -31,41 +31,27 @@ class TenantLabels {
   std::set<std::string> known_;
 };
 
-// Observes the engine. Thread-safe: rejections come from RPC threads, everything else from the
-// engine's. Probes that fire per token look nothing up; they hold pointers made at construction.
-class Probes : public EngineObserver {
+// The families. Thread-safe.
+class Probes {
  public:
-  // `model` and `totals` must outlive the probes.
-  Probes(const ModelInfo& model, UsageTotals& totals, size_t max_tenant_labels = 100);
-
-  void OnRejected(const EngineRequest& request, const absl::Status& status) override;
-  void OnDecision(const router::Decision& decision, int variant, double seconds) override;
-  void OnFirstToken(int variant, double ttft_seconds) override;
-  void OnInterToken(int variant, double seconds) override;
-  void OnFinished(const EngineRequest& request, const FinishedEvent& event) override;
-  void OnCharges(std::span<const Charge> charges, unsigned __int128 resident_byte_us) override;
+  // `totals` must outlive the probes.
+  explicit Probes(UsageTotals& totals, size_t max_tenant_labels = 100);
 
   prometheus::Registry& registry() { return registry_; }
   TenantLabels& tenant_labels() { return tenant_labels_; }
-  const ModelInfo& model() const { return model_; }
   const UsageTotals& totals() const { return totals_; }
 
  private:
-  struct PerVariant {
-    prometheus::Counter* generation_tokens;
-    prometheus::Histogram* time_to_first_token;
-    prometheus::Histogram* inter_token_latency;
-  };
-  std::string VariantName(int variant) const;
-  void AddVariantProbes();
-
-  const ModelInfo& model_;
+  friend class ModelProbes;
   UsageTotals& totals_;
   TenantLabels tenant_labels_;
   prometheus::Registry registry_;
   prometheus::Family<prometheus::Counter>& requests_;
   prometheus::Family<prometheus::Counter>& rejected_;
   prometheus::Family<prometheus::Counter>& decisions_;
+  prometheus::Family<prometheus::Counter>& generation_tokens_;
+  prometheus::Family<prometheus::Histogram>& time_to_first_token_;
+  prometheus::Family<prometheus::Histogram>& inter_token_latency_;
   prometheus::Counter* prompt_computed_;
   prometheus::Counter* prompt_cached_;
   prometheus::Histogram* e2e_;
@@ -74,6 +60,32 @@ class Probes : public EngineObserver {
   prometheus::Histogram* decode_;
   prometheus::Histogram* router_score_;
   prometheus::Histogram* router_seconds_;
+};
+
+// Observes one model's engine. Thread-safe: rejections come from RPC threads, everything else from
+// the engine's. What fires per token looks nothing up; it holds pointers made at construction.
+class ModelProbes : public EngineObserver {
+ public:
+  // Both must outlive it.
+  ModelProbes(Probes& probes, const ModelInfo& model);
+
+  void OnRejected(const EngineRequest& request, const absl::Status& status) override;
+  void OnDecision(const router::Decision& decision, int variant, double seconds) override;
+  void OnFirstToken(int variant, double ttft_seconds) override;
+  void OnInterToken(int variant, double seconds) override;
+  void OnFinished(const EngineRequest& request, const FinishedEvent& event) override;
+  void OnCharges(std::span<const Charge> charges, unsigned __int128 resident_byte_us) override;
+
+ private:
+  struct PerVariant {
+    prometheus::Counter* generation_tokens;
+    prometheus::Histogram* time_to_first_token;
+    prometheus::Histogram* inter_token_latency;
+  };
+  std::string VariantName(int variant) const;
+
+  Probes& probes_;
+  const ModelInfo& model_;
   std::vector<PerVariant> variants_;
 };
 

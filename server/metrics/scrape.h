@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -18,28 +19,38 @@ uint64_t ProcessRssBytes();
 // Memory this process may use: the cgroup's limit if there is one, else the machine's.
 uint64_t MemoryCapacityBytes();
 
-// Memory of one model by kind. Weights are reported by variant as the bytes that are resident
+// A model in memory and how its engine is doing.
+struct ModelLoad {
+  std::shared_ptr<const ModelInfo> info;
+  EngineLoad load;
+};
+// The one that new calls go to first, then those that were swapped and still have calls. Any
+// thread.
+using ModelLoads = std::function<std::vector<ModelLoad>()>;
+// Of a server that keeps its model; `model` must outlive it.
+ModelLoads OneModel(const ModelInfo& model, std::function<EngineLoad()> load);
+
+// Memory of the models by kind. Weights are reported by variant as the bytes that are resident
 // because of it and no coarser one, so that summing the series gives the resident total and not a
 // multiple of it.
 class ScrapeGauges : public prometheus::Collectable {
  public:
-  // `probes` must outlive this; `load` may be called from any thread.
-  ScrapeGauges(Probes& probes, const BuildInfo& build, std::function<EngineLoad()> load)
-      : probes_(probes), build_(build), load_(std::move(load)) {}
+  // `probes` must outlive this.
+  ScrapeGauges(Probes& probes, const BuildInfo& build, ModelLoads models)
+      : probes_(probes), build_(build), models_(std::move(models)) {}
   // What others show; before the first scrape.
   void Add(FamilySource source) { sources_.push_back(std::move(source)); }
   std::vector<prometheus::MetricFamily> Collect() const override;
 
  private:
-  size_t ResidentVariants() const;  // the coarsest
-  void CollectMemory(std::vector<prometheus::MetricFamily>& out) const;
+  void CollectMemory(const std::vector<ModelLoad>& models,
+                     std::vector<prometheus::MetricFamily>& out) const;
   void CollectByteSeconds(std::vector<prometheus::MetricFamily>& out) const;
-  void CollectLoad(std::vector<prometheus::MetricFamily>& out) const;
-  void CollectInfo(std::vector<prometheus::MetricFamily>& out) const;
+  void CollectInfo(const ModelLoad& current, std::vector<prometheus::MetricFamily>& out) const;
 
   Probes& probes_;
   const BuildInfo build_;
-  std::function<EngineLoad()> load_;
+  ModelLoads models_;
   std::vector<FamilySource> sources_;
 };
 

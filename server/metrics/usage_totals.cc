@@ -2,19 +2,25 @@
 
 namespace lift {
 
-UsageCell& UsageTotals::CellOf(const std::string& tenant, int variant) {
+UsageCell& UsageTotals::CellOf(const ModelInfo& model, const std::string& tenant, int variant) {
   auto it = cells_.find(tenant);
   if (it == cells_.end()) {
     const bool ours = tenant.starts_with("__");
     it = cells_.try_emplace(ours || cells_.size() < max_tenants_ ? tenant : kOtherTenant).first;
   }
-  return it->second[variant];
+  const bool named = variant >= 0 && static_cast<size_t>(variant) < model.variants.size();
+  if (!named) return it->second[""];
+  const VariantInfo& info = model.variants[static_cast<size_t>(variant)];
+  UsageCell& cell = it->second[info.name];
+  cell.lambda = info.lambda;
+  return cell;
 }
 
-void UsageTotals::AddCharges(std::span<const EngineObserver::Charge> charges) {
+void UsageTotals::AddCharges(const ModelInfo& model,
+                             std::span<const EngineObserver::Charge> charges) {
   std::lock_guard lock(mutex_);
   for (const auto& charge : charges) {
-    UsageCell& cell = CellOf(charge.tenant, charge.variant);
+    UsageCell& cell = CellOf(model, charge.tenant, charge.variant);
     (charge.kv ? cell.kv_byte_us : cell.weight_byte_us) += charge.byte_us;
     total_byte_us_ += charge.byte_us;
   }
@@ -25,9 +31,10 @@ unsigned __int128 UsageTotals::total_byte_us() const {
   return total_byte_us_;
 }
 
-void UsageTotals::AddFinished(const std::string& tenant, int variant, const RequestUsage& usage) {
+void UsageTotals::AddFinished(const ModelInfo& model, const std::string& tenant, int variant,
+                              const RequestUsage& usage) {
   std::lock_guard lock(mutex_);
-  UsageCell& cell = CellOf(tenant, variant);
+  UsageCell& cell = CellOf(model, tenant, variant);
   ++cell.requests;
   cell.prompt_tokens += static_cast<uint64_t>(usage.prompt_tokens);
   cell.generated_tokens += static_cast<uint64_t>(usage.generated_tokens);

@@ -12,12 +12,14 @@
 #include <vector>
 
 #include "server/engine/engine.h"
+#include "server/model_info.h"
 
 namespace lift {
 
 inline constexpr const char* kOtherTenant = "__other__";
 
 struct UsageCell {
+  double lambda = 0;  // of the variant
   unsigned __int128 weight_byte_us = 0, kv_byte_us = 0;
   uint64_t requests = 0, prompt_tokens = 0, generated_tokens = 0;
 };
@@ -28,25 +30,28 @@ inline double ByteSeconds(unsigned __int128 byte_us) { return static_cast<double
 // that invents tenants cannot grow the process.
 class UsageTotals {
  public:
-  using Key =
-      std::pair<std::string, int>;  // tenant, variant index; -1 = memory that belongs to no variant
+  // Tenant, variant name; "" = memory that belongs to no variant.
+  using Key = std::pair<std::string, std::string>;
 
   explicit UsageTotals(size_t max_tenants = 100000) : max_tenants_(max_tenants) {}
 
-  void AddCharges(std::span<const EngineObserver::Charge> charges);
-  void AddFinished(const std::string& tenant, int variant, const RequestUsage& usage);
+  // Of the engine that serves `model`. Variants of one name are one account.
+  void AddCharges(const ModelInfo& model, std::span<const EngineObserver::Charge> charges);
+  void AddFinished(const ModelInfo& model, const std::string& tenant, int variant,
+                   const RequestUsage& usage);
   std::map<Key, UsageCell> Snapshot() const;
   // Of all charges so far.
   unsigned __int128 total_byte_us() const;
   std::chrono::system_clock::time_point since() const { return since_; }
 
  private:
-  UsageCell& CellOf(const std::string& tenant, int variant);  // mutex_ held
+  UsageCell& CellOf(const ModelInfo& model, const std::string& tenant,
+                    int variant);  // mutex_ held
 
   const size_t max_tenants_;
   const std::chrono::system_clock::time_point since_ = std::chrono::system_clock::now();
   mutable std::mutex mutex_;
-  std::map<std::string, std::map<int, UsageCell>> cells_;
+  std::map<std::string, std::map<std::string, UsageCell>> cells_;
   unsigned __int128 total_byte_us_ = 0;
 };
 

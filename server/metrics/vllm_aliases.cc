@@ -20,10 +20,10 @@ const std::map<std::string, std::string>& Renamed() {
 
 }  // namespace
 
-FamilySource VllmAliases(Probes& probes, std::function<EngineLoad()> load) {
-  return [&probes, load = std::move(load)](std::vector<prometheus::MetricFamily>& out) {
-    const std::string& model = probes.model().name;
-    const EngineLoad now = load();
+FamilySource VllmAliases(Probes& probes, ModelLoads models) {
+  return [&probes, models = std::move(models)](std::vector<prometheus::MetricFamily>& out) {
+    const auto [info, now] = models().front();
+    const std::string& model = info->name;
     const auto gauge = [&](const char* name, const char* help, double value) {
       prometheus::MetricFamily family = MakeGauge(name, help);
       AddSample(family, {{"model_name", model}}, value);

@@ -6,7 +6,7 @@
 namespace lift::rpc {
 namespace {
 
-absl::StatusOr<Admitted> Check(ServiceContext& services, const Caller& caller,
+absl::StatusOr<Admitted> Check(const ServiceContext& services, const Caller& caller,
                                const api::GenerateRequest& request) {
   LIFT_RETURN_IF_ERROR(CheckModel(services, request.model()));
   absl::StatusOr<Prompt> prompt =
@@ -19,12 +19,12 @@ absl::StatusOr<Admitted> Check(ServiceContext& services, const Caller& caller,
   if (!prompt.ok()) return prompt.status();
   LIFT_ASSIGN_OR_RETURN(EngineRequest translated,
                         ToEngineRequest(services, PartsOf(request), *std::move(prompt), caller));
-  return AdmitToQuota(services, std::move(translated));
+  return AdmitToQuota(services.shared, std::move(translated));
 }
 
 }  // namespace
 
-absl::StatusOr<Admitted> Admit(ServiceContext& services, const Caller& caller,
+absl::StatusOr<Admitted> Admit(const ServiceContext& services, const Caller& caller,
                                const api::GenerateRequest& request) {
   auto admitted = Check(services, caller, request);
   if (!admitted.ok()) return NoteRefusal(services, caller.tenant, admitted.status());

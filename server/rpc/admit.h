@@ -7,7 +7,7 @@
 namespace lift::rpc {
 
 // Checks, translates, asks the tenant's quota; tells the observer of a refusal.
-absl::StatusOr<Admitted> Admit(ServiceContext& services, const Caller& caller,
+absl::StatusOr<Admitted> Admit(const ServiceContext& services, const Caller& caller,
                                const liftserve::v1::GenerateRequest& request);
 
 // A refusal that never reached the engine, for the metrics. Returns `status`.

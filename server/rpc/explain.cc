@@ -37,7 +37,7 @@ absl::Status Explain(const ServiceContext& services, const api::ExplainRouteRequ
                         router::Route(features, no_prefill, precision, views, {}));
 
   *response.mutable_served_by() =
-      ToServedBy(services.model, services.build, decision, decision.variant);
+      ToServedBy(services.model, services.shared.build, decision, decision.variant);
   response.set_prompt_tokens(static_cast<int64_t>(prompt.ids.size()));
   response.set_prefill_used(false);
   for (size_t i = 0; i < views.size(); ++i) {

@@ -47,81 +47,88 @@ grpc::ByteBuffer EncodeAnswer(Answer answer) {
   return SerializeMessage(response);
 }
 
-}  // namespace
-
+// Parses and translates; tells the observer of a refusal.
 template <class Request>
-absl::StatusOr<Admitted> GenerationService::Admit(const Context& context, const Bytes& in,
-                                                  Request& request) {
+absl::StatusOr<Admitted> Admit(const ServiceContext& services,
+                               const grpc::CallbackServerContext& context,
+                               const grpc::ByteBuffer& in, Request& request) {
   Caller caller;
   auto admitted = [&]() -> absl::StatusOr<Admitted> {
-    LIFT_ASSIGN_OR_RETURN(caller, CallerOf(services_, context));
+    LIFT_ASSIGN_OR_RETURN(caller, CallerOf(services.shared, context));
     LIFT_RETURN_IF_ERROR(ParseMessage(in, request));
-    LIFT_RETURN_IF_ERROR(CheckModel(services_, request.model()));
-    LIFT_ASSIGN_OR_RETURN(Prompt prompt, PromptOf(services_, request));
+    LIFT_RETURN_IF_ERROR(CheckModel(services, request.model()));
+    LIFT_ASSIGN_OR_RETURN(Prompt prompt, PromptOf(services, request));
     LIFT_ASSIGN_OR_RETURN(EngineRequest translated,
-                          ToEngineRequest(services_, PartsOf(request), std::move(prompt), caller));
-    return AdmitToQuota(services_, std::move(translated));
+                          ToEngineRequest(services, PartsOf(request), std::move(prompt), caller));
+    return AdmitToQuota(services.shared, std::move(translated));
   }();
-  if (!admitted.ok() && services_.observer != nullptr) {
+  if (!admitted.ok() && services.observer != nullptr) {
     EngineRequest refused;
     refused.tenant = caller.tenant;
     refused.traceparent = caller.traceparent;
-    services_.observer->OnRejected(refused, admitted.status());
+    services.observer->OnRejected(refused, admitted.status());
   }
   return admitted;
 }
 
+}  // namespace
+
 grpc::ServerUnaryReactor* GenerationService::Generate(Context* context, const Bytes* in,
                                                       Bytes* out) {
   api::GenerateRequest request;
-  auto admitted = Admit(*context, *in, request);
+  const ServicesPtr services = slot_.current();
+  auto admitted = Admit(*services, *context, *in, request);
   if (!admitted.ok()) return UnaryCall::End(context, admitted.status());
-  return UnaryCall::Start(services_, context, *std::move(admitted), request.output(),
+  return UnaryCall::Start(services, context, *std::move(admitted), request.output(),
                           &EncodeAnswer<api::GenerateResponse>, out);
 }
 
 grpc::ServerUnaryReactor* GenerationService::Chat(Context* context, const Bytes* in, Bytes* out) {
   api::ChatRequest request;
-  auto admitted = Admit(*context, *in, request);
+  const ServicesPtr services = slot_.current();
+  auto admitted = Admit(*services, *context, *in, request);
   if (!admitted.ok()) return UnaryCall::End(context, admitted.status());
-  return UnaryCall::Start(services_, context, *std::move(admitted), request.output(),
+  return UnaryCall::Start(services, context, *std::move(admitted), request.output(),
                           &EncodeAnswer<api::ChatResponse>, out);
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::GenerateStream(Context* context,
                                                                               const Bytes* in) {
   api::GenerateStreamRequest request;
-  auto admitted = Admit(*context, *in, request);
+  const ServicesPtr services = slot_.current();
+  auto admitted = Admit(*services, *context, *in, request);
   if (!admitted.ok()) return StreamCall::Refuse(context, admitted.status());
-  return StreamCall::Start(services_, context, *std::move(admitted), request.output(),
+  return StreamCall::Start(services, context, *std::move(admitted), request.output(),
                            &EncodeEvent<api::GenerateStreamResponse>);
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::ChatStream(Context* context,
                                                                           const Bytes* in) {
   api::ChatStreamRequest request;
-  auto admitted = Admit(*context, *in, request);
+  const ServicesPtr services = slot_.current();
+  auto admitted = Admit(*services, *context, *in, request);
   if (!admitted.ok()) return StreamCall::Refuse(context, admitted.status());
-  return StreamCall::Start(services_, context, *std::move(admitted), request.output(),
+  return StreamCall::Start(services, context, *std::move(admitted), request.output(),
                            &EncodeEvent<api::ChatStreamResponse>);
 }
 
 grpc::ServerUnaryReactor* GenerationService::Tokenize(Context* context, const Bytes* in,
                                                       Bytes* out) {
   return AnswerNow<api::TokenizeRequest, api::TokenizeResponse>(
-      services_, context, in, out, [&](const auto& request, auto& response) -> absl::Status {
-        LIFT_RETURN_IF_ERROR(CheckModel(services_, request.model()));
-        if (request.text().size() > services_.limits.prompt_bytes) {
+      slot_, context, in, out,
+      [&](const ServiceContext& services, const auto& request, auto& response) -> absl::Status {
+        LIFT_RETURN_IF_ERROR(CheckModel(services, request.model()));
+        if (request.text().size() > services.shared.limits.prompt_bytes) {
           return WithReason(absl::InvalidArgumentError(
                                 absl::StrCat("text has ", request.text().size(), " bytes; at most ",
-                                             services_.limits.prompt_bytes, " are accepted")),
+                                             services.shared.limits.prompt_bytes, " are accepted")),
                             "INVALID_FIELD", "text");
         }
         LIFT_ASSIGN_OR_RETURN(
             const std::vector<int32_t> ids,
-            services_.tokenizer->Encode(request.text(),
-                                        {.add_special = request.add_special_tokens(),
-                                         .parse_special = request.parse_special_tokens()}));
+            services.tokenizer->Encode(request.text(),
+                                       {.add_special = request.add_special_tokens(),
+                                        .parse_special = request.parse_special_tokens()}));
         response.mutable_token_ids()->Add(ids.begin(), ids.end());
         return absl::OkStatus();
       });
@@ -130,10 +137,11 @@ grpc::ServerUnaryReactor* GenerationService::Tokenize(Context* context, const By
 grpc::ServerUnaryReactor* GenerationService::Detokenize(Context* context, const Bytes* in,
                                                         Bytes* out) {
   return AnswerNow<api::DetokenizeRequest, api::DetokenizeResponse>(
-      services_, context, in, out, [&](const auto& request, auto& response) -> absl::Status {
-        LIFT_RETURN_IF_ERROR(CheckModel(services_, request.model()));
+      slot_, context, in, out,
+      [&](const ServiceContext& services, const auto& request, auto& response) -> absl::Status {
+        LIFT_RETURN_IF_ERROR(CheckModel(services, request.model()));
         const std::vector<int32_t> ids(request.token_ids().begin(), request.token_ids().end());
-        auto text = services_.tokenizer->Decode(ids, request.skip_special_tokens());
+        auto text = services.tokenizer->Decode(ids, request.skip_special_tokens());
         if (!text.ok()) return WithReason(text.status(), "INVALID_FIELD", "token_ids");
         response.set_text(*std::move(text));
         return absl::OkStatus();
@@ -143,22 +151,24 @@ grpc::ServerUnaryReactor* GenerationService::Detokenize(Context* context, const 
 grpc::ServerUnaryReactor* GenerationService::ExplainRoute(Context* context, const Bytes* in,
                                                           Bytes* out) {
   return AnswerNow<api::ExplainRouteRequest, api::ExplainRouteResponse>(
-      services_, context, in, out,
-      [&](const auto& request, auto& response) { return Explain(services_, request, response); });
+      slot_, context, in, out,
+      [&](const ServiceContext& services, const auto& request, auto& response) {
+        return Explain(services, request, response);
+      });
 }
 
 grpc::ServerUnaryReactor* GenerationService::CancelGeneration(Context* context, const Bytes* in,
                                                               Bytes* out) {
   return AnswerNow<api::CancelGenerationRequest, api::CancelGenerationResponse>(
-      services_, context, in, out,
-      [&](const auto& request, auto& response, const Caller& caller) -> absl::Status {
+      slot_, context, in, out,
+      [&](const ServiceContext& services, const auto& request, auto& response,
+          const Caller& caller) -> absl::Status {
         if (request.request_id().empty()) {
           return WithReason(absl::InvalidArgumentError("request_id is empty; name a live request"),
                             "INVALID_FIELD", "request_id");
         }
-        const bool own =
-            caller.role == Role::kAdmin || services_.live.Owns(caller.tenant, request.request_id());
-        response.set_cancelled(own && services_.engine.Cancel(request.request_id()));
+        const std::string* whose = caller.role == Role::kAdmin ? nullptr : &caller.tenant;
+        response.set_cancelled(services.shared.live.Cancel(request.request_id(), whose));
         return absl::OkStatus();
       });
 }

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "liftserve/v1/generation.grpc.pb.h"
-#include "server/rpc/service_context.h"
+#include "server/rpc/model_slot.h"
 
 namespace lift::rpc {
 
@@ -22,7 +22,7 @@ using RawGenerationService = liftserve::v1::GenerationService::WithRawCallbackMe
 // Thread-safe: gRPC calls it from many threads.
 class GenerationService final : public RawGenerationService {
  public:
-  explicit GenerationService(ServiceContext& services) : services_(services) {}
+  explicit GenerationService(ModelSlot& slot) : slot_(slot) {}
 
   using Context = grpc::CallbackServerContext;
   using Bytes = grpc::ByteBuffer;
@@ -37,11 +37,7 @@ class GenerationService final : public RawGenerationService {
                                              Bytes* out) override;
 
  private:
-  // Parses and translates; tells the observer of a refusal.
-  template <class Request>
-  absl::StatusOr<Admitted> Admit(const Context& context, const Bytes& in, Request& request);
-
-  ServiceContext& services_;
+  ModelSlot& slot_;
 };
 
 }  // namespace lift::rpc

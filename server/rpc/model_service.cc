@@ -44,6 +44,12 @@ api::Model ToModel(const ServiceContext& services) {
   return model;
 }
 
+absl::Status RequireAdminOf(const ServiceContext& services,
+                            const grpc::CallbackServerContext& context) {
+  LIFT_ASSIGN_OR_RETURN(const Caller caller, CallerOf(services.shared, context));
+  return RequireAdmin(caller);
+}
+
 // How many of the coarsest variants `name` and the coarser ones are.
 absl::StatusOr<int> CountUpTo(const ServiceContext& services, const std::string& model,
                               const std::string& name) {
@@ -59,21 +65,22 @@ absl::StatusOr<int> CountUpTo(const ServiceContext& services, const std::string&
 
 // Answers when the engine has changed what is resident; `fill` completes the response.
 template <class Response, class F>
-grpc::ServerUnaryReactor* ChangeResidency(ServiceContext& services,
+grpc::ServerUnaryReactor* ChangeResidency(ServicesPtr services,
                                           grpc::CallbackServerContext* context, int count,
                                           grpc::ByteBuffer* out, F fill) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  services.engine.SetResidentVariants(
-      count, [&services, context, reactor, out, fill](absl::StatusOr<ResidencyChange> change) {
+  Engine& engine = services->engine;
+  engine.SetResidentVariants(
+      count, [services, context, reactor, out, fill](absl::StatusOr<ResidencyChange> change) {
         if (change.ok()) {
           Response response;
           for (int i = 0; i < change->after; ++i) {
-            response.add_resident_variants(services.model.variants[static_cast<size_t>(i)].name);
+            response.add_resident_variants(services->model.variants[static_cast<size_t>(i)].name);
           }
           response.set_resident_bytes(change->resident_bytes);
           fill(*change, response);
           *out = SerializeMessage(response);
-          if (services.residency_changed) services.residency_changed();
+          if (services->shared.residency_changed) services->shared.residency_changed();
         }
         reactor->Finish(FinishStatus(context, change.status()));
       });
@@ -83,30 +90,30 @@ grpc::ServerUnaryReactor* ChangeResidency(ServiceContext& services,
 }  // namespace
 
 grpc::ServerUnaryReactor* ModelService::LoadVariant(Context* context, const Bytes* in, Bytes* out) {
+  const ServicesPtr services = slot_.current();
   const auto count = [&]() -> absl::StatusOr<int> {
-    LIFT_ASSIGN_OR_RETURN(const Caller caller, CallerOf(services_, *context));
-    LIFT_RETURN_IF_ERROR(RequireAdmin(caller));
+    LIFT_RETURN_IF_ERROR(RequireAdminOf(*services, *context));
     api::LoadVariantRequest request;
     LIFT_RETURN_IF_ERROR(ParseMessage(*in, request));
     LIFT_ASSIGN_OR_RETURN(const int up_to,
-                          CountUpTo(services_, request.model(), request.variant()));
-    return std::max(up_to, services_.engine.resident_variants());
+                          CountUpTo(*services, request.model(), request.variant()));
+    return std::max(up_to, services->engine.resident_variants());
   }();
   if (!count.ok()) return UnaryCall::End(context, count.status());
-  return ChangeResidency<api::LoadVariantResponse>(services_, context, *count, out,
+  return ChangeResidency<api::LoadVariantResponse>(services, context, *count, out,
                                                    [](const auto&, auto&) {});
 }
 
 grpc::ServerUnaryReactor* ModelService::UnloadVariant(Context* context, const Bytes* in,
                                                       Bytes* out) {
+  const ServicesPtr services = slot_.current();
   const auto count = [&]() -> absl::StatusOr<int> {
-    LIFT_ASSIGN_OR_RETURN(const Caller caller, CallerOf(services_, *context));
-    LIFT_RETURN_IF_ERROR(RequireAdmin(caller));
+    LIFT_RETURN_IF_ERROR(RequireAdminOf(*services, *context));
     api::UnloadVariantRequest request;
     LIFT_RETURN_IF_ERROR(ParseMessage(*in, request));
     LIFT_ASSIGN_OR_RETURN(const int up_to,
-                          CountUpTo(services_, request.model(), request.variant()));
-    if (up_to > 1) return std::min(up_to - 1, services_.engine.resident_variants());
+                          CountUpTo(*services, request.model(), request.variant()));
+    if (up_to > 1) return std::min(up_to - 1, services->engine.resident_variants());
     return WithReason(absl::FailedPreconditionError(
                           absl::StrCat("'", request.variant(),
                                        "' is the coarsest variant, which "
@@ -115,19 +122,19 @@ grpc::ServerUnaryReactor* ModelService::UnloadVariant(Context* context, const By
   }();
   if (!count.ok()) return UnaryCall::End(context, count.status());
   return ChangeResidency<api::UnloadVariantResponse>(
-      services_, context, *count, out,
+      services, context, *count, out,
       [](const ResidencyChange& change, auto& out) { out.set_moved_streams(change.moved); });
 }
 
 grpc::ServerUnaryReactor* ModelService::SetMemoryBudget(Context* context, const Bytes* in,
                                                         Bytes* out) {
+  const ServicesPtr services = slot_.current();
   const auto count = [&]() -> absl::StatusOr<int> {
-    LIFT_ASSIGN_OR_RETURN(const Caller caller, CallerOf(services_, *context));
-    LIFT_RETURN_IF_ERROR(RequireAdmin(caller));
+    LIFT_RETURN_IF_ERROR(RequireAdminOf(*services, *context));
     api::SetMemoryBudgetRequest request;
     LIFT_RETURN_IF_ERROR(ParseMessage(*in, request));
-    LIFT_RETURN_IF_ERROR(CheckModel(services_, request.model()));
-    const auto& variants = services_.model.variants;
+    LIFT_RETURN_IF_ERROR(CheckModel(*services, request.model()));
+    const auto& variants = services->model.variants;
     const int fit = VariantsWithin(variants, request.weight_bytes());
     if (fit > 0) return fit;
     return WithReason(absl::FailedPreconditionError(absl::StrCat(
@@ -137,23 +144,48 @@ grpc::ServerUnaryReactor* ModelService::SetMemoryBudget(Context* context, const 
   }();
   if (!count.ok()) return UnaryCall::End(context, count.status());
   return ChangeResidency<api::SetMemoryBudgetResponse>(
-      services_, context, *count, out,
+      services, context, *count, out,
       [](const ResidencyChange& change, auto& out) { out.set_moved_streams(change.moved); });
+}
+
+grpc::ServerUnaryReactor* ModelService::SwapModel(Context* context, const Bytes* in, Bytes* out) {
+  const ServicesPtr services = slot_.current();
+  api::SwapModelRequest request;
+  const absl::Status status = [&]() -> absl::Status {
+    LIFT_RETURN_IF_ERROR(RequireAdminOf(*services, *context));
+    LIFT_RETURN_IF_ERROR(ParseMessage(*in, request));
+    LIFT_RETURN_IF_ERROR(CheckModel(*services, request.model()));
+    if (services->shared.swap_model) return absl::OkStatus();
+    return WithReason(absl::UnimplementedError("this server keeps the model it was started with"),
+                      "NOT_SUPPORTED");
+  }();
+  if (!status.ok()) return UnaryCall::End(context, status);
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  services->shared.swap_model(request.file(), [this, context, reactor, out](absl::Status swapped) {
+    if (swapped.ok()) {
+      api::SwapModelResponse response;
+      *response.mutable_model() = ToModel(*slot_.current());
+      *out = SerializeMessage(response);
+    }
+    reactor->Finish(FinishStatus(context, swapped));
+  });
+  return reactor;
 }
 
 grpc::ServerUnaryReactor* ModelService::ListModels(Context* context, const Bytes* in, Bytes* out) {
   return AnswerNow<api::ListModelsRequest, api::ListModelsResponse>(
-      services_, context, in, out, [&](const auto&, auto& response) {
-        *response.add_models() = ToModel(services_);
+      slot_, context, in, out, [&](const ServiceContext& services, const auto&, auto& response) {
+        *response.add_models() = ToModel(services);
         return absl::OkStatus();
       });
 }
 
 grpc::ServerUnaryReactor* ModelService::GetModel(Context* context, const Bytes* in, Bytes* out) {
   return AnswerNow<api::GetModelRequest, api::GetModelResponse>(
-      services_, context, in, out, [&](const auto& request, auto& response) -> absl::Status {
-        LIFT_RETURN_IF_ERROR(CheckModel(services_, request.name()));
-        *response.mutable_model() = ToModel(services_);
+      slot_, context, in, out,
+      [&](const ServiceContext& services, const auto& request, auto& response) -> absl::Status {
+        LIFT_RETURN_IF_ERROR(CheckModel(services, request.name()));
+        *response.mutable_model() = ToModel(services);
         return absl::OkStatus();
       });
 }
@@ -161,13 +193,13 @@ grpc::ServerUnaryReactor* ModelService::GetModel(Context* context, const Bytes* 
 grpc::ServerUnaryReactor* ModelService::GetServerInfo(Context* context, const Bytes* in,
                                                       Bytes* out) {
   return AnswerNow<api::GetServerInfoRequest, api::GetServerInfoResponse>(
-      services_, context, in, out, [&](const auto&, auto& response) {
-        response.set_version(services_.build.version);
-        response.set_build_type(services_.build.build_type);
-        response.set_cuda_compiled(services_.build.cuda_compiled);
-        response.set_device(services_.model.device);
-        response.set_device_description(services_.model.device_description);
-        *response.mutable_start_time() = ToTimestamp(UnixMicros(services_.build.start_time));
+      slot_, context, in, out, [&](const ServiceContext& services, const auto&, auto& response) {
+        response.set_version(services.shared.build.version);
+        response.set_build_type(services.shared.build.build_type);
+        response.set_cuda_compiled(services.shared.build.cuda_compiled);
+        response.set_device(services.model.device);
+        response.set_device_description(services.model.device_description);
+        *response.mutable_start_time() = ToTimestamp(UnixMicros(services.shared.build.start_time));
         response.set_router_version(std::string(router::kRouterVersion));
         return absl::OkStatus();
       });
@@ -175,8 +207,8 @@ grpc::ServerUnaryReactor* ModelService::GetServerInfo(Context* context, const By
 
 grpc::ServerUnaryReactor* ModelService::GetLoad(Context* context, const Bytes* in, Bytes* out) {
   return AnswerNow<api::GetLoadRequest, api::GetLoadResponse>(
-      services_, context, in, out, [&](const auto&, auto& response) {
-        const EngineLoad load = services_.engine.load();
+      slot_, context, in, out, [&](const ServiceContext& services, const auto&, auto& response) {
+        const EngineLoad load = services.engine.load();
         response.set_running(load.running);
         response.set_waiting(load.waiting);
         response.set_kv_blocks_used(load.blocks_used);

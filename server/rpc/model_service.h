@@ -2,7 +2,7 @@
 #pragma once
 
 #include "liftserve/v1/model.grpc.pb.h"
-#include "server/rpc/service_context.h"
+#include "server/rpc/model_slot.h"
 
 namespace lift::rpc {
 
@@ -13,13 +13,15 @@ using RawModelService = liftserve::v1::ModelService::WithRawCallbackMethod_ListM
                 liftserve::v1::ModelService::WithRawCallbackMethod_LoadVariant<
                     liftserve::v1::ModelService::WithRawCallbackMethod_UnloadVariant<
                         liftserve::v1::ModelService::WithRawCallbackMethod_SetMemoryBudget<
-                            liftserve::v1::ModelService::Service>>>>>>>;
+                            liftserve::v1::ModelService::WithRawCallbackMethod_SwapModel<
+                                liftserve::v1::ModelService::Service>>>>>>>>;
 
 class ModelService final : public RawModelService {
  public:
-  explicit ModelService(ServiceContext& services) : services_(services) {}
+  explicit ModelService(ModelSlot& slot) : slot_(slot) {}
   using Context = grpc::CallbackServerContext;
   using Bytes = grpc::ByteBuffer;
+  grpc::ServerUnaryReactor* SwapModel(Context* context, const Bytes* in, Bytes* out) override;
   grpc::ServerUnaryReactor* ListModels(Context* context, const Bytes* in, Bytes* out) override;
   grpc::ServerUnaryReactor* GetModel(Context* context, const Bytes* in, Bytes* out) override;
   grpc::ServerUnaryReactor* GetServerInfo(Context* context, const Bytes* in, Bytes* out) override;
@@ -29,7 +31,7 @@ class ModelService final : public RawModelService {
   grpc::ServerUnaryReactor* SetMemoryBudget(Context* context, const Bytes* in, Bytes* out) override;
 
  private:
-  ServiceContext& services_;
+  ModelSlot& slot_;
 };
 
 }  // namespace lift::rpc

@@ -69,7 +69,7 @@ absl::StatusOr<std::string> Listen(grpc::ServerBuilder& builder, const std::stri
 }  // namespace
 
 struct RpcServer::Impl {
-  ServiceContext& services;
+  ModelSlot& slot;
   GenerationService generation;
   OipService oip;
   VllmService vllm;
@@ -80,8 +80,18 @@ struct RpcServer::Impl {
   std::string address, health_address;
   bool stopped = false, drained = true;
 
-  explicit Impl(ServiceContext& s)
-      : services(s), generation(s), oip(s), vllm(s), models(s), usage(s) {}
+  explicit Impl(ModelSlot& s) : slot(s), generation(s), oip(s), vllm(s), models(s), usage(s) {}
+
+  void SetHealth(const std::string& name, bool serving) const {
+    for (grpc::Server* s : {server.get(), health.get()}) {
+      if (s != nullptr) s->GetHealthCheckService()->SetServingStatus(name, serving);
+    }
+  }
+  // Of the first `resident` variants; of the others NOT_SERVING.
+  void SetVariantsHealth(const ModelInfo& model, size_t resident) const {
+    for (size_t i = 0; i < model.variants.size(); ++i)
+      SetHealth(absl::StrCat(model.name, "/", model.variants[i].name), i < resident);
+  }
 };
 
 RpcServer::RpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -89,10 +99,10 @@ RpcServer::~RpcServer() { Stop(std::chrono::milliseconds(0)); }
 const std::string& RpcServer::address() const { return impl_->address; }
 const std::string& RpcServer::health_address() const { return impl_->health_address; }
 
-absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(ServiceContext& services,
+absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(ModelSlot& slot,
                                                             const Options& options) {
   EnablePlugins();
-  auto impl = std::make_unique<Impl>(services);
+  auto impl = std::make_unique<Impl>(slot);
   grpc::ServerBuilder builder;
   Configure(options, builder);
   builder.RegisterService(&impl->generation);
@@ -115,26 +125,27 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(ServiceContext& serv
   }
   std::unique_ptr<RpcServer> result(new RpcServer(std::move(impl)));
   result->SetServing(false);
-  services.residency_changed = [raw = result.get(), &services] {
-    raw->SetServing(services.serving);
+  slot.shared().residency_changed = [raw = result.get(), &slot] {
+    raw->SetServing(slot.shared().serving);
   };
   return result;
 }
 
 void RpcServer::SetServing(bool serving) {
-  impl_->services.serving = serving;
-  for (grpc::Server* server : {impl_->server.get(), impl_->health.get()}) {
-    if (server == nullptr) continue;
-    auto* health = server->GetHealthCheckService();
-    health->SetServingStatus("", serving);
-    health->SetServingStatus(liftserve::v1::GenerationService::service_full_name(), serving);
-    const auto& variants = impl_->services.model.variants;
-    const auto resident = static_cast<size_t>(impl_->services.engine.resident_variants());
-    for (size_t i = 0; i < variants.size(); ++i) {
-      health->SetServingStatus(absl::StrCat(impl_->services.model.name, "/", variants[i].name),
-                               serving && i < resident);
-    }
-  }
+  impl_->slot.shared().serving = serving;
+  impl_->SetHealth("", serving);
+  impl_->SetHealth(liftserve::v1::GenerationService::service_full_name(), serving);
+  const ServicesPtr services = impl_->slot.current();
+  const int resident = serving ? services->engine.resident_variants() : 0;
+  impl_->SetVariantsHealth(services->model, static_cast<size_t>(resident));
+}
+
+bool RpcServer::Replace(ServicesPtr next) {
+  const ServicesPtr old = impl_->slot.current();
+  if (!impl_->slot.Replace(std::move(next))) return false;
+  impl_->SetVariantsHealth(old->model, 0);
+  SetServing(impl_->slot.shared().serving);  // also of names that both have
+  return true;
 }
 
 bool RpcServer::Stop(std::chrono::milliseconds grace) {
@@ -145,16 +156,15 @@ bool RpcServer::Stop(std::chrono::milliseconds grace) {
   impl_->server->GetHealthCheckService()->Shutdown();
   if (impl_->health) impl_->health->GetHealthCheckService()->Shutdown();
   const auto heard = std::chrono::steady_clock::now() + std::min(grace / 10, kHealthHeard);
-  Engine& engine = impl_->services.engine;
-  impl_->drained = engine.Drain(grace);
+  impl_->drained = impl_->slot.Drain(grace);
   // gRPC cancels what arrives while it shuts down, and nobody retries that.
   std::this_thread::sleep_until(heard);
   if (!impl_->drained) {
-    for (const std::string& id : impl_->services.live.BeginAbort()) engine.Cancel(id);
-    engine.Drain(std::chrono::duration_cast<std::chrono::milliseconds>(kAbortGrace));
+    impl_->slot.shared().live.Abort();
+    impl_->slot.Drain(std::chrono::duration_cast<std::chrono::milliseconds>(kAbortGrace));
   }
   // What is left are answers on their way out and watchers.
-  impl_->services.residency_changed = nullptr;
+  impl_->slot.shared().residency_changed = nullptr;
   impl_->server->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(500));
   impl_->server->Wait();
   if (impl_->health) {

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "kernels/base/status.h"
-#include "server/rpc/service_context.h"
+#include "server/rpc/model_slot.h"
 
 namespace lift::rpc {
 
@@ -25,16 +25,17 @@ class RpcServer {
     grpc_compression_algorithm compression = GRPC_COMPRESS_NONE;
   };
   // Health starts as NOT_SERVING for "", "liftserve.v1.GenerationService" and every
-  // "MODEL/VARIANT"; see SetServing. UNAVAILABLE if the address cannot be bound. `services` must
+  // "MODEL/VARIANT"; see SetServing. UNAVAILABLE if the address cannot be bound. `slot` must
   // outlive the server.
-  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(ServiceContext& services,
-                                                          const Options& options);
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(ModelSlot& slot, const Options& options);
   ~RpcServer();  // as Stop(0)
 
   // The address to connect to, with the port that was picked.
   const std::string& address() const;
   const std::string& health_address() const;  // empty if there is none
   void SetServing(bool serving);
+  // Puts `next` in the slot and tells it to health; false, with nothing changed, once stopping.
+  bool Replace(ServicesPtr next);
   // Refuses new work (the engine says DRAINING), lets live requests finish for `grace`, ends the
   // rest with UNAVAILABLE/DRAINING and closes. Returns true if all finished by themselves.
   // Idempotent; one caller.

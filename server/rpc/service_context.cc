@@ -70,7 +70,7 @@ bool IsTraceparent(std::string_view text) {
          span.find_first_not_of('0') != std::string_view::npos;
 }
 
-absl::Status ApplyTenantHeader(const ServiceContext& services, std::string_view named,
+absl::Status ApplyTenantHeader(const SharedServices& shared, std::string_view named,
                                Caller& caller) {
   if (!IsTenantName(named)) {
     return WithReason(
@@ -78,7 +78,7 @@ absl::Status ApplyTenantHeader(const ServiceContext& services, std::string_view 
                                    "and must not start with \"__\""),
         "INVALID_TENANT");
   }
-  if (services.access != nullptr && named != caller.tenant) {
+  if (shared.access != nullptr && named != caller.tenant) {
     return WithReason(absl::PermissionDeniedError(
                           "metadata x-liftserve-tenant names another tenant than the credentials; "
                           "leave it out"),
@@ -90,17 +90,21 @@ absl::Status ApplyTenantHeader(const ServiceContext& services, std::string_view 
 
 }  // namespace
 
-uint64_t LiveCalls::Add(const std::string& request_id, const std::string& tenant) {
+uint64_t LiveCalls::Add(Engine& engine, const std::string& request_id, const std::string& tenant) {
   std::lock_guard lock(mutex_);
-  calls_.emplace(next_ticket_, Call{request_id, tenant});
+  calls_.emplace(next_ticket_, Call{&engine, request_id, tenant});
   return next_ticket_++;
 }
 
-bool LiveCalls::Owns(const std::string& tenant, const std::string& request_id) const {
+// Engines never call back from Cancel, so the lock may be held: it keeps the engine alive.
+bool LiveCalls::Cancel(const std::string& request_id, const std::string* tenant) const {
   std::lock_guard lock(mutex_);
-  return std::any_of(calls_.begin(), calls_.end(), [&](const auto& call) {
-    return call.second.request_id == request_id && call.second.tenant == tenant;
-  });
+  bool cancelled = false;
+  for (const auto& [ticket, call] : calls_) {
+    if (call.request_id != request_id || (tenant != nullptr && call.tenant != *tenant)) continue;
+    cancelled = call.engine->Cancel(request_id) || cancelled;
+  }
+  return cancelled;
 }
 
 void LiveCalls::Remove(uint64_t ticket) {
@@ -108,24 +112,22 @@ void LiveCalls::Remove(uint64_t ticket) {
   calls_.erase(ticket);
 }
 
-std::vector<std::string> LiveCalls::BeginAbort() {
+void LiveCalls::Abort() {
   std::lock_guard lock(mutex_);
   aborting_ = true;
-  std::vector<std::string> ids;
-  for (const auto& [ticket, call] : calls_) ids.push_back(call.request_id);
-  return ids;
+  for (const auto& [ticket, call] : calls_) call.engine->Cancel(call.request_id);
 }
 
-absl::StatusOr<Caller> CallerOf(const ServiceContext& services,
+absl::StatusOr<Caller> CallerOf(const SharedServices& shared,
                                 const grpc::CallbackServerContext& context) {
   Caller caller;
-  if (services.access != nullptr) {
-    LIFT_ASSIGN_OR_RETURN(Identity identity, Authenticate(*services.access->ring(), context));
+  if (shared.access != nullptr) {
+    LIFT_ASSIGN_OR_RETURN(Identity identity, Authenticate(*shared.access->ring(), context));
     caller.tenant = std::move(identity.tenant);
     caller.role = identity.role;
   }
   if (const auto named = MetadataValue(context, kTenantKey)) {
-    LIFT_RETURN_IF_ERROR(ApplyTenantHeader(services, *named, caller));
+    LIFT_RETURN_IF_ERROR(ApplyTenantHeader(shared, *named, caller));
   }
   if (const auto trace = MetadataValue(context, "traceparent"); trace && IsTraceparent(*trace)) {
     caller.traceparent = *trace;
@@ -147,14 +149,14 @@ absl::Status RequireAdmin(const Caller& caller) {
       "ADMIN_ONLY");
 }
 
-absl::StatusOr<Admitted> AdmitToQuota(ServiceContext& services, EngineRequest request) {
+absl::StatusOr<Admitted> AdmitToQuota(SharedServices& shared, EngineRequest request) {
   Admitted admitted;
-  if (services.access != nullptr) {
-    const auto ring = services.access->ring();
+  if (shared.access != nullptr) {
+    const auto ring = shared.access->ring();
     const int64_t tokens = static_cast<int64_t>(request.prompt.size()) +
                            request.choices * request.stopping.max_new_tokens;
-    LIFT_ASSIGN_OR_RETURN(
-        admitted.lease, services.quotas.Admit(request.tenant, ring->QuotaOf(request.tenant), tokens,
+    LIFT_ASSIGN_OR_RETURN(admitted.lease,
+                          shared.quotas.Admit(request.tenant, ring->QuotaOf(request.tenant), tokens,
                                               QuotaClock::now()));
   }
   admitted.request = std::move(request);

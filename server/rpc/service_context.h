@@ -45,17 +45,19 @@ struct Limits {
 // out ends them, and nobody cancels another tenant's. Thread-safe.
 class LiveCalls {
  public:
-  // Returns a ticket for Remove.
-  uint64_t Add(const std::string& request_id, const std::string& tenant);
-  bool Owns(const std::string& tenant, const std::string& request_id) const;
+  // Returns a ticket for Remove. The engine must live until then.
+  uint64_t Add(Engine& engine, const std::string& request_id, const std::string& tenant);
   void Remove(uint64_t ticket);
-  // From now on a cancelled request answers UNAVAILABLE/DRAINING: it was not its client that ended
-  // it.
-  std::vector<std::string> BeginAbort();
+  // Cancels a request, of whichever engine, if it is `tenant`'s (null: whoever's it is).
+  bool Cancel(const std::string& request_id, const std::string* tenant) const;
+  // Cancels all. From now on a cancelled request answers UNAVAILABLE/DRAINING: it was not its
+  // client that ended it.
+  void Abort();
   bool aborting() const { return aborting_.load(); }
 
  private:
   struct Call {
+    Engine* engine;
     std::string request_id, tenant;
   };
   mutable std::mutex mutex_;
@@ -64,15 +66,17 @@ class LiveCalls {
   std::atomic<bool> aborting_{false};
 };
 
-// Borrowed parts outlive the gRPC server. Read-only after construction but for `live`.
-struct ServiceContext {
-  Engine& engine;
-  std::shared_ptr<const Tokenizer> tokenizer;
-  std::shared_ptr<const ChatTemplate> chat_template;  // null: the model has none
-  const ModelInfo& model;
+// Puts another model in the served one's place; `file` is relative to where that one came from,
+// empty for the same file again. `done` is called once, on any thread, after new calls go to the
+// new model: with its error, nothing has changed.
+using SwapModelFunction =
+    std::function<void(const std::string& file, std::function<void(absl::Status)> done)>;
+
+// What all calls share, whichever model answers them. Borrowed parts outlive the gRPC server.
+// Read-only after construction but for what is thread-safe by itself.
+struct SharedServices {
   const BuildInfo& build;
   const UsageTotals& usage;
-  EngineObserver* observer = nullptr;  // told of refusals that never reach the engine; may be null
   Limits limits{};
   LiveCalls live{};
   const Access* access = nullptr;  // null: no authentication, everybody may do everything
@@ -81,7 +85,20 @@ struct ServiceContext {
   std::atomic<bool> serving{false};           // what health says
   std::function<void()> residency_changed{};  // set by RpcServer, which owns health
   const Ledger* ledger = nullptr;             // null: the account is in memory only
+  SwapModelFunction swap_model{};             // null: this server keeps its model
 };
+
+// A served model and what belongs to it.
+struct ServiceContext {
+  Engine& engine;
+  std::shared_ptr<const Tokenizer> tokenizer;
+  std::shared_ptr<const ChatTemplate> chat_template;  // null: the model has none
+  const ModelInfo& model;
+  SharedServices& shared;
+  EngineObserver* observer = nullptr;  // told of refusals that never reach the engine; may be null
+};
+// Whoever holds it may call the engine: a model that was swapped leaves memory with the last call.
+using ServicesPtr = std::shared_ptr<const ServiceContext>;
 
 // Who asks and until when, from a call's metadata.
 struct Caller {
@@ -96,7 +113,7 @@ struct Caller {
 // verified client certificate, and the header may only repeat it. UNAUTHENTICATED
 // (MISSING_CREDENTIALS, INVALID_CREDENTIALS), PERMISSION_DENIED (TENANT_MISMATCH), INVALID_ARGUMENT
 // (INVALID_TENANT).
-absl::StatusOr<Caller> CallerOf(const ServiceContext& services,
+absl::StatusOr<Caller> CallerOf(const SharedServices& shared,
                                 const grpc::CallbackServerContext& context);
 
 // PERMISSION_DENIED (ADMIN_ONLY) for others.
@@ -108,7 +125,7 @@ struct Admitted {
   TenantQuotas::Lease lease;
 };
 // RESOURCE_EXHAUSTED (TENANT_QUOTA).
-absl::StatusOr<Admitted> AdmitToQuota(ServiceContext& services, EngineRequest request);
+absl::StatusOr<Admitted> AdmitToQuota(SharedServices& shared, EngineRequest request);
 // What a finished request used, to its lease.
 void SettleLease(TenantQuotas::Lease& lease, const RequestUsage& usage);
 

@@ -18,10 +18,10 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* StreamCall::Refuse(grpc::CallbackSer
   return new RefusedStream(FinishStatus(context, status));
 }
 
-StreamCall::StreamCall(ServiceContext& services, grpc::CallbackServerContext* context,
+StreamCall::StreamCall(ServicesPtr services, grpc::CallbackServerContext* context,
                        const EngineRequest& request, const api::OutputOptions& output,
                        EventEncoder encode)
-    : services_(services),
+    : services_(std::move(services)),
       context_(context),
       request_id_(request.request_id),
       deadline_(request.deadline),
@@ -29,7 +29,7 @@ StreamCall::StreamCall(ServiceContext& services, grpc::CallbackServerContext* co
       want_logprobs_(output.logprobs()),
       encode_(encode) {}
 
-grpc::ServerWriteReactor<grpc::ByteBuffer>* StreamCall::Start(ServiceContext& services,
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StreamCall::Start(ServicesPtr services,
                                                               grpc::CallbackServerContext* context,
                                                               Admitted admitted,
                                                               const api::OutputOptions& output,
@@ -38,11 +38,12 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* StreamCall::Start(ServiceContext& se
       new StreamCall(services, context, admitted.request, output, encode));
   // Before Submit: the answer may be complete before Submit returns.
   call->self_ = call;
-  call->ticket_ = services.live.Add(admitted.request.request_id, admitted.request.tenant);
+  call->ticket_ = services->shared.live.Add(services->engine, admitted.request.request_id,
+                                            admitted.request.tenant);
   call->lease_ = std::move(admitted.lease);
-  const auto submitted = services.engine.Submit(std::move(admitted.request), call);
+  const auto submitted = services->engine.Submit(std::move(admitted.request), call);
   if (!submitted.ok()) {
-    services.live.Remove(call->ticket_);
+    services->shared.live.Remove(call->ticket_);
     call->self_.reset();
     return Refuse(context, submitted.status());
   }
@@ -53,7 +54,7 @@ void StreamCall::OnStarted(const StartedEvent& event) {
   api::Started started;
   started.set_request_id(request_id_);
   *started.mutable_served_by() =
-      ToServedBy(services_.model, services_.build, event.decision, event.variant);
+      ToServedBy(services_->model, services_->shared.build, event.decision, event.variant);
   started.set_prompt_tokens(event.prompt_tokens);
   started.set_cached_tokens(event.cached_tokens);
   for (const SampledToken& token : event.prompt_logprobs) {
@@ -85,7 +86,7 @@ void StreamCall::OnToken(const TokenEvent& event) {
 }
 
 void StreamCall::OnFinished(const FinishedEvent& event) {
-  services_.live.Remove(ticket_);
+  services_->shared.live.Remove(ticket_);
   SettleLease(lease_, event.usage);
   {
     std::lock_guard lock(mutex_);
@@ -95,8 +96,8 @@ void StreamCall::OnFinished(const FinishedEvent& event) {
       delta.set_index(static_cast<int>(i));
       delta.mutable_text()->append(event.choices[i].tail_text);
     }
-    finished_ = ToFinished(services_.model, event);
-    final_status_ = FinalStatus(event, services_.live.aborting());
+    finished_ = ToFinished(services_->model, event);
+    final_status_ = FinalStatus(event, services_->shared.live.aborting());
     if (final_status_->code() == absl::StatusCode::kUnavailable) {
       finished_->set_reason(api::FINISH_REASON_DRAINED);
     }
@@ -140,7 +141,7 @@ void StreamCall::Pump() {
       }
     }
     if (finish) {
-      services_.load_reporter.AddTo(*context_, services_.engine.load());
+      services_->shared.load_reporter.AddTo(*context_, services_->engine.load());
       return Finish(FinishStatus(context_, *finish, {{"request_id", request_id_}}));
     }
     if (event) {
@@ -167,14 +168,14 @@ void StreamCall::OnWriteDone(bool ok) {
       deltas_.clear();
     }
   }
-  if (!ok) services_.engine.Cancel(request_id_);
+  if (!ok) services_->engine.Cancel(request_id_);
   Pump();
 }
 
 void StreamCall::OnCancel() {
   // Past its deadline the engine ends the request by itself, and says so in the metrics.
   if (deadline_ && EngineClock::now() >= *deadline_) return;
-  services_.engine.Cancel(request_id_);
+  services_->engine.Cancel(request_id_);
 }
 
 void StreamCall::OnDone() { const std::shared_ptr<StreamCall> last = std::move(self_); }

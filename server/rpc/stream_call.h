@@ -43,7 +43,7 @@ std::vector<grpc::ByteBuffer> EncodeEvent(StreamEvent event) {
 class StreamCall : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public RequestListener {
  public:
   // Submits; a refusal ends the call with its status. The reactor to hand to gRPC.
-  static grpc::ServerWriteReactor<grpc::ByteBuffer>* Start(ServiceContext& services,
+  static grpc::ServerWriteReactor<grpc::ByteBuffer>* Start(ServicesPtr services,
                                                            grpc::CallbackServerContext* context,
                                                            Admitted admitted,
                                                            const api::OutputOptions& output,
@@ -61,13 +61,13 @@ class StreamCall : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public Req
   void OnDone() override;
 
  private:
-  StreamCall(ServiceContext& services, grpc::CallbackServerContext* context,
+  StreamCall(ServicesPtr services, grpc::CallbackServerContext* context,
              const EngineRequest& request, const api::OutputOptions& output, EventEncoder encode);
   // Starts the next write, or finishes the call, if neither is under way.
   void Pump();
   std::optional<StreamEvent> TakeNext();  // mutex_ held
 
-  ServiceContext& services_;
+  const ServicesPtr services_;
   grpc::CallbackServerContext* const context_;
   const std::string request_id_;
   const std::optional<EngineClock::time_point> deadline_;

@@ -34,15 +34,15 @@ uint64_t RandomBits() {
 
 absl::Status CheckPromptBytes(const ServiceContext& context, absl::string_view field,
                               size_t bytes) {
-  if (bytes <= context.limits.prompt_bytes) return absl::OkStatus();
-  return BadField(field, "has ", bytes, " bytes; at most ", context.limits.prompt_bytes,
+  if (bytes <= context.shared.limits.prompt_bytes) return absl::OkStatus();
+  return BadField(field, "has ", bytes, " bytes; at most ", context.shared.limits.prompt_bytes,
                   " are accepted");
 }
 
 absl::Status CheckTokenCount(const ServiceContext& context, absl::string_view field,
                              size_t tokens) {
   if (tokens == 0) return BadField(field, "is empty; give at least one token");
-  const int64_t cap = context.limits.max_prompt_tokens;
+  const int64_t cap = context.shared.limits.max_prompt_tokens;
   if (cap > 0 && static_cast<int64_t>(tokens) > cap) {
     return BadField(field, "has ", tokens, " tokens; this server accepts prompts of at most ", cap);
   }
@@ -62,9 +62,9 @@ absl::Status AboutField(absl::Status status, absl::string_view field) {
 absl::Status CheckMessages(const ServiceContext& context,
                            const google::protobuf::RepeatedPtrField<api::ChatMessage>& messages) {
   if (messages.empty()) return BadField("messages", "is empty; give at least one message");
-  if (messages.size() > context.limits.chat_messages) {
+  if (messages.size() > context.shared.limits.chat_messages) {
     return BadField("messages", "has ", messages.size(), " entries; at most ",
-                    context.limits.chat_messages, " are accepted");
+                    context.shared.limits.chat_messages, " are accepted");
   }
   size_t bytes = 0;
   for (int i = 0; i < messages.size(); ++i) {
@@ -101,14 +101,14 @@ absl::StatusOr<SamplingParams> ToSampling(const ServiceContext& context,
   if (options.has_presence_penalty()) params.presence_penalty = options.presence_penalty();
   if (options.has_frequency_penalty()) params.frequency_penalty = options.frequency_penalty();
   params.seed = options.has_seed() ? options.seed() : RandomBits();
-  if (options.logit_bias_size() > context.limits.logit_bias) {
+  if (options.logit_bias_size() > context.shared.limits.logit_bias) {
     return BadField("sampling.logit_bias", "has ", options.logit_bias_size(), " entries; at most ",
-                    context.limits.logit_bias, " are accepted");
+                    context.shared.limits.logit_bias, " are accepted");
   }
   params.logit_bias.insert(options.logit_bias().begin(), options.logit_bias().end());
-  if (output.top_logprobs() < 0 || output.top_logprobs() > context.limits.top_logprobs) {
+  if (output.top_logprobs() < 0 || output.top_logprobs() > context.shared.limits.top_logprobs) {
     return BadField("output.top_logprobs", "is ", output.top_logprobs(), "; it must be from 0 to ",
-                    context.limits.top_logprobs);
+                    context.shared.limits.top_logprobs);
   }
   if (output.top_logprobs() > 0 && !output.logprobs() && !output.prompt_logprobs()) {
     return BadField("output.top_logprobs", "needs output.logprobs or output.prompt_logprobs");
@@ -123,7 +123,7 @@ absl::StatusOr<SamplingParams> ToSampling(const ServiceContext& context,
 absl::StatusOr<StoppingParams> ToStopping(const ServiceContext& context,
                                           const api::StoppingOptions& options,
                                           int64_t prompt_tokens) {
-  const Limits& limits = context.limits;
+  const Limits& limits = context.shared.limits;
   const int64_t room = context.model.max_context - prompt_tokens;
   StoppingParams params;
   params.max_new_tokens = options.has_max_new_tokens()
@@ -288,9 +288,10 @@ absl::StatusOr<EngineRequest> ToEngineRequest(const ServiceContext& context,
   if (parts.request_id.size() > 128 || !AllOf(parts.request_id, "_.:-")) {
     return BadField("request_id", "must be at most 128 of [A-Za-z0-9_.:-]");
   }
-  if (parts.priority < -context.limits.priority || parts.priority > context.limits.priority) {
+  if (parts.priority < -context.shared.limits.priority ||
+      parts.priority > context.shared.limits.priority) {
     return BadField("priority", "is ", parts.priority, "; it must be from -",
-                    context.limits.priority, " to ", context.limits.priority);
+                    context.shared.limits.priority, " to ", context.shared.limits.priority);
   }
   EngineRequest request;
   request.request_id = parts.request_id.empty()
@@ -300,9 +301,9 @@ absl::StatusOr<EngineRequest> ToEngineRequest(const ServiceContext& context,
   LIFT_ASSIGN_OR_RETURN(request.stopping, ToStopping(context, parts.stopping,
                                                      static_cast<int64_t>(prompt.ids.size())));
   LIFT_ASSIGN_OR_RETURN(request.precision, ToPrecision(parts.precision));
-  if (parts.sampling.n() < 0 || parts.sampling.n() > context.limits.choices) {
+  if (parts.sampling.n() < 0 || parts.sampling.n() > context.shared.limits.choices) {
     return BadField("sampling.n", "is ", parts.sampling.n(), "; it must be from 0 to ",
-                    context.limits.choices);
+                    context.shared.limits.choices);
   }
   request.choices = std::max(1, parts.sampling.n());
   LIFT_ASSIGN_OR_RETURN(request.constraint, ToConstraint(parts.constraint));

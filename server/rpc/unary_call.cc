@@ -11,10 +11,10 @@ grpc::ServerUnaryReactor* UnaryCall::End(grpc::CallbackServerContext* context,
   return reactor;
 }
 
-UnaryCall::UnaryCall(ServiceContext& services, grpc::CallbackServerContext* context,
+UnaryCall::UnaryCall(ServicesPtr services, grpc::CallbackServerContext* context,
                      const EngineRequest& request, const api::OutputOptions& output,
                      AnswerEncoder encode, grpc::ByteBuffer* response)
-    : services_(services),
+    : services_(std::move(services)),
       context_(context),
       deadline_(request.deadline),
       want_ids_(output.token_ids()),
@@ -26,7 +26,7 @@ UnaryCall::UnaryCall(ServiceContext& services, grpc::CallbackServerContext* cont
   if (request.choices > 1) answer_.choices.resize(static_cast<size_t>(request.choices));
 }
 
-grpc::ServerUnaryReactor* UnaryCall::Start(ServiceContext& services,
+grpc::ServerUnaryReactor* UnaryCall::Start(ServicesPtr services,
                                            grpc::CallbackServerContext* context, Admitted admitted,
                                            const api::OutputOptions& output, AnswerEncoder encode,
                                            grpc::ByteBuffer* response) {
@@ -34,11 +34,12 @@ grpc::ServerUnaryReactor* UnaryCall::Start(ServiceContext& services,
       new UnaryCall(services, context, admitted.request, output, encode, response));
   // Before Submit: the answer may be complete before Submit returns.
   call->self_ = call;
-  call->ticket_ = services.live.Add(admitted.request.request_id, admitted.request.tenant);
+  call->ticket_ = services->shared.live.Add(services->engine, admitted.request.request_id,
+                                            admitted.request.tenant);
   call->lease_ = std::move(admitted.lease);
-  const auto submitted = services.engine.Submit(std::move(admitted.request), call);
+  const auto submitted = services->engine.Submit(std::move(admitted.request), call);
   if (!submitted.ok()) {
-    services.live.Remove(call->ticket_);
+    services->shared.live.Remove(call->ticket_);
     call->self_.reset();
     return End(context, submitted.status());
   }
@@ -49,7 +50,8 @@ void UnaryCall::OnStarted(const StartedEvent& event) {
   for (const SampledToken& token : event.prompt_logprobs) {
     answer_.prompt_logprobs.push_back(ToLogprobs(token));
   }
-  answer_.served_by = ToServedBy(services_.model, services_.build, event.decision, event.variant);
+  answer_.served_by =
+      ToServedBy(services_->model, services_->shared.build, event.decision, event.variant);
   for (const auto& [key, value] : ServedByMetadata(request_id_, answer_.served_by)) {
     context_->AddInitialMetadata(key, value);
   }
@@ -69,7 +71,7 @@ void UnaryCall::OnToken(const TokenEvent& event) {
 }
 
 void UnaryCall::OnFinished(const FinishedEvent& event) {
-  services_.live.Remove(ticket_);
+  services_->shared.live.Remove(ticket_);
   SettleLease(lease_, event.usage);
   answer_.text += event.tail_text;
   for (size_t i = 0; i < answer_.choices.size(); ++i) {
@@ -78,17 +80,17 @@ void UnaryCall::OnFinished(const FinishedEvent& event) {
     choice.mutable_text()->append(event.choices[i].tail_text);
     *choice.mutable_end() = ToChoiceEnd(event.choices[i], static_cast<int>(i));
   }
-  answer_.finished = ToFinished(services_.model, event);
-  const absl::Status status = FinalStatus(event, services_.live.aborting());
+  answer_.finished = ToFinished(services_->model, event);
+  const absl::Status status = FinalStatus(event, services_->shared.live.aborting());
   if (status.ok()) *response_ = encode_(std::move(answer_));
-  services_.load_reporter.AddTo(*context_, services_.engine.load());
+  services_->shared.load_reporter.AddTo(*context_, services_->engine.load());
   Finish(FinishStatus(context_, status, {{"request_id", request_id_}}));
 }
 
 void UnaryCall::OnCancel() {
   // Past its deadline the engine ends the request by itself, and says so in the metrics.
   if (deadline_ && EngineClock::now() >= *deadline_) return;
-  services_.engine.Cancel(request_id_);
+  services_->engine.Cancel(request_id_);
 }
 
 void UnaryCall::OnDone() { const std::shared_ptr<UnaryCall> last = std::move(self_); }

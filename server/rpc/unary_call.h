@@ -30,10 +30,9 @@ using AnswerEncoder = std::function<grpc::ByteBuffer(Answer)>;
 class UnaryCall : public grpc::ServerUnaryReactor, public RequestListener {
  public:
   // Submits; a refusal ends the call with its status. `response` is filled before Finish.
-  static grpc::ServerUnaryReactor* Start(ServiceContext& services,
-                                         grpc::CallbackServerContext* context, Admitted admitted,
-                                         const api::OutputOptions& output, AnswerEncoder encode,
-                                         grpc::ByteBuffer* response);
+  static grpc::ServerUnaryReactor* Start(ServicesPtr services, grpc::CallbackServerContext* context,
+                                         Admitted admitted, const api::OutputOptions& output,
+                                         AnswerEncoder encode, grpc::ByteBuffer* response);
   // A call that ends at once.
   static grpc::ServerUnaryReactor* End(grpc::CallbackServerContext* context,
                                        const absl::Status& status);
@@ -46,11 +45,11 @@ class UnaryCall : public grpc::ServerUnaryReactor, public RequestListener {
   void OnDone() override;
 
  private:
-  UnaryCall(ServiceContext& services, grpc::CallbackServerContext* context,
+  UnaryCall(ServicesPtr services, grpc::CallbackServerContext* context,
             const EngineRequest& request, const api::OutputOptions& output, AnswerEncoder encode,
             grpc::ByteBuffer* response);
 
-  ServiceContext& services_;
+  const ServicesPtr services_;
   grpc::CallbackServerContext* const context_;
   const std::optional<EngineClock::time_point> deadline_;
   const bool want_ids_, want_logprobs_;

@@ -82,19 +82,15 @@ void SetTotal(ByteMicros total, api::GetUsageResponse& response) {
   SetByteTime(total, *response.mutable_total());
 }
 
-absl::Status FromMemory(const ServiceContext& services, const Ledger::Query& query,
+absl::Status FromMemory(const UsageTotals& usage, const Ledger::Query& query,
                         api::GetUsageResponse& response) {
-  const auto& variants = services.model.variants;
   ByteMicros total = 0;
-  for (const auto& [key, cell] : services.usage.Snapshot()) {
+  for (const auto& [key, cell] : usage.Snapshot()) {
     total += cell.weight_byte_us + cell.kv_byte_us;
     LedgerSum sum;
     sum.tenant = key.first;
-    if (key.second >= 0 && static_cast<size_t>(key.second) < variants.size()) {
-      const VariantInfo& variant = variants[static_cast<size_t>(key.second)];
-      sum.variant = variant.name;
-      sum.lambda = variant.lambda;
-    }
+    sum.variant = key.second;
+    sum.lambda = cell.lambda;
     if (!query.tenant.empty() && query.tenant != sum.tenant) continue;
     if (!query.variant.empty() && query.variant != sum.variant) continue;
     sum.weight_byte_us = cell.weight_byte_us;
@@ -105,7 +101,7 @@ absl::Status FromMemory(const ServiceContext& services, const Ledger::Query& que
     AddEntry(sum, /*with_period=*/false, response);
   }
   SetTotal(total, response);
-  *response.mutable_since() = ToTimestamp(UnixMicros(services.usage.since()));
+  *response.mutable_since() = ToTimestamp(UnixMicros(usage.since()));
   return absl::OkStatus();
 }
 
@@ -177,9 +173,9 @@ absl::Status FillPage(const Ledger& ledger, const Ledger::Query& query,
 
 // Authenticates, parses and reads what both requests share.
 template <class Request>
-absl::Status Prepare(const ServiceContext& services, const grpc::CallbackServerContext& context,
+absl::Status Prepare(const SharedServices& shared, const grpc::CallbackServerContext& context,
                      const grpc::ByteBuffer& in, Request& request, Ledger::Query& query) {
-  LIFT_ASSIGN_OR_RETURN(const Caller caller, CallerOf(services, context));
+  LIFT_ASSIGN_OR_RETURN(const Caller caller, CallerOf(shared, context));
   LIFT_RETURN_IF_ERROR(ParseMessage(in, request));
   query.tenant = request.tenant();
   query.variant = request.variant();
@@ -206,7 +202,7 @@ grpc::ServerUnaryReactor* AnswerLater(Worker& worker, grpc::CallbackServerContex
 grpc::ServerUnaryReactor* UsageService::GetUsage(Context* context, const Bytes* in, Bytes* out) {
   api::GetUsageRequest request;
   Ledger::Query query;
-  absl::Status status = Prepare(services_, *context, *in, request, query);
+  absl::Status status = Prepare(slot_.shared(), *context, *in, request, query);
   auto granularity = Ledger::Granularity::kTotal;
   if (request.granularity() == api::USAGE_GRANULARITY_HOUR)
     granularity = Ledger::Granularity::kHour;
@@ -214,7 +210,7 @@ grpc::ServerUnaryReactor* UsageService::GetUsage(Context* context, const Bytes* 
   if (status.ok() && !api::UsageGranularity_IsValid(request.granularity())) {
     status = Invalid("granularity", "must be TOTAL, HOUR or DAY");
   }
-  const Ledger* ledger = services_.ledger;
+  const Ledger* ledger = slot_.shared().ledger;
   if (status.ok() && ledger == nullptr &&
       (request.has_begin() || request.has_end() || granularity != Ledger::Granularity::kTotal)) {
     status = NeedsLedger("a period");
@@ -222,7 +218,7 @@ grpc::ServerUnaryReactor* UsageService::GetUsage(Context* context, const Bytes* 
   if (!status.ok()) return UnaryCall::End(context, status);
   return AnswerLater<api::GetUsageResponse>(
       reader_, context, out, [this, ledger, query, granularity](auto& response) {
-        if (ledger == nullptr) return FromMemory(services_, query, response);
+        if (ledger == nullptr) return FromMemory(slot_.shared().usage, query, response);
         return FromLedger(*ledger, query, granularity, response);
       });
 }
@@ -231,11 +227,11 @@ grpc::ServerUnaryReactor* UsageService::ListUsageRecords(Context* context, const
                                                          Bytes* out) {
   api::ListUsageRecordsRequest request;
   Ledger::Query query;
-  absl::Status status = Prepare(services_, *context, *in, request, query);
-  if (status.ok() && services_.ledger == nullptr) status = NeedsLedger("ListUsageRecords");
+  absl::Status status = Prepare(slot_.shared(), *context, *in, request, query);
+  if (status.ok() && slot_.shared().ledger == nullptr) status = NeedsLedger("ListUsageRecords");
   if (!status.ok()) return UnaryCall::End(context, status);
   return AnswerLater<api::ListUsageRecordsResponse>(
-      reader_, context, out, [ledger = services_.ledger, query, request](auto& response) {
+      reader_, context, out, [ledger = slot_.shared().ledger, query, request](auto& response) {
         return FillPage(*ledger, query, request, response);
       });
 }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "liftserve/v1/usage.grpc.pb.h"
-#include "server/rpc/service_context.h"
+#include "server/rpc/model_slot.h"
 #include "server/rpc/worker.h"
 
 namespace lift::rpc {
@@ -13,7 +13,7 @@ using RawUsageService = liftserve::v1::UsageService::WithRawCallbackMethod_GetUs
 
 class UsageService final : public RawUsageService {
  public:
-  explicit UsageService(ServiceContext& services) : services_(services) {}
+  explicit UsageService(ModelSlot& slot) : slot_(slot) {}
   using Context = grpc::CallbackServerContext;
   using Bytes = grpc::ByteBuffer;
   grpc::ServerUnaryReactor* GetUsage(Context* context, const Bytes* in, Bytes* out) override;
@@ -21,7 +21,7 @@ class UsageService final : public RawUsageService {
                                              Bytes* out) override;
 
  private:
-  ServiceContext& services_;
+  ModelSlot& slot_;
   Worker reader_;  // of the ledger
 };
 

@@ -7,6 +7,7 @@ Run:   python make_corpus.py
 
 import json
 import pathlib
+import re
 import shutil
 
 import gguf
@@ -16,6 +17,7 @@ from safetensors.numpy import save_file
 HERE = pathlib.Path(__file__).resolve().parent
 OUT = HERE / "corpus"
 TINY = HERE.parent / "golden" / "tiny"
+PROTO = HERE.parents[1] / "proto"
 
 
 def gguf_model(path, arch, linear, bias):
@@ -106,14 +108,38 @@ def rpc_messages(out):
         (out / name).write_bytes(bytes([kind]) + b"".join(parts))
 
 
+def call_messages(out):
+    """A byte for the call (its place among all of call_fuzz.cc's files), then its messages."""
+    files = ("liftserve/v1/generation", "liftserve/v1/model", "liftserve/v1/usage", "standard/inference/grpc_predict_v2",
+             "standard/vllm/grpc/vllm_engine")
+    calls = [name for file in files for name in re.findall(r"^  rpc (\w+)", (PROTO / f"{file}.proto").read_text(), re.MULTILINE)]
+    short = [field(7, [field(1, 4)]), field(8, [field(1, 1)])]
+    infer = [field(1, "fake"), field(4, [field(1, "max_tokens"), field(2, [field(2, 3)])]),
+             field(5, [field(1, "text_input"), field(2, "BYTES"), field(5, [field(8, "hi")])])]
+    hour = [field(1, 3600)]
+    seeds = {
+        "Generate": [field(3, "text"), *short], "GenerateStream": [field(3, "text"), *short], "Chat": [field(3, [field(1, "user"), field(2, "hi")]), *short],
+        "ChatStream": [field(3, [field(1, "user"), field(2, "hi")]), *short], "Tokenize": [field(2, "some <s> text"), field(4, 1)],
+        "Detokenize": [field(2, bytes([104, 105]))], "ExplainRoute": [field(2, "why?")], "CancelGeneration": [field(1, "id")],
+        "ListModels": [], "GetModel": [field(1, "fake")], "GetLoad": [], "LoadVariant": [field(2, "fine")],
+        "UnloadVariant": [field(2, "fine")], "SetMemoryBudget": [field(2, 600000)], "SwapModel": [field(2, "file")],
+        "GetUsage": [field(1, "default"), field(3, hour), field(4, hour), field(5, 1)],
+        "ListUsageRecords": [field(1, "default"), field(6, "1.2")], "ModelReady": [field(1, "fake"), field(2, "fine")],
+        "ModelMetadata": [field(1, "fake")], "ModelInfer": infer, "ModelStreamInfer": [*infer, b"\xff\0", *infer], "Abort": [field(1, "id")],
+    }
+    for name, parts in seeds.items():
+        (out / name).write_bytes(bytes([calls.index(name)]) + b"".join(parts))
+
+
 def main():
-    for name in ("gguf", "safetensors", "config", "text", "rpc"):
+    for name in ("gguf", "safetensors", "config", "text", "rpc", "call"):
         shutil.rmtree(OUT / name, ignore_errors=True)
         (OUT / name).mkdir(parents=True)
     gguf_model(OUT / "gguf" / "llama.gguf", "llama", linear=True, bias=False)
     gguf_model(OUT / "gguf" / "qwen2.gguf", "qwen2", linear=False, bias=True)
 
     rpc_messages(OUT / "rpc")
+    call_messages(OUT / "call")
 
     small = {"w": np.ones((3, 2), np.float32), "h": np.ones(5, np.float16), "i": np.ones((), np.int64)}
     save_file(small, OUT / "safetensors" / "three.safetensors", metadata={"format": "np"})

@@ -24,8 +24,9 @@ struct Fixture {
   ModelInfo info;
   BuildInfo build;
   UsageTotals usage;
-  rpc::ServiceContext services{engine, tokenizer, *ChatTemplate::Compile(test::kChatMl),
-                               info,   build,     usage};
+  rpc::SharedServices shared{build, usage};
+  rpc::ServiceContext services{engine, tokenizer, *ChatTemplate::Compile(test::kChatMl), info,
+                               shared};
 
   Fixture() {
     info.name = "fake";
@@ -57,7 +58,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static auto& fixture = *new Fixture;
   if (size == 0) return 0;
   const std::string text = InputText(data + 1, size - 1);
-  rpc::ServiceContext& services = fixture.services;
+  const rpc::ServiceContext& services = fixture.services;
   switch (data[0] % 6) {
     case 0: {
       liftserve::v1::GenerateRequest request;
@@ -72,7 +73,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       auto translated =
           rpc::ToEngineRequest(services, rpc::PartsOf(request), *std::move(prompt), {});
       if (translated.ok()) {
-        CheckAdmitted(fixture, rpc::AdmitToQuota(services, *std::move(translated)));
+        CheckAdmitted(fixture, rpc::AdmitToQuota(services.shared, *std::move(translated)));
       }
       break;
     }

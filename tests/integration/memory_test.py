@@ -7,7 +7,6 @@ import re
 import sqlite3
 import sys
 import tempfile
-import threading
 import unittest
 
 if not os.environ.get("LIFT_TEST_PYTHON"):
@@ -20,69 +19,13 @@ FOLDER = tempfile.TemporaryDirectory()
 harness.generate_stubs(FOLDER.name)
 
 import grpc  # noqa: E402
-from google.rpc import error_details_pb2, status_pb2  # noqa: E402
-from liftserve.v1 import generation_pb2 as api  # noqa: E402
-from liftserve.v1 import generation_pb2_grpc, model_pb2, model_pb2_grpc, types_pb2  # noqa: E402
+from liftserve.v1 import generation_pb2_grpc, model_pb2, model_pb2_grpc  # noqa: E402
+from streams import Streams, pinned, reason_of, request  # noqa: E402
 
 MODEL = harness.make_lifted_model(pathlib.Path(FOLDER.name), harness.make_random_checkpoint(pathlib.Path(FOLDER.name) / "hf"),
                                   bits="3,6")
 TOKENS = 300
 STREAMS = 4
-
-
-def request(tokens, **precision):
-    return api.GenerateStreamRequest(
-        text="Prove that the square root of 2 is irrational, step by step, and compare two methods.", stopping=types_pb2.StoppingOptions(max_new_tokens=tokens, ignore_eos=True),
-        output=types_pb2.OutputOptions(token_ids=True), precision=types_pb2.PrecisionOptions(**precision))
-
-
-def pinned(variant):
-    return {"mode": types_pb2.PRECISION_MODE_PINNED, "variant": variant}
-
-
-def reason_of(error):
-    info = error_details_pb2.ErrorInfo()
-    raw = dict(error.trailing_metadata())["grpc-status-details-bin"]
-    status_pb2.Status.FromString(raw).details[0].Unpack(info)
-    return info.reason
-
-
-class Streams:
-    """Long answers one after the other on STREAMS threads; remembers each that did not end whole."""
-
-    def __init__(self, stub):
-        self.stub, self.stopped, self.lost, self.whole, self.moved = stub, threading.Event(), [], 0, 0
-        self.lock = threading.Lock()
-        self.threads = [threading.Thread(target=self.run, args=(i,), daemon=True) for i in range(STREAMS)]
-        for thread in self.threads:
-            thread.start()
-
-    def run(self, number):
-        while not self.stopped.is_set():
-            tokens, finished = 0, None
-            try:
-                for event in self.stub.GenerateStream(request(TOKENS), metadata=[("x-liftserve-tenant", f"t{number}")]):
-                    tokens += len(event.delta.token_ids)
-                    finished = event.finished if event.HasField("finished") else finished
-            except grpc.RpcError as error:
-                with self.lock:
-                    self.lost.append(f"{error.code()}: {error.details()}")
-                continue
-            with self.lock:
-                if finished is None or tokens != TOKENS:
-                    self.lost.append(f"{tokens} tokens")
-                    continue
-                self.whole += 1
-                self.moved += any(span.reason == types_pb2.ROUTING_REASON_MEMORY for span in finished.spans)
-
-    def wait_for_more(self, answers):
-        goal = self.whole + answers
-        harness.until(f"{answers} more answers", lambda: self.whole >= goal or self.lost)
-
-    def stop(self):
-        self.stopped.set()
-        for thread in self.threads:
-            thread.join()
 
 
 def charged(ledger):
@@ -137,7 +80,7 @@ class Budget(unittest.TestCase):
     def test_memory_and_bill_fall_under_load_and_no_stream_is_lost(self):
         coarse, fine = self.sums[0], self.sums[-1]
         before = self.answer(**pinned(self.names[-1]))
-        streams = Streams(self.stub)
+        streams = Streams(self.stub, STREAMS, TOKENS)
         self.addCleanup(streams.stop)
         streams.wait_for_more(STREAMS)
         pid = self.server.process.pid

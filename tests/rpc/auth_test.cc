@@ -235,7 +235,7 @@ TEST_F(AuthTest, ABudgetKeepsWhatFitsAndNamesWhoIsInItsWay) {
   ASSERT_TRUE(budget(admin_.key, 501000, &kept).ok());
   EXPECT_THAT(kept.resident_variants(), testing::ElementsAre("coarse", "middle"));
   EXPECT_EQ(kept.resident_bytes(), 501000u);
-  const ScrapeGauges gauges(*probes_, build_, [&] { return engine_->load(); });
+  const ScrapeGauges gauges(*probes_, build_, OneModel(info_, [&] { return engine_->load(); }));
   const std::string text = ExpositionText(*probes_, gauges);
   EXPECT_THAT(text, testing::HasSubstr("variant=\"middle\",device=\"cpu\"} 250000"));
   EXPECT_THAT(text, testing::HasSubstr("variant=\"fine\",device=\"cpu\"} 0"));

@@ -36,28 +36,31 @@ void RpcTest::StartServer(EngineOptions options, bool with_template) {
     ASSERT_TRUE(compiled.ok()) << compiled.status();
     chat_template = *compiled;
   }
-  probes_ = std::make_unique<Probes>(info_, usage_);
-  observers_ = std::make_unique<ObserverList>(std::vector<EngineObserver*>{probes_.get()});
+  probes_ = std::make_unique<Probes>(usage_);
+  model_probes_ = std::make_unique<ModelProbes>(*probes_, info_);
+  observers_ = std::make_unique<ObserverList>(std::vector<EngineObserver*>{model_probes_.get()});
   if (!ledger_path_.empty()) {
     auto ledger = ServerLedger::Open({.path = ledger_path_,
                                       .sync = LedgerSync::kNormal,
                                       .checkpoint = std::chrono::seconds(60),
                                       .drift_check = std::chrono::seconds(0)},
-                                     info_, usage_);
+                                     usage_);
     ASSERT_TRUE(ledger.ok()) << ledger.status();
     ledger_ = *std::move(ledger);
-    observers_->Add(ledger_.get());
+    model_ledger_ = std::make_unique<ModelLedger>(*ledger_, info_);
+    observers_->Add(model_ledger_.get());
     options.acknowledge = ledger_->acknowledge();
   }
   options.observer = observers_.get();
   options.weight_resident_bytes = info_.resident_bytes;
   engine_ = std::make_unique<Engine>(model_, tokenizer_, options);
-  services_.reset(new rpc::ServiceContext{
-      *engine_, tokenizer_, chat_template, info_, build_, usage_, probes_.get(), {}, {}});
-  services_->access = access_;
-  services_->limits = limits_;
-  if (ledger_ != nullptr) services_->ledger = &ledger_->ledger();
-  auto server = rpc::RpcServer::Start(*services_, {.listen = "127.0.0.1:0"});
+  shared_.reset(new rpc::SharedServices{build_, usage_, limits_});
+  shared_->access = access_;
+  if (ledger_ != nullptr) shared_->ledger = &ledger_->ledger();
+  slot_ = std::make_unique<rpc::ModelSlot>(
+      *shared_, rpc::ServicesPtr(new rpc::ServiceContext{*engine_, tokenizer_, chat_template, info_,
+                                                         *shared_, model_probes_.get()}));
+  auto server = rpc::RpcServer::Start(*slot_, {.listen = "127.0.0.1:0"});
   ASSERT_TRUE(server.ok()) << server.status();
   server_ = *std::move(server);
   server_->SetServing(true);
@@ -69,10 +72,13 @@ void RpcTest::StartServer(EngineOptions options, bool with_template) {
 void RpcTest::StopServer(std::chrono::milliseconds grace) {
   if (server_) server_->Stop(grace);
   server_.reset();
-  services_.reset();
+  slot_.reset();
   engine_.reset();
-  ledger_.reset();
+  shared_.reset();
   observers_.reset();
+  model_ledger_.reset();
+  ledger_.reset();
+  model_probes_.reset();
   probes_.reset();
 }
 

@@ -46,14 +46,17 @@ class RpcTest : public ::testing::Test {
   BuildInfo build_{.version = "test", .build_type = "test"};
   UsageTotals usage_;
   std::unique_ptr<Probes> probes_;
+  std::unique_ptr<ModelProbes> model_probes_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::unique_ptr<Engine> engine_;
   const Access* access_ = nullptr;  // of the next StartServer
   rpc::Limits limits_;              // likewise
   std::string ledger_path_;         // likewise; empty = none
   std::unique_ptr<ServerLedger> ledger_;
+  std::unique_ptr<ModelLedger> model_ledger_;
   std::unique_ptr<ObserverList> observers_;
-  std::unique_ptr<rpc::ServiceContext> services_;
+  std::unique_ptr<rpc::SharedServices> shared_;
+  std::unique_ptr<rpc::ModelSlot> slot_;
   std::unique_ptr<rpc::RpcServer> server_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<api::GenerationService::Stub> stub_;

@@ -232,7 +232,7 @@ TEST_F(LifecycleTest, HealthFollowsTheServer) {
 }
 
 TEST_F(LifecycleTest, TakenPortIsAnErrorNotACrash) {
-  const auto second = rpc::RpcServer::Start(*services_, {.listen = server_->address()});
+  const auto second = rpc::RpcServer::Start(*slot_, {.listen = server_->address()});
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
 }
 

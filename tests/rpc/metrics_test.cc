@@ -70,7 +70,7 @@ std::string HttpGet(int port, const std::string& path) {
 class MetricsTest : public RpcTest {
  protected:
   Samples Scrape() {
-    const ScrapeGauges gauges(*probes_, build_, [&] { return engine_->load(); });
+    const ScrapeGauges gauges(*probes_, build_, OneModel(info_, [&] { return engine_->load(); }));
     return Parse(ExpositionText(*probes_, gauges));
   }
   grpc::Status Generate(const api::GenerateRequest& request, const std::string& tenant) {
@@ -138,10 +138,10 @@ TEST_F(MetricsTest, TenantLabelsAreBounded) {
   EXPECT_EQ(labels.LabelOf("a"), "a");
   EXPECT_EQ(labels.LabelOf("__idle__"), "__idle__");
   UsageTotals totals(2);
-  for (const char* tenant : {"a", "b", "c", "d"}) totals.AddFinished(tenant, 0, {});
+  for (const char* tenant : {"a", "b", "c", "d"}) totals.AddFinished(info_, tenant, 0, {});
   const auto cells = totals.Snapshot();
   EXPECT_EQ(cells.size(), 3u);
-  EXPECT_EQ(cells.at({"__other__", 0}).requests, 2u);
+  EXPECT_EQ(cells.at({"__other__", info_.variants[0].name}).requests, 2u);
 }
 
 TEST_F(MetricsTest, AdminPortServesItsThreePages) {

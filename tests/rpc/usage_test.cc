@@ -204,7 +204,7 @@ TEST_F(UsageTest, WrongQuestionsAreRefusedByField) {
 }
 
 TEST_F(UsageTest, MetricsShowTheLedgerAndItsDrift) {
-  ScrapeGauges gauges(*probes_, build_, [&] { return engine_->load(); });
+  ScrapeGauges gauges(*probes_, build_, OneModel(info_, [&] { return engine_->load(); }));
   gauges.Add(LedgerMetrics(*ledger_));
   const auto value = [&](const std::string& name) {
     const std::string text = ExpositionText(*probes_, gauges);

@@ -29,15 +29,19 @@ inference::ModelStreamInferResponse ErrorResponse(const std::string& id,
 // One of them: in pieces if asked for, else one response at the end.
 class InferStream::Inference : public RequestListener {
  public:
-  Inference(std::shared_ptr<InferStream> stream, OipInference asked, TenantQuotas::Lease lease)
-      : stream_(std::move(stream)), asked_(std::move(asked)), lease_(std::move(lease)) {
+  Inference(std::shared_ptr<InferStream> stream, ServicesPtr services, OipInference asked,
+            TenantQuotas::Lease lease)
+      : stream_(std::move(stream)),
+        services_(std::move(services)),
+        asked_(std::move(asked)),
+        lease_(std::move(lease)) {
     piece_.text = asked_.prompt;
   }
   void set_ticket(uint64_t ticket) { ticket_ = ticket; }
 
   void OnStarted(const StartedEvent& event) override {
-    const auto served = ToServedBy(stream_->services_.model, stream_->services_.build,
-                                   event.decision, event.variant);
+    const auto served =
+        ToServedBy(services_->model, services_->shared.build, event.decision, event.variant);
     piece_.variant = served.variant();
     piece_.lambda = served.lambda();
   }
@@ -49,10 +53,10 @@ class InferStream::Inference : public RequestListener {
     SendPiece();
   }
   void OnFinished(const FinishedEvent& event) override {
-    ServiceContext& services = stream_->services_;
-    services.live.Remove(ticket_);
+    SharedServices& shared = services_->shared;
+    shared.live.Remove(ticket_);
     SettleLease(lease_, event.usage);
-    const absl::Status status = FinalStatus(event, services.live.aborting());
+    const absl::Status status = FinalStatus(event, shared.live.aborting());
     if (status.ok()) {
       piece_.text += event.tail_text;
       piece_.finish_reason = event.reason == FinishReason::kStop ? "stop" : "length";
@@ -74,6 +78,7 @@ class InferStream::Inference : public RequestListener {
   }
 
   const std::shared_ptr<InferStream> stream_;
+  const ServicesPtr services_;
   const OipInference asked_;
   TenantQuotas::Lease lease_;
   OipPiece piece_;
@@ -81,13 +86,13 @@ class InferStream::Inference : public RequestListener {
 };
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* InferStream::Start(
-    ServiceContext& services, grpc::CallbackServerContext* context) {
-  auto caller = CallerOf(services, *context);
+    ModelSlot& slot, grpc::CallbackServerContext* context) {
+  auto caller = CallerOf(slot.shared(), *context);
   if (!caller.ok()) {
     return new RefusedStream(
-        FinishStatus(context, NoteRefusal(services, "default", caller.status())));
+        FinishStatus(context, NoteRefusal(*slot.current(), "default", caller.status())));
   }
-  std::shared_ptr<InferStream> stream(new InferStream(services, context, *std::move(caller)));
+  std::shared_ptr<InferStream> stream(new InferStream(slot, context, *std::move(caller)));
   stream->self_ = stream;
   stream->reading_ = true;
   stream->StartRead(&stream->incoming_);
@@ -106,28 +111,30 @@ void InferStream::OnReadDone(bool ok) {
 }
 
 // Parsed, checked and admitted; `id` is the request's own, also when it is refused.
-absl::Status InferStream::Prepare(std::string& id, OipInference& asked, Admitted& admitted) {
+absl::Status InferStream::Prepare(const ServiceContext& services, std::string& id,
+                                  OipInference& asked, Admitted& admitted) {
   inference::ModelInferRequest request;
   LIFT_RETURN_IF_ERROR(ParseMessage(incoming_, request));
   id = request.id();
-  auto translated = ToInference(services_, request);
-  if (!translated.ok()) return NoteRefusal(services_, caller_.tenant, translated.status());
+  auto translated = ToInference(services, request);
+  if (!translated.ok()) return NoteRefusal(services, caller_.tenant, translated.status());
   asked = *std::move(translated);
-  LIFT_ASSIGN_OR_RETURN(admitted, Admit(services_, caller_, asked.request));
+  LIFT_ASSIGN_OR_RETURN(admitted, Admit(services, caller_, asked.request));
   return absl::OkStatus();
 }
 
 // On a gRPC thread; the answer may be complete before this returns.
 void InferStream::Submit() {
+  const ServicesPtr services = slot_.current();
   std::string client_id;
   OipInference asked;
   Admitted admitted;
-  absl::Status status = Prepare(client_id, asked, admitted);
+  absl::Status status = Prepare(*services, client_id, asked, admitted);
   if (status.ok()) {
     const std::string id = admitted.request.request_id;
     auto inference =
-        std::make_shared<Inference>(self_, std::move(asked), std::move(admitted.lease));
-    const uint64_t ticket = services_.live.Add(id, caller_.tenant);
+        std::make_shared<Inference>(self_, services, std::move(asked), std::move(admitted.lease));
+    const uint64_t ticket = slot_.shared().live.Add(services->engine, id, caller_.tenant);
     inference->set_ticket(ticket);
     bool broken = false;
     {
@@ -135,10 +142,10 @@ void InferStream::Submit() {
       running_.emplace(ticket, id);
       broken = broken_;
     }
-    status = services_.engine.Submit(std::move(admitted.request), inference).status();
-    if (status.ok() && broken) services_.engine.Cancel(id);
+    status = services->engine.Submit(std::move(admitted.request), inference).status();
+    if (status.ok() && broken) services->engine.Cancel(id);
     if (!status.ok()) {
-      services_.live.Remove(ticket);
+      slot_.shared().live.Remove(ticket);
       std::lock_guard lock(mutex_);
       running_.erase(ticket);
     }
@@ -186,7 +193,7 @@ void InferStream::Pump() {
   if (write) StartWrite(&in_flight_);
   if (read) StartRead(&incoming_);
   if (finish) {
-    services_.load_reporter.AddTo(*context_, services_.engine.load());
+    slot_.shared().load_reporter.AddTo(*context_, slot_.current()->engine.load());
     Finish(grpc::Status::OK);
   }
 }
@@ -208,7 +215,7 @@ void InferStream::CancelAll() {
     outgoing_.clear();
     running = running_;
   }
-  for (const auto& [ticket, id] : running) services_.engine.Cancel(id);
+  for (const auto& [ticket, id] : running) slot_.shared().live.Cancel(id, &caller_.tenant);
 }
 
 void InferStream::OnCancel() { CancelAll(); }

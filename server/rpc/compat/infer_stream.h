@@ -11,6 +11,7 @@
 #include <string>
 
 #include "server/rpc/compat/oip_tensors.h"
+#include "server/rpc/model_slot.h"
 
 namespace lift::rpc {
 
@@ -20,7 +21,7 @@ class InferStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteB
  public:
   static constexpr size_t kMaxInFlight = 64;
   static grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Start(
-      ServiceContext& services, grpc::CallbackServerContext* context);
+      ModelSlot& slot, grpc::CallbackServerContext* context);
 
   void OnReadDone(bool ok) override;
   void OnWriteDone(bool ok) override;
@@ -29,16 +30,17 @@ class InferStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteB
 
  private:
   class Inference;
-  InferStream(ServiceContext& services, grpc::CallbackServerContext* context, Caller caller)
-      : services_(services), context_(context), caller_(std::move(caller)) {}
-  absl::Status Prepare(std::string& id, OipInference& asked, Admitted& admitted);
+  InferStream(ModelSlot& slot, grpc::CallbackServerContext* context, Caller caller)
+      : slot_(slot), context_(context), caller_(std::move(caller)) {}
+  absl::Status Prepare(const ServiceContext& services, std::string& id, OipInference& asked,
+                       Admitted& admitted);
   void Submit();
   void Send(const inference::ModelStreamInferResponse& response);
   void Ended(uint64_t ticket);
   void Pump();
   void CancelAll();
 
-  ServiceContext& services_;
+  ModelSlot& slot_;
   grpc::CallbackServerContext* const context_;
   const Caller caller_;
   std::shared_ptr<InferStream> self_;  // until OnDone

@@ -21,22 +21,22 @@ void AddTensor(
   tensor.add_shape(size);
 }
 
-}  // namespace
-
-absl::Status OipService::CheckVersion(const std::string& version) const {
-  const auto& variants = services_.model.variants;
+// NOT_FOUND unless it is empty or names a variant.
+absl::Status CheckVersion(const ModelInfo& model, const std::string& version) {
+  const auto& variants = model.variants;
   const bool known = std::any_of(variants.begin(), variants.end(),
                                  [&](const VariantInfo& v) { return v.name == version; });
   if (version.empty() || known) return absl::OkStatus();
-  return WithReason(
-      absl::NotFoundError(absl::StrCat("model '", services_.model.name, "' has no version '",
-                                       version, "'; its versions are its variants")),
-      "NOT_FOUND", "version");
+  return WithReason(absl::NotFoundError(absl::StrCat("model '", model.name, "' has no version '",
+                                                     version, "'; its versions are its variants")),
+                    "NOT_FOUND", "version");
 }
+
+}  // namespace
 
 grpc::ServerUnaryReactor* OipService::ServerLive(Context* context, const Bytes* in, Bytes* out) {
   return AnswerNow<inference::ServerLiveRequest, inference::ServerLiveResponse>(
-      services_, context, in, out, [](const auto&, auto& response) {
+      slot_, context, in, out, [](const auto&, const auto&, auto& response) {
         response.set_live(true);
         return absl::OkStatus();
       });
@@ -44,24 +44,25 @@ grpc::ServerUnaryReactor* OipService::ServerLive(Context* context, const Bytes* 
 
 grpc::ServerUnaryReactor* OipService::ServerReady(Context* context, const Bytes* in, Bytes* out) {
   return AnswerNow<inference::ServerReadyRequest, inference::ServerReadyResponse>(
-      services_, context, in, out, [&](const auto&, auto& response) {
-        response.set_ready(services_.serving && !services_.engine.load().draining);
+      slot_, context, in, out, [&](const ServiceContext& services, const auto&, auto& response) {
+        response.set_ready(services.shared.serving && !services.engine.load().draining);
         return absl::OkStatus();
       });
 }
 
 grpc::ServerUnaryReactor* OipService::ModelReady(Context* context, const Bytes* in, Bytes* out) {
   return AnswerNow<inference::ModelReadyRequest, inference::ModelReadyResponse>(
-      services_, context, in, out, [&](const auto& request, auto& response) -> absl::Status {
-        LIFT_RETURN_IF_ERROR(CheckModel(services_, request.name()));
-        LIFT_RETURN_IF_ERROR(CheckVersion(request.version()));
-        const auto& variants = services_.model.variants;
-        const auto resident = variants.begin() + services_.engine.resident_variants();
+      slot_, context, in, out,
+      [&](const ServiceContext& services, const auto& request, auto& response) -> absl::Status {
+        LIFT_RETURN_IF_ERROR(CheckModel(services, request.name()));
+        LIFT_RETURN_IF_ERROR(CheckVersion(services.model, request.version()));
+        const auto& variants = services.model.variants;
+        const auto resident = variants.begin() + services.engine.resident_variants();
         const bool loaded = request.version().empty() ||
                             std::any_of(variants.begin(), resident, [&](const VariantInfo& v) {
                               return v.name == request.version();
                             });
-        response.set_ready(loaded && services_.serving && !services_.engine.load().draining);
+        response.set_ready(loaded && services.shared.serving && !services.engine.load().draining);
         return absl::OkStatus();
       });
 }
@@ -69,9 +70,9 @@ grpc::ServerUnaryReactor* OipService::ModelReady(Context* context, const Bytes* 
 grpc::ServerUnaryReactor* OipService::ServerMetadata(Context* context, const Bytes* in,
                                                      Bytes* out) {
   return AnswerNow<inference::ServerMetadataRequest, inference::ServerMetadataResponse>(
-      services_, context, in, out, [&](const auto&, auto& response) {
+      slot_, context, in, out, [&](const ServiceContext& services, const auto&, auto& response) {
         response.set_name("liftserve");
-        response.set_version(services_.build.version);
+        response.set_version(services.shared.build.version);
         response.add_extensions("model_stream_infer");
         return absl::OkStatus();
       });
@@ -79,11 +80,12 @@ grpc::ServerUnaryReactor* OipService::ServerMetadata(Context* context, const Byt
 
 grpc::ServerUnaryReactor* OipService::ModelMetadata(Context* context, const Bytes* in, Bytes* out) {
   return AnswerNow<inference::ModelMetadataRequest, inference::ModelMetadataResponse>(
-      services_, context, in, out, [&](const auto& request, auto& response) -> absl::Status {
-        LIFT_RETURN_IF_ERROR(CheckModel(services_, request.name()));
-        LIFT_RETURN_IF_ERROR(CheckVersion(request.version()));
-        response.set_name(services_.model.name);
-        for (const VariantInfo& variant : services_.model.variants) {
+      slot_, context, in, out,
+      [&](const ServiceContext& services, const auto& request, auto& response) -> absl::Status {
+        LIFT_RETURN_IF_ERROR(CheckModel(services, request.name()));
+        LIFT_RETURN_IF_ERROR(CheckVersion(services.model, request.version()));
+        response.set_name(services.model.name);
+        for (const VariantInfo& variant : services.model.variants) {
           response.add_versions(variant.name);
         }
         response.set_platform("liftserve");
@@ -102,24 +104,25 @@ grpc::ServerUnaryReactor* OipService::ModelMetadata(Context* context, const Byte
 grpc::ServerUnaryReactor* OipService::ModelInfer(Context* context, const Bytes* in, Bytes* out) {
   OipInference asked;
   Caller caller;
+  const ServicesPtr services = slot_.current();
   const absl::Status checked = [&]() -> absl::Status {
-    LIFT_ASSIGN_OR_RETURN(caller, CallerOf(services_, *context));
+    LIFT_ASSIGN_OR_RETURN(caller, CallerOf(slot_.shared(), *context));
     inference::ModelInferRequest request;
     LIFT_RETURN_IF_ERROR(ParseMessage(*in, request));
-    LIFT_ASSIGN_OR_RETURN(asked, ToInference(services_, request));
+    LIFT_ASSIGN_OR_RETURN(asked, ToInference(*services, request));
     if (!asked.stream) return absl::OkStatus();
     return WithReason(
         absl::InvalidArgumentError("inputs.stream needs ModelStreamInfer; this call answers once"),
         "INVALID_FIELD", "inputs.stream");
   }();
   if (!checked.ok()) {
-    return UnaryCall::End(context, NoteRefusal(services_, caller.tenant, checked));
+    return UnaryCall::End(context, NoteRefusal(*services, caller.tenant, checked));
   }
-  auto admitted = Admit(services_, caller, asked.request);
+  auto admitted = Admit(*services, caller, asked.request);
   if (!admitted.ok()) return UnaryCall::End(context, admitted.status());
   const api::OutputOptions output = asked.request.output();
   return UnaryCall::Start(
-      services_, context, *std::move(admitted), output,
+      services, context, *std::move(admitted), output,
       [asked = std::move(asked)](Answer answer) {
         OipPiece piece;
         piece.text = asked.prompt + answer.text;
@@ -135,7 +138,7 @@ grpc::ServerUnaryReactor* OipService::ModelInfer(Context* context, const Bytes* 
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* OipService::ModelStreamInfer(
     Context* context) {
-  return InferStream::Start(services_, context);
+  return InferStream::Start(slot_, context);
 }
 
 }  // namespace lift::rpc

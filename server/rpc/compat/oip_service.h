@@ -2,7 +2,7 @@
 #pragma once
 
 #include "inference/grpc_predict_v2.grpc.pb.h"
-#include "server/rpc/service_context.h"
+#include "server/rpc/model_slot.h"
 
 namespace lift::rpc {
 
@@ -15,7 +15,7 @@ using RawOipService = Oip::WithRawCallbackMethod_ServerLive<Oip::WithRawCallback
 // Thread-safe: gRPC calls it from many threads.
 class OipService final : public RawOipService {
  public:
-  explicit OipService(ServiceContext& services) : services_(services) {}
+  explicit OipService(ModelSlot& slot) : slot_(slot) {}
 
   using Context = grpc::CallbackServerContext;
   using Bytes = grpc::ByteBuffer;
@@ -28,9 +28,7 @@ class OipService final : public RawOipService {
   grpc::ServerBidiReactor<Bytes, Bytes>* ModelStreamInfer(Context* context) override;
 
  private:
-  absl::Status CheckVersion(const std::string& version) const;
-
-  ServiceContext& services_;
+  ModelSlot& slot_;
 };
 
 }  // namespace lift::rpc

@@ -177,13 +177,13 @@ absl::StatusOr<api::GenerateRequest> FromVllm(const ServiceContext& services,
   if (!request.sampling_params().has_max_tokens()) {
     // What the context leaves; a prompt that is wrong is refused later, with its own sentence.
     int64_t prompt = out.token_ids().ids_size();
-    if (!out.text().empty() && out.text().size() <= services.limits.prompt_bytes) {
+    if (!out.text().empty() && out.text().size() <= services.shared.limits.prompt_bytes) {
       const auto ids = services.tokenizer->Encode(out.text(), {.add_special = true});
       if (ids.ok()) prompt = static_cast<int64_t>(ids->size());
     }
     int64_t room = std::max<int64_t>(services.model.max_context - prompt, 1);
-    if (services.limits.max_answer_tokens > 0) {
-      room = std::min(room, services.limits.max_answer_tokens);
+    if (services.shared.limits.max_answer_tokens > 0) {
+      room = std::min(room, services.shared.limits.max_answer_tokens);
     }
     out.mutable_stopping()->set_max_new_tokens(room);
   }
@@ -195,37 +195,40 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* VllmService::Generate(Context* conte
   wire::GenerateRequest request;
   api::GenerateRequest translated;
   Caller caller;
+  const ServicesPtr services = slot_.current();
   const absl::Status checked = [&]() -> absl::Status {
-    LIFT_ASSIGN_OR_RETURN(caller, CallerOf(services_, *context));
+    LIFT_ASSIGN_OR_RETURN(caller, CallerOf(slot_.shared(), *context));
     LIFT_RETURN_IF_ERROR(ParseMessage(*in, request));
-    LIFT_ASSIGN_OR_RETURN(translated, FromVllm(services_, request));
+    LIFT_ASSIGN_OR_RETURN(translated, FromVllm(*services, request));
     return absl::OkStatus();
   }();
   if (!checked.ok()) {
-    return StreamCall::Refuse(context, NoteRefusal(services_, caller.tenant, checked));
+    return StreamCall::Refuse(context, NoteRefusal(*services, caller.tenant, checked));
   }
-  auto admitted = Admit(services_, caller, translated);
+  auto admitted = Admit(*services, caller, translated);
   if (!admitted.ok()) return StreamCall::Refuse(context, admitted.status());
-  return StreamCall::Start(services_, context, *std::move(admitted), translated.output(),
+  return StreamCall::Start(services, context, *std::move(admitted), translated.output(),
                            MakeEncoder(request));
 }
 
 grpc::ServerUnaryReactor* VllmService::HealthCheck(Context* context, const Bytes* in, Bytes* out) {
   return AnswerNow<wire::HealthCheckRequest, wire::HealthCheckResponse>(
-      services_, context, in, out, [&](const auto&, auto& response) {
-        const bool draining = services_.engine.load().draining;
-        response.set_healthy(services_.serving && !draining);
-        response.set_message(draining ? "draining" : services_.serving ? "ready" : "not ready");
+      slot_, context, in, out, [&](const ServiceContext& services, const auto&, auto& response) {
+        const bool draining = services.engine.load().draining;
+        response.set_healthy(services.shared.serving && !draining);
+        response.set_message(draining                  ? "draining"
+                             : services.shared.serving ? "ready"
+                                                       : "not ready");
         return absl::OkStatus();
       });
 }
 
 grpc::ServerUnaryReactor* VllmService::Abort(Context* context, const Bytes* in, Bytes* out) {
   return AnswerNow<wire::AbortRequest, wire::AbortResponse>(
-      services_, context, in, out, [&](const auto& request, auto&, const Caller& caller) {
+      slot_, context, in, out,
+      [&](const ServiceContext& services, const auto& request, auto&, const Caller& caller) {
         for (const std::string& id : request.request_ids()) {
-          const bool own = caller.role == Role::kAdmin || services_.live.Owns(caller.tenant, id);
-          if (own) services_.engine.Cancel(id);
+          services.shared.live.Cancel(id, caller.role == Role::kAdmin ? nullptr : &caller.tenant);
         }
         return absl::OkStatus();
       });
@@ -233,11 +236,11 @@ grpc::ServerUnaryReactor* VllmService::Abort(Context* context, const Bytes* in, 
 
 grpc::ServerUnaryReactor* VllmService::GetModelInfo(Context* context, const Bytes* in, Bytes* out) {
   return AnswerNow<wire::GetModelInfoRequest, wire::GetModelInfoResponse>(
-      services_, context, in, out, [&](const auto&, auto& response) {
-        response.set_model_path(services_.model.name);
+      slot_, context, in, out, [&](const ServiceContext& services, const auto&, auto& response) {
+        response.set_model_path(services.model.name);
         response.set_is_generation(true);
-        response.set_max_context_length(static_cast<uint32_t>(services_.model.max_context));
-        response.set_vocab_size(static_cast<uint32_t>(services_.model.vocab_size));
+        response.set_max_context_length(static_cast<uint32_t>(services.model.max_context));
+        response.set_vocab_size(static_cast<uint32_t>(services.model.vocab_size));
         return absl::OkStatus();
       });
 }
@@ -245,12 +248,12 @@ grpc::ServerUnaryReactor* VllmService::GetModelInfo(Context* context, const Byte
 grpc::ServerUnaryReactor* VllmService::GetServerInfo(Context* context, const Bytes* in,
                                                      Bytes* out) {
   return AnswerNow<wire::GetServerInfoRequest, wire::GetServerInfoResponse>(
-      services_, context, in, out, [&](const auto&, auto& response) {
-        const EngineLoad load = services_.engine.load();
+      slot_, context, in, out, [&](const ServiceContext& services, const auto&, auto& response) {
+        const EngineLoad load = services.engine.load();
         response.set_active_requests(static_cast<uint32_t>(load.running + load.waiting));
         response.set_is_paused(load.draining);
         response.set_uptime_seconds(std::chrono::duration<double>(std::chrono::system_clock::now() -
-                                                                  services_.build.start_time)
+                                                                  services.shared.build.start_time)
                                         .count());
         response.set_server_type("liftserve");
         return absl::OkStatus();

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "liftserve/v1/generation.pb.h"
-#include "server/rpc/service_context.h"
+#include "server/rpc/model_slot.h"
 #include "vllm/grpc/vllm_engine.grpc.pb.h"
 
 namespace lift::rpc {
@@ -20,7 +20,7 @@ using RawVllmService =
 // Thread-safe: gRPC calls it from many threads.
 class VllmService final : public RawVllmService {
  public:
-  explicit VllmService(ServiceContext& services) : services_(services) {}
+  explicit VllmService(ModelSlot& slot) : slot_(slot) {}
 
   using Context = grpc::CallbackServerContext;
   using Bytes = grpc::ByteBuffer;
@@ -31,7 +31,7 @@ class VllmService final : public RawVllmService {
   grpc::ServerUnaryReactor* GetServerInfo(Context* context, const Bytes* in, Bytes* out) override;
 
  private:
-  ServiceContext& services_;
+  ModelSlot& slot_;
 };
 
 }  // namespace lift::rpc

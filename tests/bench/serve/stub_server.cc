@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
+#include <optional>
 
 #include "server/accounting/ledger_metrics.h"
 #include "server/accounting/observers.h"
@@ -58,26 +59,30 @@ int Serve(const Flags& flags, const sigset_t& stop) {
   const ModelInfo info = InfoOf(model);
   const BuildInfo build{.version = "stub", .build_type = "stub"};
   UsageTotals usage;
-  Probes probes(info, usage);
+  Probes probes(usage);
+  ModelProbes model_probes(probes, info);
   ObserverList observers({});
-  if (!flags.no_accounting) observers.Add(&probes);
+  if (!flags.no_accounting) observers.Add(&model_probes);
   EngineOptions options{.max_batch = flags.max_batch, .max_waiting = 4096};
   options.observer = &observers;
   std::unique_ptr<ServerLedger> ledger;
+  std::optional<ModelLedger> model_ledger;
   if (!flags.ledger.empty()) {
     ServerLedger::Options ledger_options;
     ledger_options.path = flags.ledger;
     ledger_options.checkpoint = std::chrono::milliseconds(flags.ledger_interval_ms);
-    auto opened = ServerLedger::Open(ledger_options, info, usage);
+    auto opened = ServerLedger::Open(ledger_options, usage);
     if (!opened.ok()) return Fail(opened.status());
     ledger = *std::move(opened);
-    observers.Add(ledger.get());
+    observers.Add(&model_ledger.emplace(*ledger, info));
     options.acknowledge = ledger->acknowledge();
     options.idle_charge = ledger->charge_interval();
   }
   Engine engine(model, *tokenizer, options);
-  rpc::ServiceContext services{engine, *tokenizer, nullptr, info, build, usage, &observers};
-  ScrapeGauges gauges(probes, build, [&] { return engine.load(); });
+  rpc::SharedServices shared{build, usage};
+  rpc::ModelSlot slot(shared, rpc::ServicesPtr(new rpc::ServiceContext{engine, *tokenizer, nullptr,
+                                                                       info, shared, &observers}));
+  ScrapeGauges gauges(probes, build, OneModel(info, [&] { return engine.load(); }));
   if (ledger != nullptr) gauges.Add(LedgerMetrics(*ledger));
   std::unique_ptr<AdminServer> admin;
   if (!flags.admin.empty()) {
@@ -87,7 +92,7 @@ int Serve(const Flags& flags, const sigset_t& stop) {
     if (!started.ok()) return Fail(started.status());
     admin = *std::move(started);
   }
-  auto server = rpc::RpcServer::Start(services, {.listen = flags.listen});
+  auto server = rpc::RpcServer::Start(slot, {.listen = flags.listen});
   if (!server.ok()) return Fail(server.status());
   (*server)->SetServing(true);
   std::printf("%s\n", (*server)->address().c_str());
