@@ -43,7 +43,7 @@ inline __m256i SumsOf4(const int8_t* u, int k, int nibble) {
 // A derived stream's taps by shift: the stored streams that are shifted alike are added first.
 struct ShiftedTaps {
   int count = 0;  // of shifts above 0
-  int at[kMaxShift], shift[kMaxShift];
+  int at[kMaxShift] = {}, shift[kMaxShift] = {};
   int unshifted = 0;  // a bit for each stored stream, as in `at`
   ShiftedTaps(const ParityTables& parity, int k) {
     for (int s = 0; s <= kMaxShift; ++s) {
@@ -73,7 +73,7 @@ inline TileWords LoadWords(const uint8_t* plane) {
 
 // sums[set] = XOR of the streams in the set.
 template <int kStored>
-inline void AddStreams(const uint8_t* plane, TileWords* sums) {
+__attribute__((always_inline)) inline void AddStreams(const uint8_t* plane, TileWords* sums) {
   sums[0].half[0] = sums[0].half[1] = _mm256_setzero_si256();
 #pragma GCC unroll 4
   for (int s = 0; s < kStored; ++s) {
@@ -87,17 +87,34 @@ inline void AddStreams(const uint8_t* plane, TileWords* sums) {
   }
 }
 
+// ShiftedTaps ready for the shifts.
 template <int kTaps>
-inline TileWords Derive(const ShiftedTaps& taps, const TileWords* now, const TileWords* before) {
-  TileWords q = now[taps.unshifted];
+struct TapShifts {
+  int unshifted;
+  int at[kTaps];
+  __m128i left[kTaps], right[kTaps];
+  explicit TapShifts(const ShiftedTaps& taps) : unshifted(taps.unshifted) {
+    for (int i = 0; i < kTaps; ++i) {
+      at[i] = taps.at[i];
+      left[i] = _mm_cvtsi32_si128(taps.shift[i]);
+      right[i] = _mm_cvtsi32_si128(32 - taps.shift[i]);
+    }
+  }
+};
+
+template <int kStored, int kTaps>
+__attribute__((always_inline)) inline TileWords Derive(const TapShifts<kTaps>& taps,
+                                                       const TileWords* now,
+                                                       const TileWords* before) {
+  // One stored stream: it is in every tap.
+  TileWords q = now[kStored == 1 ? 1 : taps.unshifted];
 #pragma GCC unroll 7
   for (int i = 0; i < kTaps; ++i) {
-    const __m128i left = _mm_cvtsi32_si128(taps.shift[i]),
-                  right = _mm_cvtsi32_si128(32 - taps.shift[i]);
+    const int at = kStored == 1 ? 1 : taps.at[i];
 #pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
-      const __m256i x = _mm256_sll_epi32(now[taps.at[i]].half[h], left),
-                    y = _mm256_srl_epi32(before[taps.at[i]].half[h], right);
+      const __m256i x = _mm256_sll_epi32(now[at].half[h], taps.left[i]),
+                    y = _mm256_srl_epi32(before[at].half[h], taps.right[i]);
       q.half[h] = _mm256_xor_si256(q.half[h], _mm256_xor_si256(x, y));
     }
   }
@@ -156,7 +173,7 @@ void LookUpTiles(const SignLookup& a) {
   constexpr int64_t kWordEntries = kLookupTableBytes / static_cast<int64_t>(sizeof(int16_t));
   constexpr int64_t kBlockBytes = kStored * kTileBytes;
   const int tiles = 2 * a.pairs;
-  const ShiftedTaps taps(*a.parity, 0);
+  const TapShifts<kDerives ? kTaps : 1> taps(ShiftedTaps(*a.parity, 0));
   const int64_t row_bytes = a.blocks * kBlockBytes;
   const auto bias = static_cast<int32_t>(-8 * kNibbleBias * a.blocks * kStreams);
   for (int c = 0; c < kColumns; ++c) {
@@ -169,15 +186,19 @@ void LookUpTiles(const SignLookup& a) {
       for (int c = 0; c < kColumns; ++c) sum[c][0] = sum[c][1] = _mm256_setzero_si256();
       const uint8_t* plane = a.planes[tile] + b * kBlockBytes;
       for (int64_t at = b; at < end; ++at, plane += kBlockBytes) {
-        for (int64_t line = 0; line < kBlockBytes; line += 64)
-          _mm_prefetch(reinterpret_cast<const char*>(plane + line) + kPrefetchAhead, _MM_HINT_T0);
+        // Beyond a tile's end come the tiles that are read with it, then the same one of the next.
+        const bool inside = at * kBlockBytes + kPrefetchAhead < row_bytes;
+        const int64_t ahead = kPrefetchAhead + (inside ? 0 : (tiles - 1) * row_bytes);
+#pragma GCC unroll 4
+        for (int s = 0; s < kStored; ++s)
+          _mm_prefetch(reinterpret_cast<const char*>(plane) + s * kTileBytes + ahead, _MM_HINT_T0);
         TileWords derived;
         if constexpr (kDerives) {
           TileWords now[1 << kStored], before[1 << kStored];
           AddStreams<kStored>(plane, now);
           AddStreams<kStored>(at == 0 ? plane + row_bytes - kBlockBytes : plane - kBlockBytes,
                               before);
-          derived = Derive<kTaps>(taps, now, before);
+          derived = Derive<kStored>(taps, now, before);
         }
 #pragma GCC unroll 8
         for (int s = 0; s < kStreams; ++s) {
@@ -241,5 +262,7 @@ void LookUpCode(const SignLookup& a) {
   if (code.derived == 0) return code.stored <= 3;
   const ParityTables parity = MakeParityTables(code);
   const int shifts = ShiftedTaps(parity, 0).count;
-  return code.stored <= 3 && code.derived == 1 && shifts >= 2 && shifts <= 5;
+  // One stored stream that is not in an unshifted tap: nobody makes such a code.
+  const bool usual = code.stored > 1 || ShiftedTaps(parity, 0).unshifted != 0;
+  return usual && code.stored <= 3 && code.derived == 1 && shifts >= 2 && shifts <= 5;
 }
