@@ -194,7 +194,7 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
                           .services = services,
                           .charging = charging,
                           .stuck = [&](bool now) { readiness.SetStuck(now); },
-                          .report = info ? Say : std::function<void(const std::string&)>()});
+                          .report = Say});
   if (absl::Status status = host.Load(); !status.ok()) return Fail(kExitWrongInput, status);
   RunningModel& model = host.first();
   if (info && !model.warning().empty()) Say(model.warning());

@@ -21,7 +21,16 @@ absl::Status Draining() {
   return absl::UnavailableError("DRAINING: the server is shutting down; the model stays");
 }
 
-// Of a file, or of all files in a folder; 0 where there is nothing.
+// A pipe would keep whoever opens it waiting.
+absl::Status CheckKind(const std::string& path) {
+  std::error_code error;
+  const auto kind = std::filesystem::status(path, error).type();
+  if (kind == std::filesystem::file_type::regular || kind == std::filesystem::file_type::directory)
+    return absl::OkStatus();
+  return Unusable(absl::NotFoundError(absl::StrCat("'", path, "' is no file and no folder")));
+}
+
+// Of a file, or of all files in a folder.
 uint64_t BytesAt(const std::string& path) {
   namespace fs = std::filesystem;
   std::error_code error;
@@ -53,6 +62,7 @@ absl::StatusOr<std::string> SwapPath(const std::string& model, const std::string
 }
 
 ModelHost::~ModelHost() {
+  ending_ = true;
   Close();
   swapping_.reset();
 }
@@ -63,7 +73,7 @@ rpc::ServicesPtr ModelHost::Own(std::unique_ptr<RunningModel> model) {
     leaving_.Post([this, last] {
       const std::string name = last->info().name;
       delete last;
-      if (shared_.report) shared_.report(absl::StrCat("model ", name, " has left memory"));
+      if (!ending_) shared_.report(absl::StrCat("model ", name, " has left memory"));
     });
   });
   const std::lock_guard lock(mutex_);
@@ -153,22 +163,21 @@ absl::Status ModelHost::CheckMemory(const std::string& path) const {
 absl::Status ModelHost::TrySwap(const std::string& file) {
   ServerConfig config = config_;
   LIFT_ASSIGN_OR_RETURN(config.model, SwapPath(config_.model, file));
+  LIFT_RETURN_IF_ERROR(CheckKind(config.model));
   LIFT_RETURN_IF_ERROR(CheckMemory(config.model));
   if (config.verify == "background") config.verify = "start";  // damage must not end the process
   auto loaded = RunningModel::Load(shared_, config, (++generation_ << kSequenceBits) + 1);
   if (!loaded.ok()) return Unusable(loaded.status());
   RunningModel& next = **loaded;
   if (absl::Status status = next.WarmUp(); !status.ok()) return Unusable(status);
-  if (shared_.report && !next.warning().empty()) shared_.report(next.warning());
+  if (!next.warning().empty()) shared_.report(next.warning());
   const rpc::ServicesPtr old = slot_->current();  // stays until the governor has moved
   if (!server_->Replace(Own(*std::move(loaded)))) return Draining();
-  if (absl::Status status = Govern(next); !status.ok() && shared_.report) {
+  if (absl::Status status = Govern(next); !status.ok()) {
     shared_.report(std::string(status.message()));
   }
-  if (shared_.report) {
-    shared_.report(absl::StrCat("model ", next.info().name, " (", config.model, ") took over from ",
-                                old->model.name));
-  }
+  shared_.report(absl::StrCat("model ", next.info().name, " (", config.model, ") took over from ",
+                              old->model.name));
   return absl::OkStatus();
 }
 

@@ -52,6 +52,7 @@ class ModelHost {
 
   const ServerConfig& config_;
   const RunningModel::Shared shared_;
+  std::atomic<bool> ending_{false};
   rpc::Worker leaving_;  // destroys models: an engine cannot be destroyed on its own thread
   std::atomic<bool> busy_{false};
   uint64_t generation_ = 0;  // of the swapping thread, and of Load before it

@@ -116,6 +116,8 @@ class Swap(unittest.TestCase):
         unusable = (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_UNUSABLE")
         self.refused("nothing.lift", *unusable)
         self.refused("ledger.db", *unusable)
+        os.mkfifo(self.folder / "pipe")
+        self.refused("pipe", *unusable)
         damaged = bytearray(self.second.read_bytes())
         damaged[len(damaged) // 2] ^= 1
         (self.folder / "damaged.lift").write_bytes(damaged)
