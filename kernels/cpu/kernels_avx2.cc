@@ -16,6 +16,7 @@ namespace {
 #include "kernels/cpu/shared_kernels.inl.h"
 #include "kernels/cpu/signs_avx2.inl.h"
 #include "kernels/cpu/signs_lookup_avx2.inl.h"
+#include "kernels/cpu/expand_nibbles.inl.h"
 #include "kernels/cpu/expand_avx2.inl.h"
 #include "kernels/cpu/tiles_avx2.inl.h"
 // clang-format on
@@ -49,7 +50,7 @@ const Kernels& Avx2Kernels() {
       ConvKernel,
       ScanKernel,
       0,
-      ExpandAvx2<0>,
+      ExpandByNibbles<NibblesAvx2<0>>,
       TileDotAvx2,
       CombineTiles};
   return kTable;

@@ -16,19 +16,42 @@ namespace {
 #include "kernels/cpu/shared_kernels.inl.h"
 #include "kernels/cpu/signs_avx512.inl.h"
 #include "kernels/cpu/signs_lookup.inl.h"
+#include "kernels/cpu/expand_nibbles.inl.h"
+#include "kernels/cpu/expand_avx2.inl.h"
 #include "kernels/cpu/tiles_avx512.inl.h"
 // clang-format on
 
 }  // namespace
 
 const Kernels& Avx512Kernels() {
-  static constexpr Kernels kTable = {
-      CpuIsa::kAvx512Vnni, "avx512-vnni", RmsNormRow,  LayerNormRow, AddInPlace,
-      SwiGluRange,         GeluRange,     RopeToken,   PackPanel,    PanelMatmulKernel,
-      StoreKvRow,          Attend,        AttendMerge, Rotate,       LiftSlotKernel,
-      DeriveByShifts,      SignDotAvx512, nullptr,     {},           Combine,
-      ScaleRows,           DecodeRow,     ConvKernel,  ScanKernel,   128,
-      ExpandByRows<128>,   TileDotAvx512, CombineTiles};
+  static constexpr Kernels kTable = {CpuIsa::kAvx512Vnni,
+                                     "avx512-vnni",
+                                     RmsNormRow,
+                                     LayerNormRow,
+                                     AddInPlace,
+                                     SwiGluRange,
+                                     GeluRange,
+                                     RopeToken,
+                                     PackPanel,
+                                     PanelMatmulKernel,
+                                     StoreKvRow,
+                                     Attend,
+                                     AttendMerge,
+                                     Rotate,
+                                     LiftSlotKernel,
+                                     DeriveByShifts,
+                                     SignDotAvx512,
+                                     nullptr,
+                                     {},
+                                     Combine,
+                                     ScaleRows,
+                                     DecodeRow,
+                                     ConvKernel,
+                                     ScanKernel,
+                                     128,
+                                     ExpandByNibbles<NibblesAvx2<128>>,
+                                     TileDotAvx512,
+                                     CombineTiles};
   return kTable;
 }
 

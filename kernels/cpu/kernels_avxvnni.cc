@@ -17,6 +17,7 @@ namespace {
 #include "kernels/cpu/signs_avx2.inl.h"
 #include "kernels/cpu/signs_lookup_avx2.inl.h"
 #include "kernels/cpu/signs_avxvnni.inl.h"
+#include "kernels/cpu/expand_nibbles.inl.h"
 #include "kernels/cpu/expand_avx2.inl.h"
 #include "kernels/cpu/tiles_avxvnni.inl.h"
 // clang-format on
@@ -50,7 +51,7 @@ const Kernels& AvxVnniKernels() {
       ConvKernel,
       ScanKernel,
       128,
-      ExpandAvx2<128>,
+      ExpandByNibbles<NibblesAvx2<128>>,
       TileDotAvxVnni,
       CombineTiles};
   return kTable;

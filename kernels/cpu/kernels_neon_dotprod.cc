@@ -16,6 +16,8 @@ namespace {
 #include "kernels/cpu/simd_neon.inl.h"
 #include "kernels/cpu/shared_kernels.inl.h"
 #include "kernels/cpu/signs_neon.inl.h"
+#include "kernels/cpu/expand_nibbles.inl.h"
+#include "kernels/cpu/expand_neon.inl.h"
 #include "kernels/cpu/tiles_neon.inl.h"
 // clang-format on
 
@@ -47,7 +49,7 @@ const Kernels& NeonDotprodKernels() {
                                      ConvKernel,
                                      ScanKernel,
                                      0,
-                                     ExpandByRows<0>,
+                                     ExpandByNibbles<NibblesNeon>,
                                      TileDotNeon,
                                      CombineTiles};
   return kTable;

@@ -15,19 +15,42 @@ namespace {
 #include "kernels/cpu/simd_neon.inl.h"
 #include "kernels/cpu/shared_kernels.inl.h"
 #include "kernels/cpu/signs_neon.inl.h"
+#include "kernels/cpu/expand_nibbles.inl.h"
+#include "kernels/cpu/expand_neon.inl.h"
 #include "kernels/cpu/tiles_neon.inl.h"
 // clang-format on
 
 }  // namespace
 
 const Kernels& NeonI8mmKernels() {
-  static constexpr Kernels kTable = {
-      CpuIsa::kNeonI8mm, "neon-i8mm", RmsNormRow,  LayerNormRow, AddInPlace,
-      SwiGluRange,       GeluRange,   RopeToken,   PackPanel,    PanelMatmulKernel,
-      StoreKvRow,        Attend,      AttendMerge, Rotate,       LiftSlotKernel,
-      DeriveByShifts,    SignDotNeon, nullptr,     {},           Combine,
-      ScaleRows,         DecodeRow,   ConvKernel,  ScanKernel,   0,
-      ExpandByRows<0>,   TileDotNeon, CombineTiles};
+  static constexpr Kernels kTable = {CpuIsa::kNeonI8mm,
+                                     "neon-i8mm",
+                                     RmsNormRow,
+                                     LayerNormRow,
+                                     AddInPlace,
+                                     SwiGluRange,
+                                     GeluRange,
+                                     RopeToken,
+                                     PackPanel,
+                                     PanelMatmulKernel,
+                                     StoreKvRow,
+                                     Attend,
+                                     AttendMerge,
+                                     Rotate,
+                                     LiftSlotKernel,
+                                     DeriveByShifts,
+                                     SignDotNeon,
+                                     nullptr,
+                                     {},
+                                     Combine,
+                                     ScaleRows,
+                                     DecodeRow,
+                                     ConvKernel,
+                                     ScanKernel,
+                                     0,
+                                     ExpandByNibbles<NibblesNeon>,
+                                     TileDotNeon,
+                                     CombineTiles};
   return kTable;
 }
 

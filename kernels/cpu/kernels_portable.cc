@@ -45,6 +45,41 @@ void SignDotPortable(const SignDot& a) {
   }
 }
 
+// Adds one stage of row `row` of block `block` to w [32].
+void ExpandRow(const ExpandStage& stage, const ExpandTile& tile, int64_t block, int row,
+               int32_t* w) {
+  const uint8_t* table = stage.tables;
+  for (int s = 0; s < stage.stored + stage.derived_streams; ++s) {
+    const StreamWords words = WordsOf(stage, tile, block, s);
+    const uint64_t signs = uint64_t{words.now[row]} << 32 | words.before[row];
+    for (int window = 0; window < stage.windows; ++window, table += 256) {
+      const int shift = 32 - (kWindowSigns - 1) - kWindowSigns * window;
+      for (int t = 0; t < kTileColumns; ++t) {
+        const uint64_t index = signs >> (shift + t) & 127;
+        w[t] += static_cast<int16_t>(table[index] | table[128 + index] << 8);
+      }
+    }
+  }
+}
+
+void ExpandByRows(const ExpandTile& a) {
+  for (int64_t b = a.begin; b < a.end; ++b) {
+    const int64_t at = (b - a.begin) * 8 * kQuadBytes;
+    for (int row = 0; row < kTileRows; ++row) {
+      int32_t w[kTileColumns] = {};
+      for (int i = 0; i < a.num_stages; ++i) {
+        ExpandRow(a.stages[i], a, b, row, w);
+      }
+      for (int t = 0; t < kTileColumns; ++t) {
+        const int64_t to = at + t % 8 * kQuadBytes + 4 * row + t / 8;
+        const int32_t high = (w[t] + 128) >> 8;
+        a.high[to] = static_cast<int8_t>(high);
+        if (a.low != nullptr) a.low[to] = static_cast<int8_t>(w[t] - 256 * high);
+      }
+    }
+  }
+}
+
 void TileDotPortable(const TileDot& a) {
   for (int64_t c = 0; c < a.num_columns; ++c) {
     for (int tile = 0; tile < 2; ++tile) {
@@ -69,7 +104,7 @@ const Kernels& PortableKernels() {
       StoreKvRow,        Attend,          AttendMerge, Rotate,       LiftSlotKernel,
       DeriveByShifts,    SignDotPortable, nullptr,     {},           Combine,
       ScaleRows,         DecodeRow,       ConvKernel,  ScanKernel,   0,
-      ExpandByRows<0>,   TileDotPortable, CombineTiles};
+      ExpandByRows,      TileDotPortable, CombineTiles};
   return kTable;
 }
 
