@@ -143,8 +143,15 @@ void RpcServer::SetServing(bool serving) {
 bool RpcServer::Replace(ServicesPtr next) {
   const ServicesPtr old = impl_->slot.current();
   if (!impl_->slot.Replace(std::move(next))) return false;
-  impl_->SetVariantsHealth(old->model, 0);
-  SetServing(impl_->slot.shared().serving);  // also of names that both have
+  SetServing(impl_->slot.shared().serving);
+  const ServicesPtr current = impl_->slot.current();
+  const auto& variants = current->model.variants;
+  for (const VariantInfo& gone : old->model.variants) {
+    const auto same = [&](const VariantInfo& v) { return v.name == gone.name; };
+    const bool both = old->model.name == current->model.name &&
+                      std::any_of(variants.begin(), variants.end(), same);
+    if (!both) impl_->SetHealth(absl::StrCat(old->model.name, "/", gone.name), false);
+  }
   return true;
 }
 
