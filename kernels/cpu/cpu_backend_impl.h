@@ -181,8 +181,8 @@ class CpuBackend final : public Backend {
   static bool ReadsPrompts(const LiftSite& site);
   static void PlanPrompts(const LiftSite& site, std::span<const uint8_t> variants,
                           CpuLiftedActivations& u);
-  static void PlanTiles(const LiftedMatrix& w, const CpuLiftedActivations::PromptGroup& group,
-                        TilePlan& plan);
+  void PlanTiles(const LiftedMatrix& w, const CpuLiftedActivations::PromptGroup& group,
+                 TilePlan& plan) const;
   size_t PromptScratch(const CpuLiftedActivations& u,
                        std::span<const LiftedProduct> products) const;
   void Expand(const TilePlan& plan, int64_t padded, int64_t row, int64_t begin, int64_t end,

@@ -2,60 +2,14 @@
 // byte k of a quad's row does: four signs in a row are a nibble of every byte of the shifted word,
 // and a register of rows looks its nibbles up at once. Written once over Ops, a register of kRows
 // rows:
-//   Nibbles(now, before, right)   the words of kRows rows shifted right (left, filled from the
-//   words
-//                                 before, if negative), 4 low bits of every byte
-//   Table(bytes), LookUp(table, index), Add(low, high, sum)   16 entries; sum[2] of 16 bits
-//   Store(sum, high, low)         kRows rows of a quad; low may be null
+//   Nibbles(now, before, right)  the words of kRows rows shifted right (left and filled from the
+//                                words before, if negative), the 4 low bits of every byte
+//   Table(bytes), LookUp(table, index), Add(low, high, sum)  16 entries; sum[2] of 16 bits
+//   Store(sum, high, low)        kRows rows of a quad; low may be null
 
-constexpr int kNibbleSigns = 4;
-constexpr int kMaxNibbles = kMaxExpandSteps / kNibbleSigns;       // windows of a stream
-constexpr int kMaxShifts = 8 + kNibbleSigns * (kMaxNibbles - 1);  // of a stream's words
+constexpr int kNibbleSigns = 4;                                 // Kernels::window_signs
+constexpr int kMaxShifts = 8 + kMaxExpandSteps - kNibbleSigns;  // of a stream's words
 constexpr int kNibbleTable = 32;  // low bytes of the 16 sums of a window, then high ones
-
-// A stage's tables by four signs, [stream][nibbles][kNibbleTable].
-struct NibbleStage {
-  int streams = 0, nibbles = 0;
-  const uint8_t* tables = nullptr;
-};
-
-// What the sign `back` columns back adds, from the tables by kWindowSigns.
-inline int UnitOf(const uint8_t* stream, int back) {
-  const uint8_t* table = stream + back / kWindowSigns * 256;
-  const auto sum = [&](int index) {
-    return static_cast<int>(static_cast<int16_t>(table[index] | table[128 + index] << 8));
-  };
-  return (sum(127) - sum(127 ^ 1 << (kWindowSigns - 1 - back % kWindowSigns))) / 2;
-}
-
-// Returns where the next stage's tables go.
-inline uint8_t* MakeNibbles(const ExpandStage& stage, uint8_t* out, NibbleStage& nibbles) {
-  int units[kMaxStreams][kMaxExpandSteps] = {};
-  int steps = 1;
-  nibbles.streams = stage.stored + stage.derived_streams;
-  for (int s = 0; s < nibbles.streams; ++s) {
-    for (int m = 0; m < kWindowSigns * stage.windows; ++m) {
-      units[s][m] = UnitOf(stage.tables + s * stage.windows * 256, m);
-      if (units[s][m] != 0 && m >= steps) steps = m + 1;
-    }
-  }
-  nibbles.nibbles = (steps + kNibbleSigns - 1) / kNibbleSigns;
-  nibbles.tables = out;
-  for (int s = 0; s < nibbles.streams; ++s) {
-    for (int n = 0; n < nibbles.nibbles; ++n, out += kNibbleTable) {
-      for (int index = 0; index < 16; ++index) {
-        int sum = 0;
-        for (int bit = 0; bit < kNibbleSigns; ++bit) {
-          const int unit = units[s][kNibbleSigns * n + kNibbleSigns - 1 - bit];
-          sum += (index >> bit & 1) != 0 ? unit : -unit;
-        }
-        out[index] = static_cast<uint8_t>(sum & 255);
-        out[16 + index] = static_cast<uint8_t>(sum >> 8 & 255);
-      }
-    }
-  }
-  return out;
-}
 
 // The nibbles of a register of rows: entry `shift` of [kMaxShifts] for quad 7 is entry shift + 7 -
 // i for quad i.
@@ -69,7 +23,7 @@ inline void ShiftWords(const StreamWords& words, int part, int count, typename O
 
 // Adds a stage of one block to sums [8 quads][parts][2].
 template <class Ops>
-inline void AddNibbles(const NibbleStage& stage, const typename Ops::Bytes* shifted,
+inline void AddNibbles(const ExpandStage& stage, const typename Ops::Bytes* shifted,
                        typename Ops::Sums* sums) {
   constexpr int kParts = kTileRows / Ops::kRows;
   for (int quad = 0; quad < 8; ++quad, sums += 2 * kParts) {
@@ -77,9 +31,9 @@ inline void AddNibbles(const NibbleStage& stage, const typename Ops::Bytes* shif
 #pragma GCC unroll 8
     for (int i = 0; i < 2 * kParts; ++i) sum[i] = sums[i];
     const uint8_t* table = stage.tables;
-    for (int s = 0; s < stage.streams; ++s) {
+    for (int s = 0; s < stage.stored + stage.derived_streams; ++s) {
       const typename Ops::Bytes* nibbles = shifted + s * kParts * kMaxShifts + (7 - quad);
-      for (int n = 0; n < stage.nibbles; ++n, table += kNibbleTable, nibbles += kNibbleSigns) {
+      for (int n = 0; n < stage.windows; ++n, table += kNibbleTable, nibbles += kNibbleSigns) {
         const auto low = Ops::Table(table), high = Ops::Table(table + 16);
 #pragma GCC unroll 4
         for (int part = 0; part < kParts; ++part) {
@@ -96,22 +50,19 @@ inline void AddNibbles(const NibbleStage& stage, const typename Ops::Bytes* shif
 template <class Ops>
 void ExpandByNibbles(const ExpandTile& a) {
   constexpr int kParts = kTileRows / Ops::kRows;
-  alignas(32) uint8_t tables[kMaxExpandStages * kMaxStreams * kMaxNibbles * kNibbleTable];
-  NibbleStage nibbles[kMaxExpandStages];
-  uint8_t* next = tables;
-  for (int i = 0; i < a.num_stages; ++i) next = MakeNibbles(a.stages[i], next, nibbles[i]);
   typename Ops::Sums sums[8 * kParts * 2];
   typename Ops::Bytes shifted[kMaxStreams * kParts * kMaxShifts];
   for (int64_t b = a.begin; b < a.end; ++b) {
     for (auto& sum : sums) sum = Ops::Zero();
     for (int i = 0; i < a.num_stages; ++i) {
-      const int count = 8 + kNibbleSigns * (nibbles[i].nibbles - 1);
-      for (int s = 0; s < nibbles[i].streams; ++s) {
-        const StreamWords words = WordsOf(a.stages[i], a, b, s);
+      const ExpandStage& stage = a.stages[i];
+      const int count = 8 + kNibbleSigns * (stage.windows - 1);
+      for (int s = 0; s < stage.stored + stage.derived_streams; ++s) {
+        const StreamWords words = WordsOf(stage, a, b, s);
         for (int part = 0; part < kParts; ++part)
           ShiftWords<Ops>(words, part, count, shifted + (kParts * s + part) * kMaxShifts);
       }
-      AddNibbles<Ops>(nibbles[i], shifted, sums);
+      AddNibbles<Ops>(stage, shifted, sums);
     }
     const int64_t at = (b - a.begin) * 8 * kQuadBytes;
     for (int i = 0; i < 8 * kParts; ++i) {

@@ -19,8 +19,8 @@ inline constexpr int kKeySpan = 512;    // keys whose sums are made alone and th
 inline constexpr int kTilePair = 32;    // rows of two plane tiles
 inline constexpr int kLookupRows = 64;  // rows that one look at a table serves
 inline constexpr int kMaxShift = 7;     // columns a parity may look back
-inline constexpr int kWindowSigns = 7;  // consecutive signs of a stream that one table entry sums
-inline constexpr int kMaxExpandSteps = 28;  // of a code that expand takes: four windows
+inline constexpr int kWindowSigns = 7;  // signs in a row that a table entry sums, at most
+inline constexpr int kMaxExpandSteps = 28;  // of a code that expand takes
 inline constexpr int kMaxExpandStages = kMaxStages;
 inline constexpr int kQuadBytes = 4 * kTileRows;  // four columns of a row tile as int8
 
@@ -141,7 +141,7 @@ struct SignDot {
 struct SignLookup {
   const uint8_t* planes[4] = {};  // of the row tiles
   int pairs = 0;                  // of tiles: 1 or 2
-  int stored = 0, derived = 0;    // streams
+  const LiftCode* code = nullptr;
   int64_t blocks = 0;
   const ParityTables* parity = nullptr;
   // Of the columns: [blocks][streams], SignLookups::bytes each, 64-byte aligned.
@@ -166,8 +166,9 @@ struct ExpandStage {
   const uint8_t* derived =
       nullptr;  // [1 + end - begin][derived][64], that of block begin - 1 first
   int stored = 0, derived_streams = 0, windows = 0;
-  // [streams][windows][2][128]: low and high bytes of the 16-bit sum of kWindowSigns taps by their
-  // signs; bit i of an entry's index is the sign 6 - i columns back in the window.
+  // [streams][windows][2][1 << n]: low and high bytes of the 16-bit sum of n =
+  // Kernels::window_signs taps by their signs; bit i of an entry's index is the sign n - 1 - i
+  // columns back in the window. 32-byte aligned.
   const uint8_t* tables = nullptr;
 };
 
@@ -254,42 +255,45 @@ struct SignLookups {
 };
 
 struct Kernels {
-  CpuIsa isa;
-  const char* name;
-  void (*rms_norm_row)(const float* x, const float* gain, float eps, int64_t dim, float* out);
+  CpuIsa isa = CpuIsa::kPortable;
+  const char* name = nullptr;
+  void (*rms_norm_row)(const float* x, const float* gain, float eps, int64_t dim,
+                       float* out) = nullptr;
   void (*layer_norm_row)(const float* x, const float* gain, const float* bias, float eps,
-                         int64_t dim, float* out);
-  void (*add)(float* x, const float* y, int64_t n);
-  void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);
-  void (*gelu)(float* x, int64_t n, bool tanh_form);
+                         int64_t dim, float* out) = nullptr;
+  void (*add)(float* x, const float* y, int64_t n) = nullptr;
+  void (*swiglu)(const float* gate, const float* up, int64_t n, float* out) = nullptr;
+  void (*gelu)(float* x, int64_t n, bool tanh_form) = nullptr;
   void (*rope_token)(float* x, int64_t heads, int64_t head_dim, int64_t rotary_dim,
-                     const float* cos_sin, bool interleaved);
+                     const float* cos_sin, bool interleaved) = nullptr;
   // panel[c][r] = src[r * stride + c] for r < rows, zero for the others up to kPanelRows.
-  void (*pack_panel)(const float* src, int64_t stride, int64_t rows, int64_t cols, float* panel);
-  void (*panel_matmul)(const PanelMatmul& a);
-  void (*store_kv)(const StoreKv& a);
+  void (*pack_panel)(const float* src, int64_t stride, int64_t rows, int64_t cols,
+                     float* panel) = nullptr;
+  void (*panel_matmul)(const PanelMatmul& a) = nullptr;
+  void (*store_kv)(const StoreKv& a) = nullptr;
   // Without partials the whole item; with them the sums of a.span only.
-  void (*attend)(const AttendItem& a);
+  void (*attend)(const AttendItem& a) = nullptr;
   // Folds the sums of all spans and writes the rows.
-  void (*attend_merge)(const AttendItem& a);
-  void (*rotate)(const RotateToken& a);
-  void (*lift_slot)(const LiftSlot& a);
-  void (*derive)(const DeriveTile& a);
-  void (*sign_dot)(const SignDot& a);
+  void (*attend_merge)(const AttendItem& a) = nullptr;
+  void (*rotate)(const RotateToken& a) = nullptr;
+  void (*lift_slot)(const LiftSlot& a) = nullptr;
+  void (*derive)(const DeriveTile& a) = nullptr;
+  void (*sign_dot)(const SignDot& a) = nullptr;
   // The whole row (begin = 0) for one or two columns, deriving signs on the way; false, with
   // nothing done, for codes and counts it was not compiled for. Null where there is none.
-  bool (*sign_dot_fused)(const SignDot& a);
+  bool (*sign_dot_fused)(const SignDot& a) = nullptr;
   SignLookups lookups;
-  void (*combine)(const SignCombine& a);
+  void (*combine)(const SignCombine& a) = nullptr;
   // y[r] *= the binary16 scale[r].
-  void (*scale_rows)(const uint16_t* scale, int64_t rows, float* y);
-  void (*decode_row)(const DecodeStageRow& a);
-  void (*conv)(const ConvRun& a);
-  void (*scan)(const ScanRun& a);
-  int tile_bias;  // 0, or 128 where products want unsigned bytes
-  void (*expand)(const ExpandTile& a);
-  void (*tile_dot)(const TileDot& a);
-  void (*tile_combine)(const TileCombine& a);
+  void (*scale_rows)(const uint16_t* scale, int64_t rows, float* y) = nullptr;
+  void (*decode_row)(const DecodeStageRow& a) = nullptr;
+  void (*conv)(const ConvRun& a) = nullptr;
+  void (*scan)(const ScanRun& a) = nullptr;
+  int tile_bias = 0;                // or 128 where products want unsigned bytes
+  int window_signs = kWindowSigns;  // of ExpandStage::tables
+  void (*expand)(const ExpandTile& a) = nullptr;
+  void (*tile_dot)(const TileDot& a) = nullptr;
+  void (*tile_combine)(const TileCombine& a) = nullptr;
 };
 
 const Kernels& PortableKernels();

@@ -19,40 +19,21 @@ namespace {
 #include "kernels/cpu/expand_nibbles.inl.h"
 #include "kernels/cpu/expand_avx2.inl.h"
 #include "kernels/cpu/tiles_avx2.inl.h"
+#include "kernels/cpu/table.inl.h"
 // clang-format on
 
 }  // namespace
 
 const Kernels& Avx2Kernels() {
-  static constexpr Kernels kTable = {
-      CpuIsa::kAvx2,
-      "avx2",
-      RmsNormRow,
-      LayerNormRow,
-      AddInPlace,
-      SwiGluRange,
-      GeluRange,
-      RopeToken,
-      PackPanel,
-      PanelMatmulKernel,
-      StoreKvRow,
-      Attend,
-      AttendMerge,
-      Rotate,
-      LiftSlotKernel,
-      DeriveByShifts,
-      SignDotAvx2,
-      nullptr,
-      {4, kLookupTableBytes, LooksUpAvx2, MakeLookupAvx2, SignLookupAvx2},
-      Combine,
-      ScaleRows,
-      DecodeRow,
-      ConvKernel,
-      ScanKernel,
-      0,
-      ExpandByNibbles<NibblesAvx2<0>>,
-      TileDotAvx2,
-      CombineTiles};
+  static constexpr Kernels kTable = [] {
+    Kernels k = SharedKernels(CpuIsa::kAvx2, "avx2");
+    k.sign_dot = SignDotAvx2;
+    k.lookups = kLookupsAvx2;
+    k.window_signs = kNibbleSigns;
+    k.expand = ExpandByNibbles<NibblesAvx2<0>>;
+    k.tile_dot = TileDotAvx2;
+    return k;
+  }();
   return kTable;
 }
 

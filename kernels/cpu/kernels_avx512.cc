@@ -19,71 +19,36 @@ namespace {
 #include "kernels/cpu/expand_nibbles.inl.h"
 #include "kernels/cpu/expand_avx2.inl.h"
 #include "kernels/cpu/tiles_avx512.inl.h"
+#include "kernels/cpu/table.inl.h"
 // clang-format on
 
 }  // namespace
 
 const Kernels& Avx512Kernels() {
-  static constexpr Kernels kTable = {CpuIsa::kAvx512Vnni,
-                                     "avx512-vnni",
-                                     RmsNormRow,
-                                     LayerNormRow,
-                                     AddInPlace,
-                                     SwiGluRange,
-                                     GeluRange,
-                                     RopeToken,
-                                     PackPanel,
-                                     PanelMatmulKernel,
-                                     StoreKvRow,
-                                     Attend,
-                                     AttendMerge,
-                                     Rotate,
-                                     LiftSlotKernel,
-                                     DeriveByShifts,
-                                     SignDotAvx512,
-                                     nullptr,
-                                     {},
-                                     Combine,
-                                     ScaleRows,
-                                     DecodeRow,
-                                     ConvKernel,
-                                     ScanKernel,
-                                     128,
-                                     ExpandByNibbles<NibblesAvx2<128>>,
-                                     TileDotAvx512,
-                                     CombineTiles};
+  static constexpr Kernels kTable = [] {
+    Kernels k = SharedKernels(CpuIsa::kAvx512Vnni, "avx512-vnni");
+    k.sign_dot = SignDotAvx512;
+    k.tile_bias = 128;
+    k.window_signs = kNibbleSigns;
+    k.expand = ExpandByNibbles<NibblesAvx2<128>>;
+    k.tile_dot = TileDotAvx512;
+    return k;
+  }();
   return kTable;
 }
 
 const Kernels& Avx512GfniKernels() {
-  static constexpr Kernels kTable = {CpuIsa::kAvx512Vnni,
-                                     "avx512-vnni+gfni",
-                                     RmsNormRow,
-                                     LayerNormRow,
-                                     AddInPlace,
-                                     SwiGluRange,
-                                     GeluRange,
-                                     RopeToken,
-                                     PackPanel,
-                                     PanelMatmulKernel,
-                                     StoreKvRow,
-                                     Attend,
-                                     AttendMerge,
-                                     Rotate,
-                                     LiftSlotKernel,
-                                     DeriveGfni,
-                                     SignDotAvx512,
-                                     SignDotFusedGfni,
-                                     {2, kLookupBytes, LooksUp, MakeLookup, SignLookupGfni},
-                                     Combine,
-                                     ScaleRows,
-                                     DecodeRow,
-                                     ConvKernel,
-                                     ScanKernel,
-                                     128,
-                                     ExpandVbmi,
-                                     TileDotAvx512,
-                                     CombineTiles};
+  static constexpr Kernels kTable = [] {
+    Kernels k = SharedKernels(CpuIsa::kAvx512Vnni, "avx512-vnni+gfni");
+    k.derive = DeriveGfni;
+    k.sign_dot = SignDotAvx512;
+    k.sign_dot_fused = SignDotFusedGfni;
+    k.lookups = {2, kLookupBytes, LooksUp, MakeLookup, SignLookupGfni};
+    k.tile_bias = 128;
+    k.expand = ExpandVbmi;
+    k.tile_dot = TileDotAvx512;
+    return k;
+  }();
   return kTable;
 }
 

@@ -20,40 +20,22 @@ namespace {
 #include "kernels/cpu/expand_nibbles.inl.h"
 #include "kernels/cpu/expand_avx2.inl.h"
 #include "kernels/cpu/tiles_avxvnni.inl.h"
+#include "kernels/cpu/table.inl.h"
 // clang-format on
 
 }  // namespace
 
 const Kernels& AvxVnniKernels() {
-  static constexpr Kernels kTable = {
-      CpuIsa::kAvxVnni,
-      "avx-vnni",
-      RmsNormRow,
-      LayerNormRow,
-      AddInPlace,
-      SwiGluRange,
-      GeluRange,
-      RopeToken,
-      PackPanel,
-      PanelMatmulKernel,
-      StoreKvRow,
-      Attend,
-      AttendMerge,
-      Rotate,
-      LiftSlotKernel,
-      DeriveByShifts,
-      SignDotAvxVnni,
-      nullptr,
-      {4, kLookupTableBytes, LooksUpAvx2, MakeLookupAvx2, SignLookupAvx2},
-      Combine,
-      ScaleRows,
-      DecodeRow,
-      ConvKernel,
-      ScanKernel,
-      128,
-      ExpandByNibbles<NibblesAvx2<128>>,
-      TileDotAvxVnni,
-      CombineTiles};
+  static constexpr Kernels kTable = [] {
+    Kernels k = SharedKernels(CpuIsa::kAvxVnni, "avx-vnni");
+    k.sign_dot = SignDotAvxVnni;
+    k.lookups = kLookupsAvx2;
+    k.tile_bias = 128;
+    k.window_signs = kNibbleSigns;
+    k.expand = ExpandByNibbles<NibblesAvx2<128>>;
+    k.tile_dot = TileDotAvxVnni;
+    return k;
+  }();
   return kTable;
 }
 

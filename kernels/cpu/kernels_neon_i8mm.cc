@@ -18,39 +18,20 @@ namespace {
 #include "kernels/cpu/expand_nibbles.inl.h"
 #include "kernels/cpu/expand_neon.inl.h"
 #include "kernels/cpu/tiles_neon.inl.h"
+#include "kernels/cpu/table.inl.h"
 // clang-format on
 
 }  // namespace
 
 const Kernels& NeonI8mmKernels() {
-  static constexpr Kernels kTable = {CpuIsa::kNeonI8mm,
-                                     "neon-i8mm",
-                                     RmsNormRow,
-                                     LayerNormRow,
-                                     AddInPlace,
-                                     SwiGluRange,
-                                     GeluRange,
-                                     RopeToken,
-                                     PackPanel,
-                                     PanelMatmulKernel,
-                                     StoreKvRow,
-                                     Attend,
-                                     AttendMerge,
-                                     Rotate,
-                                     LiftSlotKernel,
-                                     DeriveByShifts,
-                                     SignDotNeon,
-                                     nullptr,
-                                     {},
-                                     Combine,
-                                     ScaleRows,
-                                     DecodeRow,
-                                     ConvKernel,
-                                     ScanKernel,
-                                     0,
-                                     ExpandByNibbles<NibblesNeon>,
-                                     TileDotNeon,
-                                     CombineTiles};
+  static constexpr Kernels kTable = [] {
+    Kernels k = SharedKernels(CpuIsa::kNeonI8mm, "neon-i8mm");
+    k.sign_dot = SignDotNeon;
+    k.window_signs = kNibbleSigns;
+    k.expand = ExpandByNibbles<NibblesNeon>;
+    k.tile_dot = TileDotNeon;
+    return k;
+  }();
   return kTable;
 }
 

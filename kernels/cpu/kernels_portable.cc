@@ -95,16 +95,18 @@ void TileDotPortable(const TileDot& a) {
   }
 }
 
+#include "kernels/cpu/table.inl.h"
+
 }  // namespace
 
 const Kernels& PortableKernels() {
-  static constexpr Kernels kTable = {
-      CpuIsa::kPortable, "portable",      RmsNormRow,  LayerNormRow, AddInPlace,
-      SwiGluRange,       GeluRange,       RopeToken,   PackPanel,    PanelMatmulKernel,
-      StoreKvRow,        Attend,          AttendMerge, Rotate,       LiftSlotKernel,
-      DeriveByShifts,    SignDotPortable, nullptr,     {},           Combine,
-      ScaleRows,         DecodeRow,       ConvKernel,  ScanKernel,   0,
-      ExpandByRows,      TileDotPortable, CombineTiles};
+  static constexpr Kernels kTable = [] {
+    Kernels k = SharedKernels(CpuIsa::kPortable, "portable");
+    k.sign_dot = SignDotPortable;
+    k.expand = ExpandByRows;
+    k.tile_dot = TileDotPortable;
+    return k;
+  }();
   return kTable;
 }
 

@@ -88,8 +88,7 @@ void CpuBackend::LookUpSegment(const LiftedMatrix::Stage& s, const ParityTables&
   SignLookup look;
   look.pairs = row_end - row > kTilePair ? 2 : 1;
   look.blocks = padded / kTileColumns;
-  look.stored = s.code->stored;
-  look.derived = s.code->derived;
+  look.code = s.code;
   look.parity = &parity;
   look.tables = segment.tables.data();
   look.num_columns = static_cast<int64_t>(segment.tables.size());

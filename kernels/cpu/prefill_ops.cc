@@ -21,10 +21,10 @@ struct TableShape {
   size_t bytes = 0;
 };
 
-TableShape ShapeOf(const LiftCode& code) {
+TableShape ShapeOf(const LiftCode& code, int window_signs) {
   TableShape shape;
-  shape.windows = (code.steps + kWindowSigns - 1) / kWindowSigns;
-  shape.bytes = static_cast<size_t>(code.streams() * shape.windows) * 256;
+  shape.windows = (code.steps + window_signs - 1) / window_signs;
+  shape.bytes = static_cast<size_t>(code.streams() * shape.windows) << (window_signs + 1);
   return shape;
 }
 
@@ -36,13 +36,15 @@ double Reach(const LiftedMatrix::Stage& stage) {
 }
 
 // ExpandStage::tables of a stage whose values are counted in `unit`s.
-void FillTables(const LiftedMatrix::Stage& stage, double unit, int windows, uint8_t* table) {
+void FillTables(const LiftedMatrix::Stage& stage, double unit, int windows, int window_signs,
+                uint8_t* table) {
+  const int entries = 1 << window_signs;
   const LiftCode& code = *stage.code;
   for (int s = 0; s < code.streams(); ++s) {
-    for (int window = 0; window < windows; ++window, table += 256) {
-      int32_t sums[128] = {}, filled = 1;
-      for (int i = 0; i < kWindowSigns; ++i, filled *= 2) {
-        const int m = kWindowSigns * window + kWindowSigns - 1 - i;
+    for (int window = 0; window < windows; ++window, table += 2 * entries) {
+      int32_t sums[1 << kWindowSigns] = {}, filled = 1;
+      for (int i = 0; i < window_signs; ++i, filled *= 2) {
+        const int m = window_signs * window + window_signs - 1 - i;
         const float tap =
             m < code.steps ? code.taps[static_cast<size_t>(m * code.streams() + s)] : 0;
         const auto units = static_cast<int32_t>(
@@ -52,9 +54,9 @@ void FillTables(const LiftedMatrix::Stage& stage, double unit, int windows, uint
           sums[k] -= units;
         }
       }
-      for (int k = 0; k < 128; ++k) {
+      for (int k = 0; k < entries; ++k) {
         table[k] = static_cast<uint8_t>(sums[k] & 255);
-        table[128 + k] = static_cast<uint8_t>(sums[k] >> 8 & 255);
+        table[entries + k] = static_cast<uint8_t>(sums[k] >> 8 & 255);
       }
     }
   }
@@ -103,7 +105,7 @@ void CpuBackend::PlanPrompts(const LiftSite& site, std::span<const uint8_t> vari
 }
 
 void CpuBackend::PlanTiles(const LiftedMatrix& w, const CpuLiftedActivations::PromptGroup& group,
-                           TilePlan& plan) {
+                           TilePlan& plan) const {
   const std::span<const int64_t> rows = w.rows_of(group.variant);
   plan.stages.clear();
   double reach = 0;
@@ -113,7 +115,7 @@ void CpuBackend::PlanTiles(const LiftedMatrix& w, const CpuLiftedActivations::Pr
     if (rows[j] == 0) continue;
     reach += Reach(w.stages[j]);
     bits += w.stages[j].code->stored;
-    bytes += ShapeOf(*w.stages[j].code).bytes;
+    bytes += ShapeOf(*w.stages[j].code, k_.window_signs).bytes;
   }
   plan.wide = group.wide || bits > kNarrowPrefillBits;
   // Each rounded tap may add half a unit.
@@ -124,8 +126,8 @@ void CpuBackend::PlanTiles(const LiftedMatrix& w, const CpuLiftedActivations::Pr
   for (size_t j = 0; j < w.stages.size(); ++j) {
     if (rows[j] == 0) continue;
     const LiftCode& code = *w.stages[j].code;
-    const TableShape shape = ShapeOf(code);
-    FillTables(w.stages[j], unit, shape.windows, table);
+    const TableShape shape = ShapeOf(code, k_.window_signs);
+    FillTables(w.stages[j], unit, shape.windows, k_.window_signs, table);
     plan.stages.push_back({&w.stages[j], rows[j], shape.windows, table, MakeParityTables(code)});
     table += shape.bytes;
   }

@@ -22,7 +22,7 @@ inline __m256i SumsOf4(const int8_t* u, int k, int nibble) {
   return sums;
 }
 
-[[maybe_unused]] void MakeLookupAvx2(const int8_t* column, int64_t words, int16_t* out) {
+void MakeLookupAvx2(const int8_t* column, int64_t words, int16_t* out) {
   const __m256i low6 = _mm256_set1_epi16(63);
   auto* to = reinterpret_cast<__m256i*>(out);
   for (int64_t w = 0; w < words; ++w, column += kTileColumns) {
@@ -45,12 +45,12 @@ struct ShiftedTaps {
   int count = 0;  // of shifts above 0
   int at[kMaxShift] = {}, shift[kMaxShift] = {};
   int unshifted = 0;  // a bit for each stored stream, as in `at`
-  ShiftedTaps(const ParityTables& parity, int k) {
+  // Of the code's only derived stream, if it has one.
+  explicit ShiftedTaps(const LiftCode& code) {
+    if (code.derived == 0) return;
     for (int s = 0; s <= kMaxShift; ++s) {
-      int streams = 0;
-      for (int i = parity.begin[k]; i < parity.begin[k + 1]; ++i) {
-        if (parity.taps[i].shift == s) streams ^= 1 << parity.taps[i].stream;
-      }
+      const auto streams = static_cast<int>(code.masks.data()[0] >> (s * code.streams()) &
+                                            ((1u << code.stored) - 1));
       if (s == 0) {
         unshifted = streams;
       } else if (streams != 0) {
@@ -166,14 +166,14 @@ __attribute__((always_inline)) inline void FlushLookups(const __m256i* sum, int3
 
 // kTaps: ShiftedTaps::count of the derived stream; -1: there is none.
 template <int kStored, int kTaps, int kColumns>
-void LookUpTiles(const SignLookup& a) {
+void LookUpTiles(const SignLookup& a, const ShiftedTaps& shifted) {
   constexpr bool kDerives = kTaps >= 0;
   constexpr int kStreams = kStored + (kDerives ? 1 : 0);
   constexpr int64_t kBlocks = kWordsBeforeFlush / kStreams;  // between flushes
   constexpr int64_t kWordEntries = kLookupTableBytes / static_cast<int64_t>(sizeof(int16_t));
   constexpr int64_t kBlockBytes = kStored * kTileBytes;
   const int tiles = 2 * a.pairs;
-  const TapShifts<kDerives ? kTaps : 1> taps(ShiftedTaps(*a.parity, 0));
+  const TapShifts<kDerives ? kTaps : 1> taps(shifted);
   const int64_t row_bytes = a.blocks * kBlockBytes;
   const auto bias = static_cast<int32_t>(-8 * kNibbleBias * a.blocks * kStreams);
   for (int c = 0; c < kColumns; ++c) {
@@ -217,37 +217,38 @@ void LookUpTiles(const SignLookup& a) {
 }
 
 template <int kStored, int kTaps>
-void LookUpColumns(const SignLookup& a) {
+void LookUpColumns(const SignLookup& a, const ShiftedTaps& shifted) {
   switch (a.num_columns) {
     case 1:
-      return LookUpTiles<kStored, kTaps, 1>(a);
+      return LookUpTiles<kStored, kTaps, 1>(a, shifted);
     case 2:
-      return LookUpTiles<kStored, kTaps, 2>(a);
+      return LookUpTiles<kStored, kTaps, 2>(a, shifted);
     case 3:
-      return LookUpTiles<kStored, kTaps, 3>(a);
+      return LookUpTiles<kStored, kTaps, 3>(a, shifted);
     default:
-      return LookUpTiles<kStored, kTaps, 4>(a);
+      return LookUpTiles<kStored, kTaps, 4>(a, shifted);
   }
 }
 
 // The codes that calibration uses have four shifts.
 template <int kStored>
 void LookUpCode(const SignLookup& a) {
-  if (a.derived == 0) return LookUpColumns<kStored, -1>(a);
-  switch (ShiftedTaps(*a.parity, 0).count) {
+  const ShiftedTaps shifted(*a.code);
+  if (a.code->derived == 0) return LookUpColumns<kStored, -1>(a, shifted);
+  switch (shifted.count) {
     case 2:
-      return LookUpColumns<kStored, 2>(a);
+      return LookUpColumns<kStored, 2>(a, shifted);
     case 3:
-      return LookUpColumns<kStored, 3>(a);
+      return LookUpColumns<kStored, 3>(a, shifted);
     case 4:
-      return LookUpColumns<kStored, 4>(a);
+      return LookUpColumns<kStored, 4>(a, shifted);
     default:
-      return LookUpColumns<kStored, 5>(a);
+      return LookUpColumns<kStored, 5>(a, shifted);
   }
 }
 
-[[maybe_unused]] void SignLookupAvx2(const SignLookup& a) {
-  switch (a.stored) {
+void SignLookupAvx2(const SignLookup& a) {
+  switch (a.code->stored) {
     case 1:
       return LookUpCode<1>(a);
     case 2:
@@ -258,11 +259,13 @@ void LookUpCode(const SignLookup& a) {
 }
 
 // Codes that SignLookupAvx2 was compiled for.
-[[maybe_unused]] bool LooksUpAvx2(const LiftCode& code) {
-  if (code.derived == 0) return code.stored <= 3;
-  const ParityTables parity = MakeParityTables(code);
-  const int shifts = ShiftedTaps(parity, 0).count;
+bool LooksUpAvx2(const LiftCode& code) {
+  if (code.stored > 3 || code.derived > 1) return false;
+  if (code.derived == 0) return true;
+  const ShiftedTaps taps(code);
   // One stored stream that is not in an unshifted tap: nobody makes such a code.
-  const bool usual = code.stored > 1 || ShiftedTaps(parity, 0).unshifted != 0;
-  return usual && code.stored <= 3 && code.derived == 1 && shifts >= 2 && shifts <= 5;
+  return taps.count >= 2 && taps.count <= 5 && (code.stored > 1 || taps.unshifted != 0);
 }
+
+constexpr SignLookups kLookupsAvx2 = {4, kLookupTableBytes, LooksUpAvx2, MakeLookupAvx2,
+                                      SignLookupAvx2};
