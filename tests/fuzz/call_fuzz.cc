@@ -50,27 +50,11 @@ std::vector<Method> AllMethods() {
   return methods;
 }
 
-ModelInfo InfoOf(const test::FakeModel& model) {
-  ModelInfo info;
-  info.name = "fake";
-  info.max_context = model.max_context();
-  info.vocab_size = model.vocab_size();
-  for (const LiftedVariant& v : model.variants()) {
-    info.variants.push_back({.name = v.name,
-                             .lambda = v.lambda,
-                             .bytes = v.bytes,
-                             .incremental_bytes = v.bytes - info.resident_bytes,
-                             .kl = v.kl});
-    info.resident_bytes = v.bytes;
-  }
-  return info;
-}
-
 // A server as lift-server assembles it, over the model without weights.
 struct Fixture {
   test::FakeModel model;
   std::shared_ptr<const Tokenizer> tokenizer = *Tokenizer::Create(test::ByteTokenizerSpec());
-  ModelInfo info = InfoOf(model);
+  ModelInfo info = test::InfoOf(model, "fake");
   BuildInfo build;
   UsageTotals usage;
   Probes probes{usage};

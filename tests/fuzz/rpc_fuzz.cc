@@ -21,19 +21,12 @@ struct Fixture {
   test::FakeModel model;
   std::shared_ptr<const Tokenizer> tokenizer = *Tokenizer::Create(test::ByteTokenizerSpec());
   Engine engine{model, tokenizer, {}};
-  ModelInfo info;
+  ModelInfo info = test::InfoOf(model, "fake");
   BuildInfo build;
   UsageTotals usage;
   rpc::SharedServices shared{build, usage};
   rpc::ServiceContext services{engine, tokenizer, *ChatTemplate::Compile(test::kChatMl), info,
                                shared};
-
-  Fixture() {
-    info.name = "fake";
-    info.max_context = model.max_context();
-    info.vocab_size = model.vocab_size();
-    for (const LiftedVariant& v : model.variants()) info.variants.push_back({.name = v.name});
-  }
 };
 
 // What is let in must be what the engine lets in: ids in the vocabulary, an answer that fits.

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "server/model/step_model.h"
+#include "server/model_info.h"
 #include "server/tokenizer/tokenizer.h"
 
 namespace lift::test {
@@ -117,5 +118,24 @@ class FakeModel : public StepModel {
  private:
   std::vector<LiftedVariant> variants_;
 };
+
+// What a server tells of it.
+inline ModelInfo InfoOf(const FakeModel& model, const std::string& name) {
+  ModelInfo info;
+  info.name = info.architecture = name;
+  info.weights_sha256 = "abc";
+  info.max_context = model.max_context();
+  info.vocab_size = model.vocab_size();
+  for (const LiftedVariant& v : model.variants()) {
+    info.variants.push_back({.name = v.name,
+                             .lambda = v.lambda,
+                             .bits_per_weight = v.bits_per_weight,
+                             .bytes = v.bytes,
+                             .incremental_bytes = v.bytes - info.resident_bytes,
+                             .kl = v.kl});
+    info.resident_bytes = v.bytes;
+  }
+  return info;
+}
 
 }  // namespace lift::test

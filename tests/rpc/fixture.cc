@@ -4,27 +4,6 @@
 
 namespace lift::test {
 
-ModelInfo RpcTest::MakeInfo() const {
-  ModelInfo info;
-  info.name = "fake";
-  info.architecture = "fake";
-  info.weights_sha256 = "abc";
-  info.max_context = model_.max_context();
-  info.vocab_size = model_.vocab_size();
-  uint64_t held = 0;
-  for (const LiftedVariant& v : model_.variants()) {
-    info.variants.push_back({.name = v.name,
-                             .lambda = v.lambda,
-                             .bits_per_weight = v.bits_per_weight,
-                             .bytes = v.bytes,
-                             .incremental_bytes = v.bytes - held,
-                             .kl = v.kl});
-    held = v.bytes;
-  }
-  info.resident_bytes = held;
-  return info;
-}
-
 void RpcTest::StartServer(EngineOptions options, bool with_template) {
   StopServer(std::chrono::milliseconds(0));
   auto tokenizer = Tokenizer::Create(ByteTokenizerSpec());

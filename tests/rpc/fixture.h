@@ -25,7 +25,6 @@ namespace api = liftserve::v1;
 
 class RpcTest : public ::testing::Test {
  protected:
-  RpcTest() { info_ = MakeInfo(); }
   void SetUp() override { StartServer({.max_batch = 16, .max_waiting = 64}); }
   void TearDown() override { StopServer(std::chrono::milliseconds(0)); }
 
@@ -42,7 +41,7 @@ class RpcTest : public ::testing::Test {
   bool AllSlotsFree();
 
   FakeModel model_;
-  ModelInfo info_;
+  ModelInfo info_ = InfoOf(model_, "fake");
   BuildInfo build_{.version = "test", .build_type = "test"};
   UsageTotals usage_;
   std::unique_ptr<Probes> probes_;
@@ -61,9 +60,6 @@ class RpcTest : public ::testing::Test {
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<api::GenerationService::Stub> stub_;
   std::unique_ptr<api::ModelService::Stub> models_;
-
- private:
-  ModelInfo MakeInfo() const;
 };
 
 // The details of a failed call.

@@ -30,22 +30,6 @@ sigset_t BlockStopSignals() {
   return stop;
 }
 
-ModelInfo InfoOf(const test::FakeModel& model) {
-  ModelInfo info;
-  info.name = "stub";
-  info.max_context = model.max_context();
-  info.vocab_size = model.vocab_size();
-  for (const LiftedVariant& v : model.variants()) {
-    info.variants.push_back({.name = v.name,
-                             .lambda = v.lambda,
-                             .bytes = v.bytes,
-                             .incremental_bytes = v.bytes - info.resident_bytes});
-    info.resident_bytes = v.bytes;
-  }
-  info.state_bytes = static_cast<uint64_t>(model.num_blocks() * model.bytes_per_block());
-  return info;
-}
-
 int Fail(const absl::Status& status) {
   std::fprintf(stderr, "stub-server: %s\n", std::string(status.message()).c_str());
   return 1;
@@ -56,7 +40,8 @@ int Serve(const Flags& flags, const sigset_t& stop) {
   model.step_micros = flags.step_micros;
   const auto tokenizer = Tokenizer::Create(test::ByteTokenizerSpec());
   if (!tokenizer.ok()) return Fail(tokenizer.status());
-  const ModelInfo info = InfoOf(model);
+  ModelInfo info = test::InfoOf(model, "stub");
+  info.state_bytes = static_cast<uint64_t>(model.num_blocks() * model.bytes_per_block());
   const BuildInfo build{.version = "stub", .build_type = "stub"};
   UsageTotals usage;
   Probes probes(usage);
