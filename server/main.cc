@@ -217,6 +217,10 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
   if (absl::Status status = model.WarmUp(); !status.ok()) return Fail(kExitFailed, status);
   const std::string admin_address =
       absl::StrCat(config.admin.substr(0, config.admin.rfind(':')), ":", (*admin)->port());
+  const std::string listening =
+      absl::StrCat("listening on ", (*server)->address(), ", admin on ", admin_address, ", model ",
+                   model.info().name, ", ", model.info().variants.size(), " variants, ",
+                   model.info().device_description);  // from Serve on the model may be another
   readiness.ready = true;
   (*server)->SetServing(readiness.ok());
   if (absl::Status status = host.Serve(**server); !status.ok()) {
@@ -227,9 +231,7 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
       !status.ok()) {
     return Fail(kExitWrongInput, status);
   }
-  std::fprintf(stderr, "lift-server: listening on %s, admin on %s, model %s, %zu variants, %s\n",
-               (*server)->address().c_str(), admin_address.c_str(), model.info().name.c_str(),
-               model.info().variants.size(), model.info().device_description.c_str());
+  Say(listening);
 
   int signal_number = 0;
   sigwait(&stop_signals, &signal_number);
