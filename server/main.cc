@@ -133,6 +133,10 @@ absl::StatusOr<std::unique_ptr<Access>> OpenAccess(const ServerConfig& config) {
 absl::StatusOr<std::unique_ptr<ServerLedger>> OpenLedger(const ServerConfig& config,
                                                          const UsageTotals& totals) {
   if (config.ledger.empty()) return nullptr;
+  AuditKey audit_key;
+  if (!config.audit_key_file.empty()) {
+    LIFT_ASSIGN_OR_RETURN(audit_key, AuditKey::Read(config.audit_key_file));
+  }
   return ServerLedger::Open(
       {.path = config.ledger,
        .sync = config.ledger_sync == "full" ? LedgerSync::kFull : LedgerSync::kNormal,
@@ -140,7 +144,8 @@ absl::StatusOr<std::unique_ptr<ServerLedger>> OpenLedger(const ServerConfig& con
        .retention_days = config.ledger_retention_days,
        .drift_check = std::chrono::duration_cast<std::chrono::seconds>(
            Milliseconds(config.ledger_drift_check_seconds)),
-       .report = Say},
+       .report = Say,
+       .audit_key = std::move(audit_key)},
       totals);
 }
 

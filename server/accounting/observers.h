@@ -25,6 +25,9 @@ class ObserverList : public EngineObserver {
   void OnDecision(const router::Decision& decision, int variant, double seconds) override {
     for (EngineObserver* o : observers_) o->OnDecision(decision, variant, seconds);
   }
+  void OnRouted(const EngineRequest& request, const RoutedEvent& event) override {
+    for (EngineObserver* o : observers_) o->OnRouted(request, event);
+  }
   void OnFirstToken(int variant, double ttft_seconds) override {
     for (EngineObserver* o : observers_) o->OnFirstToken(variant, ttft_seconds);
   }

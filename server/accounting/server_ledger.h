@@ -4,6 +4,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,7 @@ class ServerLedger {
     int64_t retention_days = 0;
     std::chrono::seconds drift_check{60};
     std::function<void(const std::string&)> report = {};  // see LedgerWriter::Options
+    AuditKey audit_key = {};                              // of the log of decisions
   };
   // `totals` must outlive it and must hear of charges before the ledger does: it is what the
   // ledger's drift is measured against. Errors: Ledger::Open's.
@@ -55,10 +57,13 @@ class ModelLedger : public EngineObserver {
  public:
   ModelLedger(ServerLedger& ledger, const ModelInfo& model) : ledger_(ledger), model_(model) {}
   void OnAdmitted(const EngineRequest& request) override;
+  void OnRouted(const EngineRequest& request, const RoutedEvent& event) override;
   void OnFinished(const EngineRequest& request, const FinishedEvent& event) override;
   void OnCharges(std::span<const Charge> charges, unsigned __int128 resident_byte_us) override;
 
  private:
+  std::optional<double> ServedLambda(const FinishedEvent& event) const;
+
   ServerLedger& ledger_;
   const ModelInfo& model_;
   std::vector<LedgerWriter::Charge> charges_;  // reused

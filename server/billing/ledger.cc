@@ -31,6 +31,9 @@ Ledger::Impl::~Impl() {
   put_request.reset();
   put_line.reset();
   put_residency.reset();
+  put_decision.reset();
+  put_open_decision.reset();
+  drop_open_decision.reset();
   sqlite3_close(reader);
   sqlite3_close(db);
   if (lock_fd >= 0) ::close(lock_fd);
@@ -72,7 +75,7 @@ absl::Status Ledger::Impl::BeginEpoch() {
     Statement first(db, "SELECT MIN(started_us) FROM epochs");
     LIFT_RETURN_IF_ERROR(first.Step().status());
     began_us = first.Int(0);
-    return absl::OkStatus();
+    return BeginDecisions();
   });
 }
 
@@ -100,9 +103,11 @@ void Ledger::Impl::Prepare() {
       std::make_unique<Statement>(db, "INSERT OR REPLACE INTO residency VALUES (?,?,?,?)");
 }
 
-absl::StatusOr<std::unique_ptr<Ledger>> Ledger::Open(const std::string& path, LedgerSync sync) {
+absl::StatusOr<std::unique_ptr<Ledger>> Ledger::Open(const std::string& path, LedgerSync sync,
+                                                     AuditKey audit_key) {
   auto impl = std::make_unique<Impl>();
   impl->path = path;
+  impl->audit_key = std::move(audit_key);
   LIFT_RETURN_IF_ERROR(impl->Lock());
   const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
   if (sqlite3_open_v2(path.c_str(), &impl->db, flags, nullptr) != SQLITE_OK) {
@@ -110,6 +115,7 @@ absl::StatusOr<std::unique_ptr<Ledger>> Ledger::Open(const std::string& path, Le
   }
   LIFT_RETURN_IF_ERROR(impl->Configure(sync));
   LIFT_RETURN_IF_ERROR(MigrateLedger(impl->db));
+  impl->PrepareDecisions();
   LIFT_RETURN_IF_ERROR(impl->BeginEpoch());
   LIFT_RETURN_IF_ERROR(impl->OpenReader());
   impl->Prepare();
@@ -154,7 +160,7 @@ absl::Status Ledger::Impl::Put(const LedgerRecord& r) {
                              .Bind(LedgerRest(line.kv_byte_us))
                              .Run());
   }
-  return absl::OkStatus();
+  return r.decision ? PutDecision(r) : absl::OkStatus();
 }
 
 absl::Status Ledger::Write(std::span<const LedgerRecord> records,

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "kernels/base/status.h"
+#include "server/audit/chain.h"
+#include "server/billing/decision_rows.h"
 #include "server/billing/ledger_sum.h"
 #include "server/billing/meter.h"
 
@@ -43,6 +45,8 @@ struct LedgerRecord {
   int64_t started_us = 0, finished_us = 0;  // Unix
   int64_t prompt_tokens = 0, generated_tokens = 0, cached_tokens = 0;
   std::vector<LedgerLine> lines;
+  // Once the router has decided. Joins the log of decisions with the request's end.
+  std::optional<RoutingDecision> decision = {};
 };
 
 // Resident bytes x time of one hour of an epoch, counted apart from the lines that must sum to it.
@@ -60,9 +64,11 @@ struct LedgerAudit {
 class Ledger {
  public:
   // Creates or opens the file, brings its schema up to date and begins a new epoch: what earlier
-  // epochs left running becomes kLost. FAILED_PRECONDITION if a newer program wrote the file,
-  // UNAVAILABLE if another process has it open.
-  static absl::StatusOr<std::unique_ptr<Ledger>> Open(const std::string& path, LedgerSync sync);
+  // epochs left running becomes kLost. FAILED_PRECONDITION if a newer program wrote the file or its
+  // log of decisions is kept with a key and none is given, UNAVAILABLE if another process has it
+  // open.
+  static absl::StatusOr<std::unique_ptr<Ledger>> Open(const std::string& path, LedgerSync sync,
+                                                      AuditKey audit_key = {});
   ~Ledger();
 
   int64_t epoch() const;
@@ -85,6 +91,9 @@ class Ledger {
   // memory in the period.
   absl::StatusOr<std::vector<LedgerRecord>> Records(const Query& query, int64_t after_epoch,
                                                     int64_t after_sequence, int limit) const;
+  // The log of routing decisions, after a position (0: from the beginning). RollUp leaves it alone.
+  absl::StatusOr<DecisionPage> Decisions(const DecisionQuery& query, int64_t after,
+                                         int64_t limit) const;
   // Of one hour of this epoch, or of everything the ledger holds.
   absl::StatusOr<LedgerAudit> Audit(std::optional<int64_t> hour) const;
   // Folds the rows of requests that ended before `before` (Unix seconds, cut to a day) into daily

@@ -45,6 +45,39 @@ CREATE INDEX requests_by_state ON requests (state);
 )sql",
     // 3: requests of a month without reading those of all years.
     "CREATE INDEX requests_by_start ON requests (started_us);",
+    // 4: routing decisions, chained by hash, and those of requests that still run.
+    R"sql(
+CREATE TABLE decisions (
+  format INTEGER NOT NULL, position INTEGER PRIMARY KEY, epoch INTEGER NOT NULL,
+  sequence INTEGER NOT NULL, time_us INTEGER NOT NULL, request_id TEXT NOT NULL,
+  tenant TEXT NOT NULL, model TEXT NOT NULL, weights_sha256 TEXT NOT NULL, policy TEXT NOT NULL,
+  pinned INTEGER NOT NULL, pinned_variant TEXT NOT NULL, min_lambda REAL NOT NULL,
+  max_quality_loss REAL NOT NULL, allow_fallback INTEGER NOT NULL, score REAL NOT NULL,
+  queue_pressure REAL NOT NULL, resident_variants INTEGER NOT NULL,
+  prompt_tokens INTEGER NOT NULL, prompt_class TEXT NOT NULL, language TEXT NOT NULL,
+  variant TEXT NOT NULL, lambda REAL NOT NULL, bits_per_weight REAL NOT NULL,
+  reason TEXT NOT NULL, fallback_from TEXT NOT NULL, served_lambda REAL NOT NULL,
+  generated_tokens INTEGER NOT NULL, outcome TEXT NOT NULL, key_id TEXT NOT NULL,
+  previous TEXT NOT NULL, hash TEXT NOT NULL,
+  UNIQUE (epoch, sequence));
+CREATE TABLE open_decisions (
+  format INTEGER NOT NULL, position INTEGER NOT NULL, epoch INTEGER NOT NULL,
+  sequence INTEGER NOT NULL, time_us INTEGER NOT NULL, request_id TEXT NOT NULL,
+  tenant TEXT NOT NULL, model TEXT NOT NULL, weights_sha256 TEXT NOT NULL, policy TEXT NOT NULL,
+  pinned INTEGER NOT NULL, pinned_variant TEXT NOT NULL, min_lambda REAL NOT NULL,
+  max_quality_loss REAL NOT NULL, allow_fallback INTEGER NOT NULL, score REAL NOT NULL,
+  queue_pressure REAL NOT NULL, resident_variants INTEGER NOT NULL,
+  prompt_tokens INTEGER NOT NULL, prompt_class TEXT NOT NULL, language TEXT NOT NULL,
+  variant TEXT NOT NULL, lambda REAL NOT NULL, bits_per_weight REAL NOT NULL,
+  reason TEXT NOT NULL, fallback_from TEXT NOT NULL, served_lambda REAL NOT NULL,
+  generated_tokens INTEGER NOT NULL, outcome TEXT NOT NULL, key_id TEXT NOT NULL,
+  previous TEXT NOT NULL, hash TEXT NOT NULL,
+  PRIMARY KEY (epoch, sequence)) WITHOUT ROWID;
+CREATE TABLE decision_head (
+  one INTEGER PRIMARY KEY CHECK (one = 1),
+  log_id TEXT NOT NULL, count INTEGER NOT NULL, hash TEXT NOT NULL,
+  key_id TEXT NOT NULL, seal TEXT NOT NULL);
+)sql",
 };
 
 }  // namespace

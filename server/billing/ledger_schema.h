@@ -8,7 +8,7 @@
 namespace lift {
 
 // 128-bit byte-microseconds are stored as whole byte-seconds and millionths of one.
-inline constexpr int kLedgerVersion = 3;
+inline constexpr int kLedgerVersion = 4;
 
 // Brings a new or older file to kLedgerVersion in one transaction. FAILED_PRECONDITION for a newer
 // one.

@@ -96,6 +96,16 @@ void LedgerWriter::Add(std::span<const Charge> charges, ByteMicros resident,
   metered_ = metered.value_or(charged_);
 }
 
+void LedgerWriter::Decide(int64_t sequence, RoutingDecision decision) {
+  decision.time_us = Now();
+  const std::lock_guard lock(mutex_);
+  Account& account = AccountOf(sequence);
+  account.decision_changed = true;
+  decision.request_id = account.record.request_id;
+  decision.tenant = account.record.tenant;
+  account.record.decision = std::move(decision);
+}
+
 void LedgerWriter::Finish(int64_t sequence, End end) {
   const std::lock_guard lock(mutex_);
   LedgerRecord& record = AccountOf(sequence).record;
@@ -107,6 +117,11 @@ void LedgerWriter::Finish(int64_t sequence, End end) {
   record.prompt_tokens = end.prompt_tokens;
   record.generated_tokens = end.generated_tokens;
   record.cached_tokens = end.cached_tokens;
+  if (record.decision) {
+    record.decision->outcome = record.code;
+    record.decision->generated_tokens = end.generated_tokens;
+    if (end.served_lambda) record.decision->served_lambda = *end.served_lambda;
+  }
   ++stats_.unwritten;
 }
 
@@ -142,6 +157,9 @@ LedgerWriter::Picture LedgerWriter::TakePicture() {
       return !changed[i++];
     });
     account.line_changed.assign(account.record.lines.size(), false);
+    if (!std::exchange(account.decision_changed, false) && record.state == LedgerState::kRunning) {
+      record.decision.reset();
+    }
     picture.records.push_back(std::move(record));
   }
   for (auto& [hour, total] : residency_) {
@@ -163,6 +181,7 @@ void LedgerWriter::Note(const Picture& picture, const absl::Status& status, doub
       Account& account = accounts_[record.sequence];  // all of it, with the next attempt
       account.changed = true;
       account.line_changed.assign(account.record.lines.size(), true);
+      account.decision_changed = true;
     } else if (record.state == LedgerState::kFinished) {
       accounts_.erase(record.sequence);
       --stats_.unwritten;

@@ -62,12 +62,16 @@ class LedgerWriter {
   struct End {
     std::string variant = {}, code = {}, finish_reason = {};
     int64_t prompt_tokens = 0, generated_tokens = 0, cached_tokens = 0;
+    // Mean over the answer's tokens; absent where there are none.
+    std::optional<double> served_lambda = {};
   };
   void Begin(const Request& request);
   // All of one interval; they sum to `resident`. `metered` is what an account kept apart from the
   // ledger (the metrics') has reached with this interval; drift is measured against it.
   void Add(std::span<const Charge> charges, ByteMicros resident,
            std::optional<ByteMicros> metered = {});
+  // What the router decided for a request that began. It joins the log with the request's end.
+  void Decide(int64_t sequence, RoutingDecision decision);
   void Finish(int64_t sequence, End end);
   // Runs `told` once everything that was reported before this call is committed. If the ledger
   // cannot be written it runs after the first failed attempt: answers are not held back by a full
@@ -92,7 +96,7 @@ class LedgerWriter {
     LedgerRecord record;
     std::map<std::pair<int64_t, std::string>, size_t> index;  // (hour, variant) -> line
     std::vector<bool> line_changed;                           // [record.lines]
-    bool changed = false;
+    bool changed = false, decision_changed = false;
   };
   struct Hour {
     ByteMicros byte_us = 0;

@@ -73,6 +73,7 @@ std::map<std::string, Setter> SettersOf(ServerConfig& c) {
           {"ledger_interval_seconds", into(c.ledger_interval_seconds)},
           {"ledger_retention_days", into(c.ledger_retention_days)},
           {"ledger_drift_check_seconds", into(c.ledger_drift_check_seconds)},
+          {"audit_key_file", into(c.audit_key_file)},
           {"ready_file", into(c.ready_file)}};
 }
 
@@ -198,6 +199,9 @@ void AddLedgerFlags(CLI::App& app, ServerConfig& c) {
   app.add_option("--ledger-drift-check-seconds", c.ledger_drift_check_seconds,
                  "How often the file is summed up and compared with the metrics")
       ->capture_default_str();
+  app.add_option("--audit-key-file", c.audit_key_file,
+                 "File with a secret of 16 bytes or more: the ledger's log of routing decisions is "
+                 "chained with HMAC-SHA-256 under it, not with SHA-256 alone");
 }
 
 absl::Status CheckSeconds(const char* flag, double value, double low) {
@@ -277,6 +281,10 @@ absl::Status ValidateLedger(const ServerConfig& c) {
     return absl::InvalidArgumentError(absl::StrCat("--memory-pressure-percent is ",
                                                    c.memory_pressure_percent,
                                                    "; it must be above 0 and at most 100"));
+  }
+  if (!c.audit_key_file.empty() && c.ledger.empty()) {
+    return absl::InvalidArgumentError(
+        "--audit-key-file needs --ledger: the log of routing decisions is kept there");
   }
   return CheckRange("--ledger-retention-days", c.ledger_retention_days, 0, 36500);
 }

@@ -59,6 +59,7 @@ struct ServerConfig {
   double ledger_interval_seconds = 1;      // between checkpoints of running requests
   int64_t ledger_retention_days = 0;       // older requests become daily sums; 0 = never
   double ledger_drift_check_seconds = 60;  // how often the file is summed up again
+  std::string audit_key_file;              // secret of its log of decisions; empty = none
   std::string ready_file;  // written (listen and admin address, a line each) once ready; "" = none
 
   // INVALID_ARGUMENT naming the flag and its range.

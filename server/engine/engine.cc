@@ -141,6 +141,7 @@ absl::StatusOr<std::string> Engine::Submit(EngineRequest request,
       RequestGroup::Pools{impl_->loop.pool(), impl_->loop.swap_pool()}, impl_->limits.block_tokens,
       static_cast<int>(impl_->views.size()) - 1);
   live->features = features;
+  live->kind = router::KindOf(features, live->request.prompt_text);
   status = impl_->registry.Add(live);
   if (!status.ok()) return reject(live->request, std::move(status));
   std::string id = live->request.request_id;

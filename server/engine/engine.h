@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/base/status.h"
+#include "router/prompt_class.h"
 #include "router/router.h"
 #include "server/constraint/constraint.h"
 #include "server/engine/sampler.h"
@@ -142,6 +143,16 @@ class RequestListener {
   virtual void OnFinished(const FinishedEvent& event) = 0;
 };
 
+// What a decision was made of, beside the request itself.
+struct RoutedEvent {
+  const router::Decision& decision;
+  int variant = 0;
+  router::SystemState state;
+  int resident_variants = 0;  // the coarsest; those it could choose from
+  int64_t prompt_tokens = 0;
+  router::PromptKind kind = {};  // for reports; the router was not told
+};
+
 // What the engine reports for metrics and billing; called on the engine thread (OnRejected: on the
 // submitting one), must be cheap.
 class EngineObserver {
@@ -156,6 +167,11 @@ class EngineObserver {
     (void)decision;
     (void)variant;
     (void)seconds;
+  }
+  // The same decision as the log of decisions wants it; once a request, however many answers.
+  virtual void OnRouted(const EngineRequest& request, const RoutedEvent& event) {
+    (void)request;
+    (void)event;
   }
   virtual void OnFirstToken(int variant, double ttft_seconds) {
     (void)variant;

@@ -335,6 +335,12 @@ void EngineLoop::Decide(LiveRequest& request, std::span<const float> logits) {
   request.variant = decision->variant;
   group.decision = *decision;
   observer_.OnDecision(*decision, request.variant, SecondsSince(start));
+  observer_.OnRouted(group.request, {.decision = *decision,
+                                     .variant = request.variant,
+                                     .state = state,
+                                     .resident_variants = resident_,
+                                     .prompt_tokens = request.prompt_tokens(),
+                                     .kind = group.kind});
   group.listener->OnStarted({.decision = *std::move(decision),
                              .variant = request.variant,
                              .prompt_tokens = request.prompt_tokens(),

@@ -32,6 +32,7 @@ struct RequestGroup {
   EngineRequest request;
   std::shared_ptr<RequestListener> listener;
   router::TextFeatures features;
+  router::PromptKind kind;  // for whoever observes decisions
   uint64_t arrival = 0;
   EngineClock::time_point submitted;
   std::atomic<bool> cancelled{false};

@@ -105,8 +105,9 @@ TEST_F(LedgerTest, AnOlderFileIsMigratedWithItsRows) {
   auto ledger = Open();
   ASSERT_TRUE(ledger->Write(std::vector{Record(1, "acme", 3600, 900)}, {}).ok());
   ledger.reset();
-  Sql("DROP TABLE daily; DROP INDEX requests_by_state; DROP INDEX requests_by_start; PRAGMA "
-      "user_version = 1");  // version 1
+  Sql("DROP TABLE daily; DROP INDEX requests_by_state; DROP INDEX requests_by_start; DROP TABLE "
+      "decisions; DROP TABLE open_decisions; DROP TABLE decision_head; PRAGMA user_version = "
+      "1");  // version 1
   ledger = Open();
   ASSERT_NE(ledger, nullptr);
   EXPECT_EQ(ledger->epoch(), 2);
