@@ -5,6 +5,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "server/audit/messages.h"
 #include "server/errors.h"
 #include "server/rpc/status_map.h"
 #include "server/rpc/timestamps.h"
@@ -147,6 +148,14 @@ void FillRecord(const LedgerRecord& record, api::UsageRecord& out) {
   }
 }
 
+// INVALID_ARGUMENT; 0 = the most.
+template <class Request>
+absl::StatusOr<int> PageSize(const Request& request) {
+  const int size = request.page_size() == 0 ? kMostRecords : request.page_size();
+  if (size > 0 && size <= kMostRecords) return size;
+  return Invalid("page_size", absl::StrCat("must be from 0 to ", kMostRecords));
+}
+
 absl::Status FillPage(const Ledger& ledger, const Ledger::Query& query,
                       const api::ListUsageRecordsRequest& request,
                       api::ListUsageRecordsResponse& response) {
@@ -158,10 +167,7 @@ absl::Status FillPage(const Ledger& ledger, const Ledger::Query& query,
       return Invalid("page_token", "is not one that this call returned");
     }
   }
-  const int size = request.page_size() == 0 ? kMostRecords : request.page_size();
-  if (size < 0 || size > kMostRecords) {
-    return Invalid("page_size", absl::StrCat("must be from 0 to ", kMostRecords));
-  }
+  LIFT_ASSIGN_OR_RETURN(const int size, PageSize(request));
   LIFT_ASSIGN_OR_RETURN(const std::vector<LedgerRecord> records,
                         ledger.Records(query, after.first, after.second, size));
   for (const LedgerRecord& record : records) FillRecord(record, *response.add_records());
@@ -171,7 +177,28 @@ absl::Status FillPage(const Ledger& ledger, const Ledger::Query& query,
   return absl::OkStatus();
 }
 
-// Authenticates, parses and reads what both requests share.
+absl::Status FillDecisions(const Ledger& ledger, const Ledger::Query& query,
+                           const api::ListRoutingDecisionsRequest& request,
+                           api::ListRoutingDecisionsResponse& response) {
+  int64_t after = 0;
+  if (!request.page_token().empty() &&
+      (!absl::SimpleAtoi(request.page_token(), &after) || after < 0)) {
+    return Invalid("page_token", "is not one that this call returned");
+  }
+  LIFT_ASSIGN_OR_RETURN(const int size, PageSize(request));
+  const DecisionQuery asked{
+      .tenant = query.tenant, .variant = query.variant, .begin = query.begin, .end = query.end};
+  LIFT_ASSIGN_OR_RETURN(const DecisionPage page, ledger.Decisions(asked, after, size));
+  for (const RoutingDecision& row : page.rows) *response.add_decisions() = ToMessage(row);
+  if (page.rows.size() == static_cast<size_t>(size)) {
+    response.set_next_page_token(absl::StrCat(page.rows.back().position));
+  }
+  *response.mutable_head() = ToMessage(page.head);
+  response.set_complete(asked.everything());
+  return absl::OkStatus();
+}
+
+// Authenticates, parses and reads what the requests share.
 template <class Request>
 absl::Status Prepare(const SharedServices& shared, const grpc::CallbackServerContext& context,
                      const grpc::ByteBuffer& in, Request& request, Ledger::Query& query) {
@@ -233,6 +260,19 @@ grpc::ServerUnaryReactor* UsageService::ListUsageRecords(Context* context, const
   return AnswerLater<api::ListUsageRecordsResponse>(
       reader_, context, out, [ledger = slot_.shared().ledger, query, request](auto& response) {
         return FillPage(*ledger, query, request, response);
+      });
+}
+
+grpc::ServerUnaryReactor* UsageService::ListRoutingDecisions(Context* context, const Bytes* in,
+                                                             Bytes* out) {
+  api::ListRoutingDecisionsRequest request;
+  Ledger::Query query;
+  absl::Status status = Prepare(slot_.shared(), *context, *in, request, query);
+  if (status.ok() && slot_.shared().ledger == nullptr) status = NeedsLedger("ListRoutingDecisions");
+  if (!status.ok()) return UnaryCall::End(context, status);
+  return AnswerLater<api::ListRoutingDecisionsResponse>(
+      reader_, context, out, [ledger = slot_.shared().ledger, query, request](auto& response) {
+        return FillDecisions(*ledger, query, request, response);
       });
 }
 

@@ -9,7 +9,8 @@ namespace lift::rpc {
 
 using RawUsageService = liftserve::v1::UsageService::WithRawCallbackMethod_GetUsage<
     liftserve::v1::UsageService::WithRawCallbackMethod_ListUsageRecords<
-        liftserve::v1::UsageService::Service>>;
+        liftserve::v1::UsageService::WithRawCallbackMethod_ListRoutingDecisions<
+            liftserve::v1::UsageService::Service>>>;
 
 class UsageService final : public RawUsageService {
  public:
@@ -19,6 +20,8 @@ class UsageService final : public RawUsageService {
   grpc::ServerUnaryReactor* GetUsage(Context* context, const Bytes* in, Bytes* out) override;
   grpc::ServerUnaryReactor* ListUsageRecords(Context* context, const Bytes* in,
                                              Bytes* out) override;
+  grpc::ServerUnaryReactor* ListRoutingDecisions(Context* context, const Bytes* in,
+                                                 Bytes* out) override;
 
  private:
   ModelSlot& slot_;

@@ -124,7 +124,8 @@ def call_messages(out):
         "ListModels": [], "GetModel": [field(1, "fake")], "GetLoad": [], "LoadVariant": [field(2, "fine")],
         "UnloadVariant": [field(2, "fine")], "SetMemoryBudget": [field(2, 600000)], "SwapModel": [field(2, "file")],
         "GetUsage": [field(1, "default"), field(3, hour), field(4, hour), field(5, 1)],
-        "ListUsageRecords": [field(1, "default"), field(6, "1.2")], "ModelReady": [field(1, "fake"), field(2, "fine")],
+        "ListUsageRecords": [field(1, "default"), field(6, "1.2")],
+        "ListRoutingDecisions": [field(1, "default"), field(3, hour), field(5, 2), field(6, "1")], "ModelReady": [field(1, "fake"), field(2, "fine")],
         "ModelMetadata": [field(1, "fake")], "ModelInfer": infer, "ModelStreamInfer": [*infer, b"\xff\0", *infer], "Abort": [field(1, "id")],
     }
     for name, parts in seeds.items():

@@ -182,7 +182,7 @@ class Config(unittest.TestCase):
                 self.assertLessEqual({name["method"]} if "method" in name else set(), known)
                 retried |= {name["method"]} if "method" in name else known
         self.assertEqual(retried, {"GenerateStream", "ChatStream", "Tokenize", "Detokenize", "ExplainRoute", "ListModels", "GetModel",
-                                   "GetUsage", "ListUsageRecords"})
+                                   "GetUsage", "ListUsageRecords", "ListRoutingDecisions"})
 
 
 if __name__ == "__main__":
