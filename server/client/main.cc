@@ -10,6 +10,7 @@
 #include "liftserve/v1/generation.grpc.pb.h"
 #include "liftserve/v1/model.grpc.pb.h"
 #include "liftserve/v1/usage.grpc.pb.h"
+#include "server/client/audit.h"
 #include "server/client/billing.h"
 #include "server/client/options.h"
 #include "server/client/report.h"
@@ -19,7 +20,7 @@
 namespace lift::client {
 namespace {
 
-constexpr int kExitFailed = 1, kExitWrongInput = 2;
+constexpr int kExitFailed = 1, kExitWrongInput = 2, kExitFound = 3;
 
 int Report(const grpc::Status& status) {
   if (status.ok()) return 0;
@@ -180,6 +181,33 @@ int RunBilling(const ClientOptions& o, const std::shared_ptr<grpc::Channel>& cha
   return Report(status);
 }
 
+int ReportAudit(const absl::StatusOr<AuditAnswer>& answer) {
+  if (answer.ok()) {
+    std::fputs(answer->text.c_str(), stdout);
+    return answer->found ? kExitFound : 0;
+  }
+  std::fprintf(stderr, "lift-client: %s\n", std::string(answer.status().message()).c_str());
+  return absl::IsInvalidArgument(answer.status()) ? kExitWrongInput : kExitFailed;
+}
+
+// audit verify, audit parity. `channel` is only used without --ledger.
+int RunAudit(const ClientOptions& o, const std::shared_ptr<grpc::Channel>& channel) {
+  const auto period = ReadPeriod(o);
+  if (!period.ok()) return WrongInput(period.status());
+  const auto ask = [&](const ReadDecisions& read) {
+    return ReportAudit(o.command == "audit-verify" ? VerifyLog(o, read) : CompareLog(o, read));
+  };
+  if (!o.ledger_file.empty()) {
+    const auto read = FromFile(o, *period);
+    return read.ok() ? ask(*read) : ReportAudit(read.status());
+  }
+  auto stub = api::UsageService::NewStub(channel);
+  return ask(FromServer(o, *period, [&](const auto& request, auto* response) {
+    Call scope(o);
+    return stub->ListRoutingDecisions(scope.context(), request, response);
+  }));
+}
+
 int RunHealth(const ClientOptions& o, const std::shared_ptr<grpc::Channel>& channel) {
   namespace health = grpc::health::v1;
   health::HealthCheckRequest request;
@@ -230,6 +258,7 @@ int Run(ClientOptions o) {
   if (o.command == "usage" || o.command == "records" || o.command == "bill") {
     return RunBilling(o, channel);
   }
+  if (o.command.starts_with("audit-")) return RunAudit(o, channel);
   if (o.command == "health") return RunHealth(o, channel);
   return RunGeneration(o, channel);
 }

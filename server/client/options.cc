@@ -135,6 +135,62 @@ void AddBillingCommands(CLI::App& app, ClientOptions& o) {
   format(bill, {"text", "json", "csv", "focus"});
 }
 
+constexpr const char* kVerifyHelp =
+    "Checks that the log of routing decisions is as the server wrote it.\n"
+    "Found: a row that was changed, removed, inserted or put elsewhere, and rows cut off the end. "
+    "Not found without --head: a ledger that was put back to an older copy of itself, and, where "
+    "the server has no --audit-key-file, a log that was written anew from its beginning or cut "
+    "together with its head. The head that is printed is what to keep for that.\n"
+    "Exit codes: 0 intact, 3 broken (the first bad row is named), 1 the log could not be read, 2 "
+    "the command line is wrong or a key is missing.";
+constexpr const char* kParityHelp =
+    "Compares the precision that groups of requests were served at where their complexity was "
+    "equal.\n"
+    "Rows are compared with rows of the same weights, policy, resident variants, floors and queue "
+    "pressure; within those, lambda is measured against a monotone fit on the complexity score, "
+    "and labels of groups are permuted among neighbours in score. Pinned requests are left out. "
+    "The log's score is taken as given: see ExplainRoute for how it comes about.\n"
+    "Exit codes: 0 no difference found, 3 a group is served worse or better, 1 the log could not "
+    "be read, 2 the command line is wrong.";
+
+void AddAuditSource(CLI::App& command, ClientOptions& o) {
+  command.add_option("--ledger", o.ledger_file,
+                     "Read this ledger file (of lift-server --ledger) instead of asking a server");
+}
+
+void AddAuditCommands(CLI::App& app, ClientOptions& o) {
+  CLI::App* audit = AddCommand(app, "audit", "Check the log of routing decisions");
+  audit->require_subcommand(1);
+  CLI::App* verify = AddCommand(*audit, "verify", kVerifyHelp);
+  AddAuditSource(*verify, o);
+  verify->add_option("--audit-key-file", o.audit_key_file, "The server's --audit-key-file");
+  verify
+      ->add_option("--unkeyed", o.unkeyed,
+                   "With a key: so many of the log's first rows are older than it")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  verify->add_option("--head", o.audit_head, "COUNT:HASH that an earlier run printed");
+  CLI::App* parity = AddCommand(*audit, "parity", kParityHelp);
+  AddAuditSource(*parity, o);
+  parity->add_option("--by", o.audit_by, "What makes a group")
+      ->check(CLI::IsMember({"tenant", "language", "class"}))
+      ->capture_default_str();
+  parity->add_option("--of-tenant", o.usage_tenant, "Only this tenant's requests");
+  AddPeriod(*parity, o);
+  parity
+      ->add_option("--measure", o.measure,
+                   "served: mean lambda over each answer's tokens; chosen: of the router's variant")
+      ->check(CLI::IsMember({"served", "chosen"}))
+      ->capture_default_str();
+  parity->add_option("--alpha", o.alpha, "Chance to call a fair log unfair, all groups together")
+      ->check(CLI::Range(1e-6, 0.5))
+      ->capture_default_str();
+  parity
+      ->add_option("--tolerance", o.tolerance, "Differences below this part of lambda are let pass")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+}
+
 absl::Status Check(const ClientOptions& o) {
   if (o.deadline_seconds < 0 || o.deadline_seconds > 1e9) {
     return absl::InvalidArgumentError("--deadline must be 0 (none) or a number of seconds");
@@ -157,7 +213,7 @@ absl::StatusOr<ParsedCommandLine> ParseCommandLine(int argc, const char* const* 
   ClientOptions& o = result.options;
   CLI::App app{
       "Talks to lift-server.\nExit codes: 0 done, 1 the call failed, 2 the command line or "
-      "the request is wrong.",
+      "the request is wrong, 3 an audit found something.",
       "lift-client"};
   app.set_version_flag("--version", version);
   app.add_option("--server", o.server, "HOST:PORT of the server")->capture_default_str();
@@ -177,11 +233,13 @@ absl::StatusOr<ParsedCommandLine> ParseCommandLine(int argc, const char* const* 
   AddPromptCommands(app, o);
   AddOtherCommands(app, o);
   AddBillingCommands(app, o);
+  AddAuditCommands(app, o);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
-    const auto chosen = app.get_subcommands();
-    result.print = chosen.empty() ? app.help() : chosen.front()->help();
+    const CLI::App* chosen = &app;
+    while (!chosen->get_subcommands().empty()) chosen = chosen->get_subcommands().front();
+    result.print = chosen->help();
     return result;
   } catch (const CLI::CallForVersion&) {
     result.print = version + "\n";
@@ -189,7 +247,11 @@ absl::StatusOr<ParsedCommandLine> ParseCommandLine(int argc, const char* const* 
   } catch (const CLI::ParseError& error) {
     return absl::InvalidArgumentError(absl::StrCat(error.what(), "; see --help"));
   }
-  o.command = app.get_subcommands().front()->get_name();
+  const CLI::App* chosen = app.get_subcommands().front();
+  o.command = chosen->get_name();
+  for (const CLI::App* inner : chosen->get_subcommands()) {
+    absl::StrAppend(&o.command, "-", inner->get_name());
+  }
   LIFT_RETURN_IF_ERROR(Check(o));
   return result;
 }

@@ -12,7 +12,7 @@
 namespace lift::client {
 
 struct ClientOptions {
-  std::string command;  // the sub-command's name
+  std::string command;  // the sub-command's name; of `audit verify` "audit-verify"
   std::string server = "127.0.0.1:8431";
   std::string tenant;           // empty = none sent
   double deadline_seconds = 0;  // 0 = none
@@ -51,6 +51,14 @@ struct ClientOptions {
   uint64_t weight_bytes = 0;                   // budget: most bytes for weights
   std::string file;                            // swap: the new model, beside the old one
   std::string price, tiers, currency = "USD";  // bill: per GiB-hour; see ParsePriceTiers
+  // audit-verify, audit-parity
+  std::string ledger_file;                // instead of a server
+  std::string audit_key_file;             // secret of its log of decisions
+  int64_t unkeyed = 0;                    // rows older than that key
+  std::string audit_head;                 // COUNT:HASH, kept from an earlier run
+  std::string audit_by = "tenant";        // tenant | language | class
+  std::string measure = "served";         // served | chosen
+  double alpha = 0.01, tolerance = 0.01;  // see ParityOptions
 };
 
 // Exits are the caller's: `print` holds the text of --help or --version.
