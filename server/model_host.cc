@@ -112,9 +112,7 @@ absl::Status ModelHost::Govern(RunningModel& next) {
   if (closed_) return absl::OkStatus();
   if (governed_ != nullptr) governed_->StopGovernor();
   governed_ = &next;
-  return next.StartGovernor([&services = shared_.services] {
-    if (services.residency_changed) services.residency_changed();
-  });
+  return next.StartGovernor([&services = shared_.services] { services.residency_changed(); });
 }
 
 std::vector<ModelLoad> ModelHost::loads() {
