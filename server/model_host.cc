@@ -87,16 +87,19 @@ absl::Status ModelHost::Load() {
                         RunningModel::Load(shared_, config_, /*first_sequence=*/1));
   first_ = model.get();
   slot_ = std::make_unique<rpc::ModelSlot>(shared_.services, Own(std::move(model)));
+  // Calls may come before Serve, and read what they share without a lock.
+  shared_.services.swap_model = [this](const std::string& file, Done done) {
+    Swap(file, std::move(done));
+  };
   return absl::OkStatus();
 }
 
 absl::Status ModelHost::Serve(rpc::RpcServer& server) {
   server_ = &server;
   swapping_ = std::make_unique<rpc::Worker>();
-  shared_.services.swap_model = [this](const std::string& file, Done done) {
-    Swap(file, std::move(done));
-  };
-  return Govern(*first_);
+  LIFT_RETURN_IF_ERROR(Govern(*first_));
+  busy_ = false;  // from here on the first model may be replaced
+  return absl::OkStatus();
 }
 
 void ModelHost::Close() {
@@ -112,9 +115,7 @@ absl::Status ModelHost::Govern(RunningModel& next) {
   if (closed_) return absl::OkStatus();
   if (governed_ != nullptr) governed_->StopGovernor();
   governed_ = &next;
-  return next.StartGovernor([&services = shared_.services] {
-    if (services.residency_changed) services.residency_changed();
-  });
+  return next.StartGovernor([&services = shared_.services] { services.residency_changed(); });
 }
 
 std::vector<ModelLoad> ModelHost::loads() {
@@ -137,7 +138,8 @@ std::vector<ModelLoad> ModelHost::loads() {
 void ModelHost::Swap(const std::string& file, Done done) {
   if (busy_.exchange(true)) {
     return done(WithReason(
-        absl::FailedPreconditionError("another swap is under way; wait until it has answered"),
+        absl::FailedPreconditionError("another swap is under way, or the server still starts; try "
+                                      "again when it has answered or is ready"),
         "SWAP_IN_PROGRESS"));
   }
   swapping_->Post([this, file, done = std::move(done)] {

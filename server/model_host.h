@@ -28,13 +28,14 @@ class ModelHost {
       : config_(config), shared_(std::move(shared)) {}
   ~ModelHost();  // after the RPC server has stopped
 
-  // The configured model. Errors: LoadServingModel's.
+  // The configured model; SharedServices::swap_model refuses until Serve. Errors:
+  // LoadServingModel's.
   absl::Status Load();
   rpc::ModelSlot& slot() { return *slot_; }
   // Of Load.
   RunningModel& first() { return *first_; }
-  // Starts the governor and lets models be swapped (SharedServices::swap_model). Errors:
-  // RunningModel::StartGovernor's. Borrows the server until Close.
+  // Starts the governor and lets models be swapped. Errors: RunningModel::StartGovernor's. Borrows
+  // the server until Close.
   absl::Status Serve(rpc::RpcServer& server);
   // Nothing swaps, loads or drops weights from here on.
   void Close();
@@ -54,8 +55,8 @@ class ModelHost {
   const RunningModel::Shared shared_;
   std::atomic<bool> ending_{false};
   rpc::Worker leaving_;  // destroys models: an engine cannot be destroyed on its own thread
-  std::atomic<bool> busy_{false};
-  uint64_t generation_ = 0;  // of the swapping thread, and of Load before it
+  std::atomic<bool> busy_{true};  // a swap is under way, or Serve has not been yet
+  uint64_t generation_ = 0;       // of the swapping thread, and of Load before it
 
   std::mutex mutex_;
   // Guarded by mutex_.

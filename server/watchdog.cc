@@ -39,6 +39,7 @@ Watchdog::~Watchdog() {
   }
   stop_.notify_all();
   if (thread_.joinable()) thread_.join();
+  if (stuck_) changed_(false);  // the step came back since the last look, or nobody waits for it
 }
 
 void Watchdog::Watch() {

@@ -41,7 +41,8 @@ class WatchedModel : public StepModel {
 };
 
 // Calls `changed(true)` when a step has taken longer than `limit_seconds`, `changed(false)` when it
-// has come back after all; on its own thread.
+// has come back after all, or when nobody watches it any more; on its own thread, or the
+// destructor's.
 class Watchdog {
  public:
   Watchdog(const WatchedModel& model, double limit_seconds, std::function<void(bool)> changed);

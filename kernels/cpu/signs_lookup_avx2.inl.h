@@ -78,8 +78,9 @@ __attribute__((always_inline)) inline void AddStreams(const uint8_t* plane, Tile
 #pragma GCC unroll 4
   for (int s = 0; s < kStored; ++s) {
     const TileWords words = LoadWords(plane + s * kTileBytes);
+    const int sets = 1 << s;  // UBSan's check of the shift would keep the loop from unrolling
 #pragma GCC unroll 8
-    for (int set = 0; set < 1 << s; ++set) {
+    for (int set = 0; set < sets; ++set) {
 #pragma GCC unroll 2
       for (int h = 0; h < 2; ++h)
         sums[set | 1 << s].half[h] = _mm256_xor_si256(sums[set].half[h], words.half[h]);

@@ -80,7 +80,7 @@ grpc::ServerUnaryReactor* ChangeResidency(ServicesPtr services,
           response.set_resident_bytes(change->resident_bytes);
           fill(*change, response);
           *out = SerializeMessage(response);
-          if (services->shared.residency_changed) services->shared.residency_changed();
+          services->shared.residency_changed();
         }
         reactor->Finish(FinishStatus(context, change.status()));
       });

@@ -79,6 +79,7 @@ struct RpcServer::Impl {
   std::unique_ptr<grpc::Server> health;  // the plaintext one, may be null
   std::string address, health_address;
   bool stopped = false, drained = true;
+  std::mutex health_mutex;  // what is published is published whole, the last word last
 
   explicit Impl(ModelSlot& s) : slot(s), generation(s), oip(s), vllm(s), models(s), usage(s) {}
 
@@ -91,6 +92,15 @@ struct RpcServer::Impl {
   void SetVariantsHealth(const ModelInfo& model, size_t resident) const {
     for (size_t i = 0; i < model.variants.size(); ++i)
       SetHealth(absl::StrCat(model.name, "/", model.variants[i].name), i < resident);
+  }
+  // health_mutex held.
+  void PublishHealth() const {
+    const bool serving = slot.shared().serving;
+    SetHealth("", serving);
+    SetHealth(liftserve::v1::GenerationService::service_full_name(), serving);
+    const ServicesPtr services = slot.current();
+    const int resident = serving ? services->engine.resident_variants() : 0;
+    SetVariantsHealth(services->model, static_cast<size_t>(resident));
   }
 };
 
@@ -125,25 +135,24 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(ModelSlot& slot,
   }
   std::unique_ptr<RpcServer> result(new RpcServer(std::move(impl)));
   result->SetServing(false);
-  slot.shared().residency_changed = [raw = result.get(), &slot] {
-    raw->SetServing(slot.shared().serving);
-  };
+  slot.shared().residency_changed.Set([raw = result->impl_.get()] {
+    const std::lock_guard lock(raw->health_mutex);
+    raw->PublishHealth();
+  });
   return result;
 }
 
 void RpcServer::SetServing(bool serving) {
+  const std::lock_guard lock(impl_->health_mutex);
   impl_->slot.shared().serving = serving;
-  impl_->SetHealth("", serving);
-  impl_->SetHealth(liftserve::v1::GenerationService::service_full_name(), serving);
-  const ServicesPtr services = impl_->slot.current();
-  const int resident = serving ? services->engine.resident_variants() : 0;
-  impl_->SetVariantsHealth(services->model, static_cast<size_t>(resident));
+  impl_->PublishHealth();
 }
 
 bool RpcServer::Replace(ServicesPtr next) {
   const ServicesPtr old = impl_->slot.current();
+  const std::lock_guard lock(impl_->health_mutex);
   if (!impl_->slot.Replace(std::move(next))) return false;
-  SetServing(impl_->slot.shared().serving);
+  impl_->PublishHealth();
   const ServicesPtr current = impl_->slot.current();
   const auto& variants = current->model.variants;
   for (const VariantInfo& gone : old->model.variants) {
@@ -171,7 +180,7 @@ bool RpcServer::Stop(std::chrono::milliseconds grace) {
     impl_->slot.Drain(std::chrono::duration_cast<std::chrono::milliseconds>(kAbortGrace));
   }
   // What is left are answers on their way out and watchers.
-  impl_->slot.shared().residency_changed = nullptr;
+  impl_->slot.shared().residency_changed.Set(nullptr);
   impl_->server->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(500));
   impl_->server->Wait();
   if (impl_->health) {

@@ -33,7 +33,7 @@ class RpcServer {
   // The address to connect to, with the port that was picked.
   const std::string& address() const;
   const std::string& health_address() const;  // empty if there is none
-  void SetServing(bool serving);
+  void SetServing(bool serving);              // thread-safe, as Replace is
   // Puts `next` in the slot and tells it to health; false, with nothing changed, once stopping.
   bool Replace(ServicesPtr next);
   // Refuses new work (the engine says DRAINING), lets live requests finish for `grace`, ends the

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/base/status.h"
@@ -66,6 +67,24 @@ class LiveCalls {
   std::atomic<bool> aborting_{false};
 };
 
+// What is to be called when something has changed. Thread-safe: it may be set while others call it,
+// and what was set before is not running any more when Set returns.
+class Notifier {
+ public:
+  void Set(std::function<void()> function) {
+    const std::lock_guard lock(mutex_);
+    function_ = std::move(function);
+  }
+  void operator()() const {
+    const std::lock_guard lock(mutex_);
+    if (function_) function_();
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::function<void()> function_;  // guarded by mutex_; null: nobody wants to know
+};
+
 // Puts another model in the served one's place; `file` is relative to where that one came from,
 // empty for the same file again. `done` is called once, on any thread, after new calls go to the
 // new model: with its error, nothing has changed.
@@ -82,10 +101,10 @@ struct SharedServices {
   const Access* access = nullptr;  // null: no authentication, everybody may do everything
   TenantQuotas quotas{};
   LoadReporter load_reporter{};
-  std::atomic<bool> serving{false};           // what health says
-  std::function<void()> residency_changed{};  // set by RpcServer, which owns health
-  const Ledger* ledger = nullptr;             // null: the account is in memory only
-  SwapModelFunction swap_model{};             // null: this server keeps its model
+  std::atomic<bool> serving{false};  // what health says
+  Notifier residency_changed{};      // set by RpcServer, which owns health
+  const Ledger* ledger = nullptr;    // null: the account is in memory only
+  SwapModelFunction swap_model{};    // null: this server keeps its model
 };
 
 // A served model and what belongs to it.

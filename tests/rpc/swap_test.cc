@@ -1,7 +1,9 @@
 // Another model takes over while calls of the first run.
 #include <gmock/gmock.h>
 
+#include <atomic>
 #include <thread>
+#include <vector>
 
 #include "tests/rpc/fixture.h"
 
@@ -140,6 +142,61 @@ TEST_F(SwapTest, TheCallAnswersWithTheNewModelOrWithWhyNot) {
   ASSERT_TRUE(Swap("good", &response, "fake").ok());
   EXPECT_EQ(response.model().name(), "next");
   EXPECT_EQ(ModelServing(), "next");
+}
+
+// Those who tell health of a variant that came or went, of a swap and of a stuck step are threads
+// of their own: the last word must be the last.
+TEST_F(SwapTest, HealthIsTheLastWordWhoeverSaysIt) {
+  using Health = grpc::health::v1::HealthCheckResponse;
+  std::atomic<bool> over{false};
+  std::vector<std::thread> tellers;
+  for (int i = 0; i < 2; ++i) {
+    tellers.emplace_back([&] {
+      while (!over) {
+        shared_->residency_changed();
+        std::this_thread::yield();
+      }
+    });
+  }
+  const rpc::ServicesPtr first = slot_->current();
+  for (int i = 0; i < 100; ++i) {
+    server_->SetServing(false);
+    EXPECT_EQ(SwapTest::Health(""), Health::NOT_SERVING) << i;
+    server_->SetServing(true);
+    EXPECT_TRUE(server_->Replace(i % 2 == 0 ? next_ : first));
+    EXPECT_EQ(SwapTest::Health("fake/fine"), i % 2 == 0 ? Health::NOT_SERVING : Health::SERVING)
+        << i;
+    EXPECT_EQ(SwapTest::Health("next/n-fine"), i % 2 == 0 ? Health::SERVING : Health::NOT_SERVING)
+        << i;
+  }
+  over = true;
+  for (std::thread& teller : tellers) teller.join();
+}
+
+// The step under way ends after the stop has begun, and what tells health of it is taken away
+// meanwhile: a race that only ThreadSanitizer would see.
+TEST_F(SwapTest, VariantsMayLeaveWhileTheServerStops) {
+  model_.step_micros = 100'000;
+  grpc::ClientContext context;
+  auto reader = stub_->GenerateStream(&context, StreamRequest("hello", 1000, "coarse"));
+  api::GenerateStreamResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 8; ++i) {
+    callers.emplace_back([&] {
+      grpc::ClientContext call;
+      api::UnloadVariantRequest request;
+      api::UnloadVariantResponse unloaded;
+      request.set_variant("fine");
+      models_->UnloadVariant(&call, request, &unloaded);  // any answer will do
+    });
+  }
+  std::this_thread::sleep_for(20ms);
+  EXPECT_FALSE(server_->Stop(0ms));
+  for (std::thread& caller : callers) caller.join();
+  while (reader->Read(&response)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
 }
 
 }  // namespace

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # Builds Abseil, gRPC and prometheus-cpp from the distribution's own sources with ThreadSanitizer. Without that, every hand-over
 # through them looks like a race to a test that serves over gRPC, and real races drown in the noise.
-# usage: tsan_libraries.sh FOLDER    (once, about an hour of one core and 2 GB; needs libprotoc-dev besides install_deps.sh)
+# usage: tsan_libraries.sh FOLDER [JOBS]   (once, about an hour of one core and 2 GB; needs libprotoc-dev and dpkg-dev besides
+#        install_deps.sh; what was built before is kept when it is interrupted; JOBS: compilers at a time, one a core if not given)
 # Then: LD_LIBRARY_PATH="$(cat FOLDER/library_path)" TSAN_OPTIONS="suppressions=tests/sanitizers/tsan.supp history_size=4" \
 #         build/tsan/tests/rpc_test
 set -euo pipefail
-[ $# -eq 1 ] || {
-  sed -n '2,7s/^# //p' "$0"
+[ $# -eq 1 ] || [ $# -eq 2 ] || {
+  sed -n '2,8s/^# //p' "$0"
   exit 2
 }
 mkdir -p "$1"
 folder="$(cd "$1" && pwd)"
+jobs="${2:-$(nproc)}"
 cd "$folder"
 
 # The package sources of this machine, as sources of source packages; the system's own lists stay as they are.
@@ -33,13 +35,13 @@ common=(-G Ninja -DCMAKE_BUILD_TYPE=None -DBUILD_SHARED_LIBS=ON "-DCMAKE_INSTALL
   "-DCMAKE_PREFIX_PATH=$folder/prefix" -DCMAKE_INSTALL_LIBDIR=lib "-DCMAKE_CXX_FLAGS=$flags" "-DCMAKE_C_FLAGS=$flags"
   -DCMAKE_CXX_STANDARD=17 "-DCMAKE_CXX_COMPILER_LAUNCHER=$(command -v ccache || true)")
 cmake -S abseil-src -B abseil-build "${common[@]}" -DABSL_PROPAGATE_CXX_STD=ON
-ninja -C abseil-build install
+ninja -j "$jobs" -C abseil-build install
 plugins=()
 for language in PHP NODE OBJECTIVE_C PYTHON RUBY CSHARP; do plugins+=("-DgRPC_BUILD_GRPC_${language}_PLUGIN=OFF"); done
 providers=()
 for library in ABSL CARES PROTOBUF RE2 SSL ZLIB; do providers+=("-DgRPC_${library}_PROVIDER=package"); done
 cmake -S grpc-src -B grpc-build "${common[@]}" "${plugins[@]}" "${providers[@]}" -DgRPC_INSTALL=OFF -DgRPC_BUILD_CODEGEN=OFF
-ninja -C grpc-build grpc++
+ninja -j "$jobs" -C grpc-build grpc++
 cmake -S prometheus-cpp-src -B prometheus-build "${common[@]}" -DENABLE_PUSH=OFF -DENABLE_TESTING=OFF -DUSE_THIRDPARTY_LIBRARIES=OFF
-ninja -C prometheus-build
+ninja -j "$jobs" -C prometheus-build
 echo "$folder/prefix/lib:$folder/grpc-build:$folder/prometheus-build/lib" > library_path

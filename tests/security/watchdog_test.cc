@@ -39,6 +39,24 @@ TEST(Watchdog, SaysWhenAStepHangsAndWhenItComesBack) {
   EXPECT_FALSE(watchdog.stuck());
 }
 
+// A model may be swapped out between the step's return and the watchdog's next look.
+TEST(Watchdog, TakesBackWhatItSaidWhenItGoes) {
+  HungModel hung;
+  WatchedModel model(hung);
+  std::vector<bool> said;
+  std::promise<void> barked;
+  auto watchdog = std::make_unique<Watchdog>(model, 0.05, [&](bool stuck) {
+    said.push_back(stuck);
+    if (stuck) barked.set_value();
+  });
+  std::vector<float> logits;
+  auto step = std::async(std::launch::async, [&] { model.Step({}, logits); });
+  ASSERT_EQ(barked.get_future().wait_for(std::chrono::seconds(20)), std::future_status::ready);
+  watchdog.reset();
+  EXPECT_EQ(said, (std::vector<bool>{true, false}));
+  hung.release.set_value();
+}
+
 TEST(Watchdog, ZeroIsOff) {
   HungModel hung;
   const WatchedModel model(hung);
