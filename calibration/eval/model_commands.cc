@@ -11,7 +11,7 @@
 #include "calibration/eval/session.h"
 #include "server/model/model_layout.h"
 #include "server/model/transformer.h"
-#include "server/tokenizer/chat_template.h"
+#include "server/tokenizer/chat_prompt.h"
 
 namespace lift::eval {
 namespace {
@@ -34,19 +34,7 @@ absl::StatusOr<std::vector<int32_t>> EncodePrompt(const Tokenizer& tokenizer,
     return absl::InvalidArgumentError("the model has no chat template; generate without --chat");
   }
   LIFT_ASSIGN_OR_RETURN(const auto chat_template, ChatTemplate::Compile(spec.chat_template));
-  ChatTemplate::Options render;
-  render.bos_token = spec.bos_token;
-  render.eos_token = spec.eos_token;
-  LIFT_ASSIGN_OR_RETURN(const std::string text,
-                        chat_template->Render({{"user", options.prompt}}, render));
-  return tokenizer.Encode(text, {.add_special = false, .parse_special = true});
-}
-
-// The ids that end an answer in the server.
-std::vector<int32_t> StopIds(const TokenizerSpec& spec) {
-  std::vector<int32_t> ids = spec.eos_ids;
-  if (spec.eos_id >= 0) ids.push_back(spec.eos_id);
-  return ids;
+  return EncodeChat(tokenizer, *chat_template, {{"user", options.prompt}});
 }
 
 absl::StatusOr<std::string> TextOrFile(const std::string& value) {

@@ -28,6 +28,12 @@ absl::StatusOr<int> FindVariant(const Weights& weights, const std::string& name)
       absl::StrCat("the model has no variant '", name, "'; it has ", known));
 }
 
+std::vector<int32_t> StopIds(const TokenizerSpec& spec) {
+  std::vector<int32_t> ids = spec.eos_ids;
+  if (spec.eos_id >= 0) ids.push_back(spec.eos_id);
+  return ids;
+}
+
 absl::StatusOr<std::string> ReadText(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());

@@ -1,8 +1,10 @@
 // What every command of lift-eval begins with: opened weights, their tokenizer, a backend, a text.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "kernels/cpu/cpu_backend.h"
 #include "server/model/weights.h"
@@ -15,6 +17,9 @@ absl::StatusOr<std::shared_ptr<const Tokenizer>> LoadTokenizer(const Weights& we
 
 // INVALID_ARGUMENT naming the variants there are.
 absl::StatusOr<int> FindVariant(const Weights& weights, const std::string& name);
+
+// The ids that end an answer in the server.
+std::vector<int32_t> StopIds(const TokenizerSpec& spec);
 
 absl::StatusOr<std::string> ReadText(const std::string& path);
 

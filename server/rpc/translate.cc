@@ -8,7 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "server/engine/admission.h"
 #include "server/errors.h"
-#include "server/rpc/chat_prompt.h"
+#include "server/tokenizer/chat_prompt.h"
 
 namespace lift::rpc {
 namespace {

@@ -1,4 +1,4 @@
-#include "server/rpc/chat_prompt.h"
+#include "server/tokenizer/chat_prompt.h"
 
 #include <algorithm>
 #include <optional>
@@ -11,7 +11,7 @@
 #include "absl/time/time.h"
 #include "server/errors.h"
 
-namespace lift::rpc {
+namespace lift {
 namespace {
 
 // A run of the rendered text: written by the template, or the content of a message.
@@ -139,4 +139,4 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(const Tokenizer& tokenizer,
   return ControlTokens(tokenizer, whole) == template_control ? whole : apart;
 }
 
-}  // namespace lift::rpc
+}  // namespace lift

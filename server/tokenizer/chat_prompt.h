@@ -8,7 +8,7 @@
 #include "server/tokenizer/chat_template.h"
 #include "server/tokenizer/tokenizer.h"
 
-namespace lift::rpc {
+namespace lift {
 
 // Renders the template and encodes it. The control tokens of the result are exactly those the
 // template itself writes: the conversation is rendered a second time with a unique placeholder for
@@ -23,4 +23,4 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(const Tokenizer& tokenizer,
                                                 const ChatTemplate& chat_template,
                                                 const std::vector<ChatMessage>& messages);
 
-}  // namespace lift::rpc
+}  // namespace lift
