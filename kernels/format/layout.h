@@ -41,7 +41,7 @@ uint32_t Crc32(std::span<const std::byte> bytes);
 // Everything META says. The spans of tensors and vectors stay empty until the reader binds them to
 // the mapped sections.
 struct Contents {
-  std::string model_config, source_sha256, weights_sha256, report = "{}";
+  std::string model_config, source_sha256, weights_sha256, report = "{}", router;
   std::vector<LiftCode> codes;
   std::vector<LiftedTensor> tensors;
   std::vector<LiftedVector> vectors;

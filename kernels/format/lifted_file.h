@@ -132,6 +132,7 @@ class LiftedFile {
   const std::string& source_sha256() const;      // of the checkpoint it was made from
   const std::string& weights_sha256() const;     // identity of this file's weights
   const std::string& report_json() const;        // free-form calibration report
+  const std::string& router_json() const;        // trained router (router/predictor.h); "" = none
   std::span<const LiftCode> codes() const;
   std::span<const LiftedTensor> tensors() const;
   std::span<const LiftedVector> vectors() const;
@@ -152,6 +153,9 @@ class LiftedFile {
   // it in; without effect where the file is not mapped. See MappedFile.
   void Release(std::span<const std::byte> part) const;
   void Prefetch(std::span<const std::byte> part) const;
+  // Writes this file anew, with another router document ("" = none), at `path`, which may be its
+  // own. Weights and their identity stay. FAILED_PRECONDITION for a file opened with cuts.
+  absl::Status SaveWithRouter(const std::string& path, std::string router_json) const;
   std::span<const std::byte> source() const;  // the mapped SOURCE section; empty if there is none
   // Checks the checksums of the units that begin inside the prefix: for files opened without
   // verify_planes.

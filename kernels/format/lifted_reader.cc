@@ -5,11 +5,12 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
-#include "kernels/format/layout.h"
+#include "kernels/format/section_writer.h"
 
 namespace lift {
 namespace {
@@ -18,7 +19,7 @@ using format::AlignUp;
 using format::Section;
 using format::SectionKind;
 
-using ByteSpan = std::span<const std::byte>;
+using format::ByteSpan;
 
 absl::Status Invalid(const std::string& message) { return absl::InvalidArgumentError(message); }
 
@@ -111,6 +112,7 @@ struct LiftedFile::Impl {
   std::shared_ptr<const MappedFile> map;  // null for a copy
   ByteSpan bytes;
   std::vector<Section> sections;
+  bool has_cuts = false;  // of OpenOptions: variants that are not stored
   std::string tokenizer;
   format::Contents contents;
   format::Layout layout;
@@ -265,7 +267,8 @@ absl::Status LiftedFile::Impl::Load(const OpenOptions& options) {
   tokenizer.assign(reinterpret_cast<const char*>(tokenizer_bytes.data()), tokenizer_bytes.size());
   LIFT_RETURN_IF_ERROR(CheckExtents());
   LIFT_RETURN_IF_ERROR(CheckUnitSums());
-  if (!options.cuts.empty()) LIFT_RETURN_IF_ERROR(format::AddCuts(contents, layout, options.cuts));
+  has_cuts = !options.cuts.empty();
+  if (has_cuts) LIFT_RETURN_IF_ERROR(format::AddCuts(contents, layout, options.cuts));
   if (options.verify_planes) {
     constexpr uint64_t kWorthThreads = 32 << 20;
     ThreadPool pool(bytes.size() < kWorthThreads ? 1 : AvailableCores());
@@ -304,6 +307,31 @@ absl::StatusOr<std::shared_ptr<const LiftedFile>> LiftedFile::FromBytes(ByteSpan
   return Load(std::move(impl), options);
 }
 
+absl::Status LiftedFile::SaveWithRouter(const std::string& path, std::string router_json) const {
+  if (impl_->has_cuts) {
+    return absl::FailedPreconditionError("a file opened with cuts cannot be written anew");
+  }
+  format::Contents contents = impl_->contents;
+  contents.router = std::move(router_json);
+  std::string meta_text;
+  try {  // the JSON library reports text that is not UTF-8 by throwing
+    meta_text = format::MetaToJson(contents);
+  } catch (const std::exception&) {
+    return Invalid("the router document is not valid UTF-8");
+  }
+  format::Pieces meta;
+  meta.Append(format::AsBytes(meta_text));
+  std::vector<format::Pieces> rest;
+  rest.reserve(impl_->sections.size());
+  std::vector<format::SectionPart> parts = {{SectionKind::kMeta, &meta}};
+  for (const Section& section : impl_->sections) {
+    if (section.kind == SectionKind::kMeta) continue;
+    rest.emplace_back().Append(impl_->section(section.kind));
+    parts.emplace_back(section.kind, &rest.back());
+  }
+  return format::WriteSections(path, parts);
+}
+
 std::string StripName(std::string_view tensor, int k) {
   return absl::StrCat(std::string(tensor), "#", k);
 }
@@ -322,6 +350,7 @@ const std::string& LiftedFile::tokenizer_json() const { return impl_->tokenizer;
 const std::string& LiftedFile::source_sha256() const { return impl_->contents.source_sha256; }
 const std::string& LiftedFile::weights_sha256() const { return impl_->contents.weights_sha256; }
 const std::string& LiftedFile::report_json() const { return impl_->contents.report; }
+const std::string& LiftedFile::router_json() const { return impl_->contents.router; }
 std::span<const LiftCode> LiftedFile::codes() const { return impl_->contents.codes; }
 std::span<const LiftedTensor> LiftedFile::tensors() const { return impl_->contents.tensors; }
 std::span<const LiftedVector> LiftedFile::vectors() const { return impl_->contents.vectors; }

@@ -227,6 +227,7 @@ std::string MetaToJson(const Contents& contents) {
   meta["source_sha256"] = contents.source_sha256;
   meta["weights_sha256"] = contents.weights_sha256;
   meta["report"] = contents.report;
+  if (!contents.router.empty()) meta["router"] = contents.router;
   meta["plane_crc32"] = contents.unit_crcs;
   json variants = json::array();
   for (const LiftedVariant& v : contents.variants) {
@@ -254,6 +255,7 @@ absl::Status ParseMeta(std::string_view text, Contents& contents, Layout& layout
   in.Text(meta, "source_sha256", contents.source_sha256);
   in.Text(meta, "weights_sha256", contents.weights_sha256);
   in.Text(meta, "report", contents.report);
+  if (meta.contains("router")) in.Text(meta, "router", contents.router);
   ReadCodes(meta, in, contents);
   ReadTensors(meta, in, contents, stated);
   for (const json& entry : in.Array(meta, "vectors")) {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -81,6 +82,33 @@ std::string WriteSample(const std::string& name, bool with_source = true) {
   const absl::Status status = sample.writer.Finish(path);
   EXPECT_TRUE(status.ok()) << status;
   return path;
+}
+
+TEST(LiftedFile, ARouterComesAndGoesAndTheWeightsStay) {
+  for (const bool with_source : {false, true}) {
+    const std::string path = WriteSample("router", with_source), other = TempPath("routed");
+    const std::vector<std::byte> before = ReadAll(path);
+    const auto bare = *LiftedFile::Open(path);
+    EXPECT_EQ(bare->router_json(), "");
+    const std::string router(5000, 'r');  // META grows past a page: everything moves
+    ASSERT_TRUE(bare->SaveWithRouter(other, router).ok());
+    EXPECT_EQ(ReadAll(path), before);
+    const auto routed = LiftedFile::Open(other);
+    ASSERT_TRUE(routed.ok()) << routed.status();
+    EXPECT_EQ((*routed)->router_json(), router);
+    EXPECT_EQ((*routed)->weights_sha256(), bare->weights_sha256());
+    EXPECT_TRUE(std::ranges::equal((*routed)->planes(), bare->planes()));
+    EXPECT_TRUE(std::ranges::equal((*routed)->source(), bare->source()));
+    // In place, while it is open, and away again: the same bytes as before.
+    ASSERT_TRUE((*routed)->SaveWithRouter(other, "").ok());
+    EXPECT_EQ((*routed)->router_json(), router);
+    EXPECT_EQ(ReadAll(other), before);
+    const auto cut = LiftedFile::Open(path, {.cuts = {bare->variants()[0].bytes + 192}});
+    ASSERT_TRUE(cut.ok()) << cut.status();
+    EXPECT_EQ((*cut)->SaveWithRouter(other, "x").code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_EQ(bare->SaveWithRouter(other, "\xff").code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(ReadAll(other), before);
+  }
 }
 
 TEST(LiftedFile, RoundTrip) {
