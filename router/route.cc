@@ -5,56 +5,16 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "router/choose.h"
 #include "router/complexity.h"
 #include "router/router.h"
 
 namespace lift::router {
 namespace {
 
-constexpr double kNegligibleKl =
-    1e-3;  // nats; below this more bits change nothing one could notice
-constexpr double kUnfitKl =
-    0.5;  // nats; beyond this text visibly degrades: only who pins it gets it
-constexpr double kPressureStart = 0.5;     // the queue may be half full before precision suffers
-constexpr double kPressureStrength = 0.6;  // a saturated queue takes this part of the score
+constexpr double kPressureStart = 0.5;  // the queue may be half full before precision suffers
 
-bool IsSource(const VariantView& v) { return v.lambda >= 1; }
-double KnownKl(const VariantView& v) { return v.kl < 0 && IsSource(v) ? 0 : v.kl; }
-
-// Where each variant stands between the coarsest fit one (0) and the finest worth having (1): on
-// the logarithm of calibrated KL, or on lambda if some variant was not measured. Non-decreasing.
-std::vector<double> Positions(std::span<const VariantView> variants) {
-  const bool measured = std::all_of(variants.begin(), variants.end(),
-                                    [](const VariantView& v) { return KnownKl(v) >= 0; });
-  const auto scale = [&](const VariantView& v) {
-    return measured ? -std::log(std::max(KnownKl(v), kNegligibleKl)) : v.lambda;
-  };
-  // Variants unfit for AUTO stand where the coarsest fit one does, before it, so no score is
-  // nearest to them. If all are unfit, all take part.
-  const auto fit = std::find_if(variants.begin(), variants.end(), [&](const VariantView& v) {
-    return measured && KnownKl(v) <= kUnfitKl;
-  });
-  const double low = scale(fit == variants.end() ? variants.front() : *fit);
-  const double high = scale(variants.back());
-  std::vector<double> positions;
-  double position = 0;
-  for (const VariantView& v : variants) {
-    position = std::max(position, high > low       ? (scale(v) - low) / (high - low)
-                                  : scale(v) < low ? 0.0
-                                                   : 1.0);
-    positions.push_back(std::min(position, 1.0));
-  }
-  return positions;
-}
-
-// The variant nearest to the score; monotone in the score.
-int NearestVariant(double score, std::span<const double> positions) {
-  for (size_t i = 0; i + 1 < positions.size(); ++i) {
-    if (positions[i] >= 1 || score < (positions[i] + positions[i + 1]) / 2)
-      return static_cast<int>(i);
-  }
-  return static_cast<int>(positions.size()) - 1;
-}
+double KnownKl(const VariantView& v) { return v.kl < 0 && v.lambda >= 1 ? 0 : v.kl; }
 
 bool MeetsFloor(const VariantView& v, const PrecisionRequest& request) {
   if (v.lambda < request.min_lambda) return false;
@@ -85,7 +45,7 @@ std::string FloorText(const PrecisionRequest& request) {
   return text;
 }
 
-// "0.73 (reasoning words, mathematics)": the score and its two strongest causes.
+// "Complexity 0.73 (reasoning words, mathematics)": the score and its two strongest causes.
 std::string ScoreText(double score, std::vector<Evidence> evidence) {
   std::stable_sort(evidence.begin(), evidence.end(), [](const Evidence& a, const Evidence& b) {
     return a.weight * a.strength > b.weight * b.strength;
@@ -94,7 +54,8 @@ std::string ScoreText(double score, std::vector<Evidence> evidence) {
   for (size_t i = 0; i < 2 && evidence[i].weight * evidence[i].strength >= 0.05; ++i) {
     absl::StrAppend(&causes, i == 0 ? "" : ", ", std::string(evidence[i].name));
   }
-  return absl::StrFormat("%.2f (%s)", score, causes.empty() ? "nothing hard in it" : causes);
+  return absl::StrFormat("Complexity %.2f (%s)", score,
+                         causes.empty() ? "nothing hard in it" : causes);
 }
 
 absl::Status Validate(const PrecisionRequest& request, std::span<const VariantView> variants) {
@@ -146,7 +107,8 @@ absl::StatusOr<Decision> RoutePinned(double score, const PrecisionRequest& reque
                     .score = score,
                     .reason = Reason::kPinned,
                     .explanation = absl::StrCat("The request pinned ", it->name, "."),
-                    .fallback_from = ""};
+                    .fallback_from = "",
+                    .expected_kl = -1};
   }
   if (!request.allow_fallback) {
     return FloorUnavailable(absl::StrCat("pinned variant ", it->name, " does not meet ",
@@ -158,17 +120,31 @@ absl::StatusOr<Decision> RoutePinned(double score, const PrecisionRequest& reque
   return FallBack(score, to, it->name, variants, request);
 }
 
+// A cap on loss is met by what calibration measured, or the variant is not allowed; where this
+// query is expected to lose more than the mean one, the next finer variants are asked for as well.
+int RaiseToCap(int from, const Chooser& chooser, std::span<const VariantView> variants,
+               const PrecisionRequest& request, const RouterConfig& config) {
+  if (request.max_quality_loss == 0 || config.predictor == nullptr) return from;
+  const double finest = std::max(0.0, KnownKl(variants.back()));
+  const auto lost = [&](int v) { return chooser.losses()[static_cast<size_t>(v)] + finest; };
+  while (from + 1 < static_cast<int>(variants.size()) && lost(from) > request.max_quality_loss) {
+    ++from;
+  }
+  return from;
+}
+
 absl::StatusOr<Decision> RouteAuto(double score, const std::string& score_text,
-                                   const PrecisionRequest& request,
-                                   std::span<const VariantView> variants,
-                                   const SystemState& state) {
-  const std::vector<double> positions = Positions(variants);
+                                   const Chooser& chooser, const PrecisionRequest& request,
+                                   std::span<const VariantView> variants, const SystemState& state,
+                                   const RouterConfig& config) {
   const double raw = state.queue_pressure;
   const double pressure =
       raw > kPressureStart ? (std::min(raw, 1.0) - kPressureStart) / (1 - kPressureStart) : 0;
-  const int wanted = NearestVariant(score, positions);
-  const int lowered = NearestVariant(score * (1 - kPressureStrength * pressure), positions);
-  const std::optional<int> calm = NearestAllowed(wanted, variants, request);
+  const int wanted = chooser.Choose(0);
+  const auto raised = [&](int from) {
+    return NearestAllowed(RaiseToCap(from, chooser, variants, request, config), variants, request);
+  };
+  const std::optional<int> calm = raised(wanted);
   if (!calm) {
     const int finest = static_cast<int>(variants.size()) - 1;
     if (request.allow_fallback) return FallBack(score, finest, "", variants, request);
@@ -177,10 +153,10 @@ absl::StatusOr<Decision> RouteAuto(double score, const std::string& score_text,
                                          "; lower the floor or allow fallback"));
   }
   Decision d;
-  d.variant = *NearestAllowed(lowered, variants, request);
+  d.variant = *raised(chooser.Choose(pressure));
   d.score = score;
   const std::string& name = variants[d.variant].name;
-  d.explanation = absl::StrCat("Complexity ", score_text);
+  d.explanation = score_text;
   if (d.variant < *calm) {
     d.reason = Reason::kLoad;
     absl::StrAppend(&d.explanation, " asks for ", variants[*calm].name,
@@ -221,12 +197,37 @@ std::string_view ReasonName(Reason reason) {
 
 absl::StatusOr<Decision> Route(const TextFeatures& text, const PrefillSignals& prefill,
                                const PrecisionRequest& request,
-                               std::span<const VariantView> variants, const SystemState& state) {
+                               std::span<const VariantView> variants, const SystemState& state,
+                               const RouterConfig& config) {
   if (absl::Status status = Validate(request, variants); !status.ok()) return status;
-  std::vector<Evidence> evidence = CollectEvidence(text, prefill);
-  const double score = Combine(evidence);
-  if (request.mode == Mode::kPinned) return RoutePinned(score, request, variants);
-  return RouteAuto(score, ScoreText(score, std::move(evidence)), request, variants, state);
+  double score = 0, harm = 0;
+  std::string score_text;
+  if (config.predictor != nullptr) {
+    harm = config.predictor->Harm(Features(text, prefill));
+    score = config.predictor->Percentile(harm);
+    score_text = absl::StrFormat("Complexity %.2f (harder than %.0f %% of the queries trained on)",
+                                 score, 100 * score);
+  } else {
+    std::vector<Evidence> evidence = CollectEvidence(text, prefill);
+    score = Combine(evidence);
+    score_text = ScoreText(score, std::move(evidence));
+  }
+  const Chooser chooser(score, harm, variants, config);
+  auto decision = request.mode == Mode::kPinned
+                      ? RoutePinned(score, request, variants)
+                      : RouteAuto(score, score_text, chooser, request, variants, state, config);
+  if (decision.ok() && config.predictor != nullptr) {
+    decision->expected_kl = chooser.losses()[static_cast<size_t>(decision->variant)];
+  }
+  return decision;
+}
+
+std::vector<double> ExpectedLosses(const TextFeatures& text, const PrefillSignals& prefill,
+                                   std::span<const VariantView> variants,
+                                   const RouterConfig& config) {
+  if (config.predictor == nullptr || variants.empty()) return {};
+  const double harm = config.predictor->Harm(Features(text, prefill));
+  return Chooser(0, harm, variants, config).losses();
 }
 
 }  // namespace lift::router

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -58,6 +59,35 @@ struct SystemState {
   double queue_pressure = 0;  // 0 idle .. 1 saturated
 };
 
+class Predictor;  // predictor.h
+
+// What AUTO aims at. A policy is the operator's, the same for everybody.
+struct Policy {
+  enum class Kind {
+    kBalanced,  // kBudget half-way between the coarsest fit variant and the finest worth having;
+                // without a predictor the complexity score takes the place of expected loss
+    kBudget,    // so many plane bits per weight on average over queries like those trained on
+    kQuality,   // the cheapest variant whose expected loss is within a cap
+    kFixed,     // one variant for all
+  };
+  Kind kind = Kind::kBalanced;
+  double budget_bits = 0;    // kBudget
+  double max_loss = 0;       // kQuality, nats
+  std::string variant = {};  // kFixed; the finest while it is not resident
+};
+// "balanced", "budget:BITS", "quality:NATS" or "fixed:VARIANT" -> a policy, and back.
+// INVALID_ARGUMENT saying what is allowed.
+absl::StatusOr<Policy> ParsePolicy(std::string_view text);
+std::string PolicyName(const Policy& policy);
+
+// How a server routes: one policy over one model's predictor. Immutable.
+struct RouterConfig {
+  Policy policy = {};
+  std::shared_ptr<const Predictor> predictor = nullptr;  // null: the hand-made score
+  // Names the rules that decide: "heuristic-1/balanced", "trained-9f86d081884c/budget:4".
+  std::string Version() const;
+};
+
 enum class Reason { kAuto, kPinned, kFloor, kLoad, kEscalated, kFallback, kMemory };
 std::string_view ReasonName(Reason reason);  // "AUTO", "PINNED", ...
 
@@ -67,20 +97,33 @@ struct Decision {
   Reason reason = Reason::kAuto;
   std::string explanation = {};    // one line for people
   std::string fallback_from = {};  // variant that was asked for, if reason is kFallback
+  double expected_kl = -1;  // of this variant on this query, nats, to the finest; -1 = unknown
 };
 
 inline constexpr std::string_view kRouterVersion = "heuristic-1";
 
-// Complexity in [0, 1], monotone in each signal. Weights are documented in README.md.
+// The hand-made complexity in [0, 1], monotone in each signal. Weights are documented in README.md.
 double ComplexityScore(const TextFeatures& text, const PrefillSignals& prefill);
 
 // variants: ascending precision, at least one. NOT_FOUND for an unknown pinned variant;
 // FAILED_PRECONDITION (message starts with PRECISION_FLOOR_UNAVAILABLE) if no resident variant
 // satisfies the floor and fallback is not allowed. A pinned variant below its own floor is
-// FAILED_PRECONDITION too. Deterministic.
+// FAILED_PRECONDITION too. Deterministic. More bits are never chosen for a smaller budget, a larger
+// cap, more pressure or, everything else being equal, a query of less harm.
 absl::StatusOr<Decision> Route(const TextFeatures& text, const PrefillSignals& prefill,
                                const PrecisionRequest& request,
-                               std::span<const VariantView> variants, const SystemState& state);
+                               std::span<const VariantView> variants, const SystemState& state,
+                               const RouterConfig& config = {});
+
+// The coarsest variant that AUTO uses; coarser ones degrade text visibly and are left to those who
+// pin them. The first one if none is fit, or some were not measured.
+size_t FirstFitVariant(std::span<const VariantView> variants);
+
+// What each variant is expected to lose on this query, nats of KL to the finest one; empty without
+// a predictor.
+std::vector<double> ExpectedLosses(const TextFeatures& text, const PrefillSignals& prefill,
+                                   std::span<const VariantView> variants,
+                                   const RouterConfig& config);
 
 // Lets the precision of one answer rise while it is generated, when the variant that decodes it
 // turns unsure. Equal distributions give equal rises, so what was served can be computed again.
@@ -94,8 +137,15 @@ class Escalation {
   // before the finer variant has been seen for a few tokens.
   int Next(int variant, std::span<const float> logits, const PrecisionRequest& request,
            std::span<const VariantView> variants);
+  // The same of a distribution whose entropy is known, nats.
+  int NextByEntropy(int variant, double entropy, const PrecisionRequest& request,
+                    std::span<const VariantView> variants);
 
  private:
+  // False where nothing could rise, so that entropies need not be computed.
+  bool Watches(int variant, const PrecisionRequest& request,
+               std::span<const VariantView> variants) const;
+
   double entropy_;
   double average_ = 0;
   int64_t seen_ = 0;  // tokens at this variant

@@ -4,6 +4,8 @@
 
 #include <type_traits>
 
+#include "router/features.h"
+#include "router/predictor.h"
 #include "router/router.h"
 
 namespace lift::router {
@@ -27,6 +29,9 @@ static_assert(!NamesSomeone<PrefillSignals>);
 static_assert(!NamesSomeone<PrecisionRequest>);
 static_assert(!NamesSomeone<VariantView>);
 static_assert(!NamesSomeone<SystemState>);
+static_assert(!NamesSomeone<Policy>);
+static_assert(!NamesSomeone<RouterConfig>);
+static_assert(std::is_same_v<FeatureVector, std::array<double, kFeatureCount>>);
 
 // The only strings that reach Route are the names of variants: everything else is a number, a flag
 // or an enum. A field added to these types must be added here, in sight of the rule above.
@@ -50,6 +55,13 @@ constexpr bool StateIsNumbers() {
   auto& [a] = s;
   return kNumbersOnly<decltype(a)>;
 }
+// A predictor's only text is its version and its report, and they are the file's, not a request's.
+constexpr bool PredictorIsNumbers() {
+  Predictor::Knot knot;
+  auto& [a, b, c] = knot;
+  return kNumbersOnly<decltype(a), decltype(b), decltype(c)>;
+}
+static_assert(PredictorIsNumbers());
 static_assert(TextIsNumbers() && SignalsAreNumbers() && StateIsNumbers());
 
 TEST(RouterIdentity, PrecisionRequestHasFiveFieldsAndNoIdentity) {
