@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "router/predictor.h"
 #include "server/model/model_layout.h"
 
 namespace lift {
@@ -85,6 +86,32 @@ void FillInfo(const Weights& weights, const std::string& path, ServingModel& out
   info.workspace_bytes = out.transformer->workspace_bytes();
   info.device = std::string(out.backend->device());
   info.device_description = out.backend->description();
+}
+
+// The policy as configured over the predictor the file carries, if it carries one.
+absl::StatusOr<router::RouterConfig> LoadRouter(const ServerConfig& config, const Weights& weights,
+                                                std::span<const int> kept) {
+  router::RouterConfig router;
+  LIFT_ASSIGN_OR_RETURN(router.policy, router::ParsePolicy(config.route));
+  if (const std::string& fixed = router.policy.variant; !fixed.empty()) {
+    const auto named = [&](int v) {
+      return weights.variants()[static_cast<size_t>(v)].name == fixed;
+    };
+    if (std::none_of(kept.begin(), kept.end(), named)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--route ", config.route, ": no such variant is served"));
+    }
+  }
+  const LiftedFile* file = weights.file();
+  if (file == nullptr || file->router_json().empty()) return router;
+  auto predictor = router::Predictor::FromJson(file->router_json());
+  if (!predictor.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the router of '", config.model, "' cannot be used: ", predictor.status().message(),
+        " (lift-calibrate router)"));
+  }
+  router.predictor = *std::move(predictor);
+  return router;
 }
 
 }  // namespace
@@ -188,6 +215,7 @@ absl::StatusOr<std::unique_ptr<ServingModel>> LoadServingModel(const ServerConfi
   LIFT_ASSIGN_OR_RETURN(out->transformer,
                         Transformer::Create(out->weights, *out->backend, options));
   out->kept = kept;
+  LIFT_ASSIGN_OR_RETURN(out->router, LoadRouter(config, *out->weights, kept));
   out->model = std::make_unique<VariantSubset>(*out->transformer, std::move(kept));
   FillInfo(*out->weights, config.model, *out);
   // The engine takes whole blocks of it.
@@ -195,6 +223,7 @@ absl::StatusOr<std::unique_ptr<ServingModel>> LoadServingModel(const ServerConfi
   out->info.state_bytes +=
       static_cast<uint64_t>((config.swap_mb << 20) / block_bytes * block_bytes);
   out->info.kv_format = config.kv_cache;
+  out->info.router_version = out->router.Version();
   out->info.state_bytes_per_token =
       out->transformer->bytes_per_block() / out->transformer->block_tokens();
   // What is not served need not stay, what is served is read in.

@@ -6,6 +6,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/base/thread_pool.h"
+#include "router/router.h"
 #include "server/config/server_config.h"
 #include "server/model/transformer.h"
 #include "server/model_info.h"
@@ -66,7 +67,8 @@ struct ServingModel {
   std::vector<int> kept;                 // served variants, as `weights` counts them
   std::unique_ptr<VariantSubset> model;  // what the engine runs
   ModelInfo info;
-  std::string warning;  // one sentence for the log, e.g. why there is no chat template
+  router::RouterConfig router;  // the file's predictor under the configured policy
+  std::string warning;          // one sentence for the log, e.g. why there is no chat template
 };
 
 // Opens, checks and builds. The error's sentence is for the person who typed the command.

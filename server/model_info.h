@@ -30,6 +30,7 @@ struct ModelInfo {
   uint64_t state_bytes = 0, workspace_bytes = 0;
   int64_t state_bytes_per_token = 0;
   std::string device = "cpu", device_description, kv_format = "f32";
+  std::string router_version = "heuristic-1/balanced";  // RouterConfig::Version()
 };
 
 struct BuildInfo {

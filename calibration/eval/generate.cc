@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "router/router.h"
 #include "server/engine/stop_matcher.h"
+#include "server/engine/variant_views.h"
 
 namespace lift {
 namespace {
@@ -133,10 +134,7 @@ absl::StatusOr<std::vector<int32_t>> GenerateTokens(StepModel& model,
     step(part, options.prefill_variant,
          prompt.empty() ? SequenceChunk::Logits::kLast : SequenceChunk::Logits::kNone);
   }
-  std::vector<router::VariantView> views;
-  for (const LiftedVariant& v : model.variants()) {
-    views.push_back({v.name, v.lambda, v.bits_per_weight, v.full && v.kl < 0 ? 0 : v.kl, v.bytes});
-  }
+  const std::vector<router::VariantView> views = ViewsOf(model.variants());
   router::Escalation escalation(options.escalation);
   int variant = options.variant;
   for (;;) {

@@ -34,7 +34,7 @@ void ModelLedger::OnRouted(const EngineRequest& request, const RoutedEvent& even
   RoutingDecision d;
   d.model = model_.name;
   d.weights_sha256 = model_.weights_sha256;
-  d.policy = router::kRouterVersion;
+  d.policy = model_.router_version;
   d.pinned = request.precision.mode == router::Mode::kPinned;
   d.pinned_variant = request.precision.variant;
   d.min_lambda = request.precision.min_lambda;

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "router/router.h"
 
 namespace lift {
 namespace {
@@ -40,6 +41,7 @@ std::map<std::string, Setter> SettersOf(ServerConfig& c) {
           {"max_batch", into(c.max_batch)},
           {"max_queue", into(c.max_queue)},
           {"prefill_chunk", into(c.prefill_chunk)},
+          {"route", into(c.route)},
           {"escalate", into(c.escalate)},
           {"speculate", into(c.speculate)},
           {"max_message_mb", into(c.max_message_mb)},
@@ -104,6 +106,11 @@ void AddFlags(CLI::App& app, ServerConfig& c) {
   app.add_option("--max-queue", c.max_queue, "Requests that may wait; more are refused")
       ->capture_default_str();
   app.add_option("--prefill-chunk", c.prefill_chunk, "Prompt tokens read per step")
+      ->capture_default_str();
+  app.add_option("--route", c.route,
+                 "What precision AUTO aims at: balanced; budget:BITS (so many plane bits a weight "
+                 "on average); quality:NATS (the least that is expected to lose no more); or "
+                 "fixed:VARIANT. Floors of requests come first")
       ->capture_default_str();
   app.add_option("--escalate", c.escalate,
                  "Raise an answer's precision by a variant when the average entropy of its next "
@@ -306,6 +313,9 @@ absl::Status ServerConfig::Validate() const {
   LIFT_RETURN_IF_ERROR(CheckRange("--max-batch", max_batch, 1, 4096));
   LIFT_RETURN_IF_ERROR(CheckRange("--max-queue", max_queue, 0, 1000000));
   LIFT_RETURN_IF_ERROR(CheckRange("--prefill-chunk", prefill_chunk, 1, 65536));
+  if (const absl::Status policy = router::ParsePolicy(route).status(); !policy.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("--route: ", policy.message()));
+  }
   if (!(escalate >= 0 && escalate <= 20)) {
     return absl::InvalidArgumentError(
         absl::StrCat("--escalate is ", escalate, "; it must be between 0 (off) and 20 nats"));

@@ -20,10 +20,11 @@ struct ServerConfig {
       0;                // MiB of attention state; 0 = room for 4 full contexts, at most 1024 MiB
   int64_t swap_mb = 0;  // MiB beside it for preempted requests' state; 0 = it is computed again
   std::string kv_cache = std::string(KvFormatName(kDefaultKvFormat));  // see KvFormat
-  std::string verify = "start";  // checksums of what is served: start | background
-  int64_t max_batch = 32;        // sequences in a step
-  int64_t max_queue = 256;       // requests waiting; beyond this QUEUE_FULL
-  int64_t prefill_chunk = 256;   // prompt tokens per step
+  std::string verify = "start";    // checksums of what is served: start | background
+  int64_t max_batch = 32;          // sequences in a step
+  int64_t max_queue = 256;         // requests waiting; beyond this QUEUE_FULL
+  int64_t prefill_chunk = 256;     // prompt tokens per step
+  std::string route = "balanced";  // what AUTO aims at, see router::ParsePolicy
   double escalate = 0;    // nats of entropy from which on an answer's precision rises; 0 = never
   int64_t speculate = 0;  // tokens guessed ahead, at most; 0 = none
   int64_t max_message_mb = 4;         // largest request message, MiB

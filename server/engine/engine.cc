@@ -11,19 +11,9 @@
 #include "server/engine/admission.h"
 #include "server/engine/engine_loop.h"
 #include "server/engine/registry.h"
+#include "server/engine/variant_views.h"
 
 namespace lift {
-namespace {
-
-std::vector<router::VariantView> Views(std::span<const LiftedVariant> variants) {
-  std::vector<router::VariantView> views;
-  for (const LiftedVariant& v : variants) {
-    views.push_back({v.name, v.lambda, v.bits_per_weight, v.full && v.kl < 0 ? 0 : v.kl, v.bytes});
-  }
-  return views;
-}
-
-}  // namespace
 
 std::string_view FinishReasonName(FinishReason reason) {
   switch (reason) {
@@ -51,7 +41,8 @@ struct Engine::Impl {
                .max_context = model.max_context(),
                .block_tokens = model.block_tokens(),
                .num_blocks = model.num_blocks()},
-        views(Views(model.variants())),
+        views(ViewsOf(model.variants())),
+        router(options.router),
         registry(options.max_waiting, model.num_blocks(), options.first_sequence),
         loop(model, options, registry, views),
         constraints(tokenizer) {
@@ -70,6 +61,7 @@ struct Engine::Impl {
   EngineObserver* const observer;
   const AdmissionLimits limits;
   const std::vector<router::VariantView> views;
+  const router::RouterConfig router;
   RequestRegistry registry;
   EngineLoop loop;
   ConstraintCompiler constraints;
@@ -80,7 +72,7 @@ absl::Status Engine::Impl::Check(const EngineRequest& request,
                                  const router::TextFeatures& features) const {
   LIFT_RETURN_IF_ERROR(ValidateRequest(request, limits));
   LIFT_RETURN_IF_ERROR(
-      router::Route(features, {}, request.precision, ResidentViews(), {}).status());
+      router::Route(features, {}, request.precision, ResidentViews(), {}, router).status());
   return CheckDeadline(request);
 }
 
@@ -161,6 +153,8 @@ EngineLoad Engine::load() const {
   load.preemption = impl_->loop.preemption();
   return load;
 }
+
+const router::RouterConfig& Engine::router() const { return impl_->router; }
 
 std::vector<router::VariantView> Engine::variant_views() const {
   const auto resident = impl_->ResidentViews();

@@ -225,6 +225,7 @@ struct EngineOptions {
   // Precision rises inside an answer, one variant at a time, when the average entropy of what it is
   // drawn from reaches this many nats (router::Escalation); never of a pinned one. 0 = never.
   double escalation = 0;
+  router::RouterConfig router = {};  // policy and predictor of AUTO
   // Memory beside the state pool for the state of preempted sequences, which then need not be
   // computed again; rounded down to whole blocks, allocated at once and metered as state. 0 = none.
   int64_t swap_bytes = 0;
@@ -291,6 +292,7 @@ class Engine {
   SpeculationStats speculation() const;
   // Of the resident variants, ascending precision.
   std::vector<router::VariantView> variant_views() const;
+  const router::RouterConfig& router() const;
   // The `count` coarsest variants can serve now; 1 to all.
   int resident_variants() const;
   // Between two steps, drops the weights of all but the `count` coarsest variants, or brings

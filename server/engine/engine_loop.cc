@@ -37,6 +37,7 @@ EngineLoop::EngineLoop(StepModel& model, const EngineOptions& options, RequestRe
              static_cast<uint64_t>((model.num_blocks() + swap_pool_.total()) *
                                    model.bytes_per_block())),
       started_(EngineClock::now()),
+      watched_(started_),
       resident_(static_cast<int>(views_.size())) {}
 
 void EngineLoop::Run() {
@@ -79,7 +80,8 @@ void EngineLoop::TakeOver(std::shared_ptr<RequestGroup> shared) {
   }
   groups_.push_back(std::move(shared));
   const auto resident = std::span(views_).first(static_cast<size_t>(resident_.load()));
-  const auto route = router::Route(group.features, {}, request.precision, resident, {});
+  const auto route =
+      router::Route(group.features, {}, request.precision, resident, {}, options_.router);
   if (!route.ok()) return FinishAll(group, FinishReason::kError, route.status());
   RefuseIfLate(*group.choices[0]);
 }
@@ -116,6 +118,7 @@ void EngineLoop::EndExpired() {
 
 void EngineLoop::RunStep() {
   const auto now = EngineClock::now();
+  WatchQueue(now);
   WantDrafts();
   StepPlan plan = Plan(now);
   Apply(plan, now);
@@ -132,6 +135,13 @@ void EngineLoop::RunStep() {
   Advance(plan, chunks);
   JudgeGuesses(plan, delivered_ - before, seconds);
   Sweep();
+}
+
+void EngineLoop::WatchQueue(EngineClock::time_point now) {
+  pressure_.Update(static_cast<double>(registry_.load().waiting) /
+                       static_cast<double>(std::max<int64_t>(1, options_.max_waiting)),
+                   std::chrono::duration<double>(now - watched_).count());
+  watched_ = now;
 }
 
 StepPlan EngineLoop::Plan(EngineClock::time_point now) const {
@@ -324,12 +334,10 @@ void EngineLoop::Decide(LiveRequest& request, std::span<const float> logits) {
   }
   const auto start = EngineClock::now();
   const auto signals = router::SignalsFromLogits(logits, request.prompt_tokens());
-  const router::SystemState state{
-      .queue_pressure = static_cast<double>(registry_.load().waiting) /
-                        static_cast<double>(std::max<int64_t>(1, options_.max_waiting))};
+  const router::SystemState state{.queue_pressure = pressure_.value()};
   const auto resident = std::span(views_).first(static_cast<size_t>(resident_.load()));
-  auto decision =
-      router::Route(group.features, signals, request.request.precision, resident, state);
+  auto decision = router::Route(group.features, signals, request.request.precision, resident, state,
+                                options_.router);
   LIFT_CHECK(decision.ok());  // checked at submission; signals and load cannot change it
   request.reason = decision->reason;
   request.variant = decision->variant;

@@ -6,6 +6,8 @@
 #include <memory>
 #include <vector>
 
+#include "router/pressure.h"
+#include "router/router.h"
 #include "server/engine/fair_share.h"
 #include "server/engine/planner.h"
 #include "server/engine/prefix_cache.h"
@@ -95,6 +97,7 @@ class EngineLoop {
   void Advance(const StepPlan& plan, const std::vector<SequenceChunk>& chunks);
   void AddPromptLogprobs(LiveRequest& request, int64_t tokens, std::span<const float> rows);
   void Decide(LiveRequest& request, std::span<const float> logits);
+  void WatchQueue(EngineClock::time_point now);
   void Escalate(LiveRequest& request, std::span<const float> logits);
   void Deliver(LiveRequest& request, std::span<const float> logits);
   void DeliverGuessed(LiveRequest& request, std::span<const float> rows);
@@ -127,8 +130,10 @@ class EngineLoop {
   std::vector<DraftControl> controls_;  // by source, then by size of batch
   std::atomic<int64_t> looked_up_{0}, looked_up_accepted_{0}, drafted_{0}, drafted_accepted_{0};
   const EngineClock::time_point started_;
-  uint64_t settled_micros_ = 0;  // since started_
-  int64_t delivered_ = 0;        // tokens
+  router::PressureGauge pressure_;   // of the queue
+  EngineClock::time_point watched_;  // when the queue was last looked at
+  uint64_t settled_micros_ = 0;      // since started_
+  int64_t delivered_ = 0;            // tokens
   // Of those that finished, moving averages: what the next ones are expected to need.
   double expected_tokens_ = 0, expected_cost_ = 0;
   StepTimes step_times_;

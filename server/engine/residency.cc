@@ -13,7 +13,8 @@ namespace lift {
 absl::Status EngineLoop::CheckResident(const LiveRequest& request, int count) const {
   if (request.finished || (request.decided && request.variant < count)) return absl::OkStatus();
   const auto left = std::span(views_).first(static_cast<size_t>(count));
-  const auto route = router::Route(request.group.features, {}, request.request.precision, left, {});
+  const auto route = router::Route(request.group.features, {}, request.request.precision, left, {},
+                                   options_.router);
   if (route.ok()) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(
       "PRECISION_IN_USE: request '", request.request.request_id, "' needs what would be dropped (",

@@ -69,11 +69,12 @@ api::ServedBy ToServedBy(const ModelInfo& model, const BuildInfo& build,
   served.set_bits_per_weight(info.bits_per_weight);
   served.set_kv_format(model.kv_format);
   served.set_device(model.device);
-  served.set_router_version(std::string(router::kRouterVersion));
+  served.set_router_version(model.router_version);
   served.set_complexity_score(decision.score);
   served.set_reason(ToReason(decision.reason));
   served.set_fallback_from(decision.fallback_from);
   if (info.kl >= 0) served.set_calibrated_kl(info.kl);
+  if (decision.expected_kl >= 0) served.set_expected_kl(decision.expected_kl);
   served.set_system_fingerprint(Fingerprint(model, build, info.name));
   served.set_explanation(decision.explanation);
   return served;

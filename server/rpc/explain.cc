@@ -31,15 +31,17 @@ absl::Status Explain(const ServiceContext& services, const api::ExplainRouteRequ
   LIFT_ASSIGN_OR_RETURN(const Prompt prompt, PromptOf(services, request));
   LIFT_ASSIGN_OR_RETURN(const router::PrecisionRequest precision, ToPrecision(request.precision()));
   const std::vector<router::VariantView> views = services.engine.variant_views();
+  const router::RouterConfig& config = services.engine.router();
   const router::TextFeatures features = router::ExtractTextFeatures(prompt.text, prompt.turns);
   const router::PrefillSignals no_prefill;
   LIFT_ASSIGN_OR_RETURN(const router::Decision decision,
-                        router::Route(features, no_prefill, precision, views, {}));
+                        router::Route(features, no_prefill, precision, views, {}, config));
 
   *response.mutable_served_by() =
       ToServedBy(services.model, services.shared.build, decision, decision.variant);
   response.set_prompt_tokens(static_cast<int64_t>(prompt.ids.size()));
   response.set_prefill_used(false);
+  const std::vector<double> losses = router::ExpectedLosses(features, no_prefill, views, config);
   for (size_t i = 0; i < views.size(); ++i) {
     const VariantInfo& info = services.model.variants.at(i);
     auto& assessment = *response.add_variants();
@@ -48,6 +50,7 @@ absl::Status Explain(const ServiceContext& services, const api::ExplainRouteRequ
     assessment.set_bits_per_weight(info.bits_per_weight);
     assessment.set_bytes(info.bytes);
     if (info.kl >= 0) assessment.set_calibrated_kl(info.kl);
+    if (!losses.empty()) assessment.set_expected_kl(losses[i]);
     assessment.set_chosen(static_cast<int>(i) == decision.variant);
     // The router itself judges: would it serve this variant if it were pinned under the same
     // floors?
@@ -55,7 +58,7 @@ absl::Status Explain(const ServiceContext& services, const api::ExplainRouteRequ
     pinned.mode = router::Mode::kPinned;
     pinned.variant = info.name;
     pinned.allow_fallback = false;
-    const auto judged = router::Route(features, no_prefill, pinned, views, {});
+    const auto judged = router::Route(features, no_prefill, pinned, views, {}, config);
     assessment.set_allowed(judged.ok());
     if (!judged.ok()) assessment.set_refusal(std::string(judged.status().message()));
   }

@@ -200,7 +200,7 @@ grpc::ServerUnaryReactor* ModelService::GetServerInfo(Context* context, const By
         response.set_device(services.model.device);
         response.set_device_description(services.model.device_description);
         *response.mutable_start_time() = ToTimestamp(UnixMicros(services.shared.build.start_time));
-        response.set_router_version(std::string(router::kRouterVersion));
+        response.set_router_version(services.model.router_version);
         return absl::OkStatus();
       });
 }
