@@ -10,6 +10,7 @@
 #include "calibration/calibrator.h"
 #include "calibration/export/export_command.h"
 #include "calibration/plan_command.h"
+#include "calibration/router_command.h"
 #include "nlohmann/json.hpp"
 
 namespace {
@@ -197,6 +198,8 @@ int main(int argc, char** argv) {
   if (argc > 1 && std::string_view(argv[1]) == "export")
     return lift::ExportMain(argc - 1, argv + 1);
   if (argc > 1 && std::string_view(argv[1]) == "plan") return lift::PlanMain(argc - 1, argv + 1);
+  if (argc > 1 && std::string_view(argv[1]) == "router")
+    return lift::RouterMain(argc - 1, argv + 1);
   CLI::App app;
   Arguments arguments;
   Describe(app, arguments);

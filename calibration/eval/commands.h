@@ -1,10 +1,11 @@
-// The four commands of lift-eval, each from its options to the text on stdout.
+// The five commands of lift-eval, each from its options to the text on stdout.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "calibration/router/collect.h"
 #include "kernels/base/kv_format.h"
 #include "kernels/base/status.h"
 #include "kernels/format/lifted_file.h"
@@ -52,9 +53,18 @@ struct TokenizeOptions {
   bool add_special = true, parse_special = true;
 };
 
+struct RouterOptions {
+  CollectRequest collect;  // prompts and how they are answered; the rest comes from CommonOptions
+  std::vector<double> levels;  // mean bits to compare at
+  int resamples = 1000;
+  std::string policy = "balanced";  // for the table by kind
+  std::string plot;                 // SVG to write
+};
+
 absl::Status RunPerplexity(const CommonOptions& common, const PerplexityOptions& options);
 absl::Status RunGenerate(const CommonOptions& common, const GenerateCommandOptions& options);
 absl::Status RunLogits(const CommonOptions& common, const LogitsOptions& options);
 absl::Status RunTokenize(const CommonOptions& common, const TokenizeOptions& options);
+absl::Status RunRouter(const CommonOptions& common, const RouterOptions& options);
 
 }  // namespace lift::eval

@@ -68,6 +68,39 @@ void AddEndOptions(CLI::App& app, GenerateCommandOptions& o) {
   AddConstraintFlags(app, o.constraint);
 }
 
+void AddRouterOptions(CLI::App& app, RouterOptions& o) {
+  TraceOptions& trace = o.collect.trace;
+  app.add_option("--prompts", o.collect.prompts,
+                 "JSON lines with \"prompt\" or \"messages\", none of them trained on")
+      ->required();
+  app.add_option("--traces", o.collect.traces,
+                 "Keep what was measured in this file, or use what is in it");
+  app.add_option("--limit", o.collect.limit, "Only the first so many prompts; 0 = all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option(
+         "--levels", o.levels,
+         "Budgets in mean bits per weight to compare at; default three between the coarsest "
+         "fit variant and the finest")
+      ->delimiter(',')
+      ->check(CLI::Range(0.5, 32.0));
+  app.add_option("--max-new-tokens", trace.max_new_tokens, "Tokens of an answer, at most")
+      ->check(CLI::Range(2, 4096))
+      ->capture_default_str();
+  app.add_option("--temperature", trace.temperature,
+                 "Of the answers; 1 = the model's own distribution, 0 = greedy")
+      ->check(CLI::Range(0.0, 100.0))
+      ->capture_default_str();
+  app.add_option("--seed", trace.seed, "Of the answers")->capture_default_str();
+  app.add_option("--resamples", o.resamples, "Bootstrap samples behind the intervals")
+      ->check(CLI::Range(0, 1000000))
+      ->capture_default_str();
+  app.add_option("--route", o.policy,
+                 "Policy whose choices are shown by kind of prompt, as for lift-server")
+      ->capture_default_str();
+  app.add_option("--plot", o.plot, "Write the curves as SVG");
+}
+
 // Wrong input is the caller's to mend (2); the rest is work that failed (1).
 int ExitCode(const absl::Status& status) {
   switch (status.code()) {
@@ -92,6 +125,7 @@ int Main(int argc, char** argv) {
   GenerateCommandOptions generate;
   LogitsOptions logits;
   TokenizeOptions tokenize;
+  RouterOptions router;
   app.require_subcommand(0, 1);
 
   AddModelOptions(app, common, false);
@@ -153,6 +187,15 @@ int Main(int argc, char** argv) {
   tokenize_app->add_flag("!--plain", tokenize.parse_special,
                          "Special tokens written in the text stay plain text");
 
+  CLI::App* router_app = app.add_subcommand(
+      "router",
+      "Judge the router of a lifted file on prompts: mean KL to the finest variant against the "
+      "best "
+      "single precision at equal cost, with random mixing, a cascade and an oracle.");
+  AddModelOptions(*router_app, common, true);
+  AddStateOption(*router_app, common);
+  AddRouterOptions(*router_app, router);
+
   try {
     app.parse(argc, argv);
     if (app.get_subcommands().empty() && (common.model.empty() || common.text_path.empty())) {
@@ -164,6 +207,7 @@ int Main(int argc, char** argv) {
   const absl::Status status = generate_app->parsed()   ? RunGenerate(common, generate)
                               : logits_app->parsed()   ? RunLogits(common, logits)
                               : tokenize_app->parsed() ? RunTokenize(common, tokenize)
+                              : router_app->parsed()   ? RunRouter(common, router)
                                                        : RunPerplexity(common, perplexity);
   if (!status.ok()) std::fprintf(stderr, "lift-eval: %s\n", std::string(status.message()).c_str());
   return ExitCode(status);
