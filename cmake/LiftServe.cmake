@@ -48,10 +48,16 @@ function(lift_program name)
   target_link_libraries(${name} PRIVATE lift_options ${A_DEPS})
 endfunction()
 
+# For code whose own speed does not matter: what is tested is in the libraries. A test compiles in two thirds of the time.
+function(lift_compile_fast target)
+  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
+endfunction()
+
 # lift_test(NAME SOURCES a_test.cc [DEPS targets...] [LABELS l...]): one GoogleTest binary, one CTest entry.
 function(lift_test name)
   cmake_parse_arguments(A "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
   add_executable(${name} ${A_SOURCES})
+  lift_compile_fast(${name})
   target_link_libraries(${name} PRIVATE lift_options ${A_DEPS} GTest::gtest GTest::gmock GTest::gtest_main)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   target_compile_definitions(${name} PRIVATE LIFT_TEST_DATA="${CMAKE_SOURCE_DIR}/tests/golden")
