@@ -10,7 +10,7 @@ tests/integration/requirements.txt.
 speed: simple and complex prompts half and half, a few at a time; tokens per second of a server that serves everything
 at its finest variant, and of one that routes, in alternating rounds. Prompts are the same in every round.
 overload: open loop. First at half of what the finest variant serves, then at FACTOR times as much for a third of the
-time, then at half again; some requests ask for a floor. Prints mean precision, queue and refusals by second.
+time, then at half again; some requests ask for a floor. Prints mean precision and refusals over the time of the decision.
 """
 
 import argparse
@@ -137,8 +137,9 @@ def report_overload(args, events):
     broken, points = 0, []
     print(f"{'seconds':>9} {'requests':>9} {'lambda':>8} {'floored':>8} {'TTFT':>7} {'refused':>8}")
     width = args.seconds / 24
+    decided = lambda event: event[0] + (0 if isinstance(event[2], str) else event[2][3])  # noqa: E731  when precision was chosen
     for i in range(24):
-        part = [e for e in events if i * width <= e[0] < (i + 1) * width]
+        part = [e for e in events if i * width <= decided(e) < (i + 1) * width]
         served = [e for e in part if not isinstance(e[2], str)]
         broken += sum(floor > 0 and answer[1] < floor for _, floor, answer in served)
         free, floored = [e[2][1] for e in served if not e[1]], [e[2][1] for e in served if e[1]]
@@ -157,7 +158,7 @@ def plot(path, points, args):
         "<svg xmlns='http://www.w3.org/2000/svg' width='800' height='380' font-family='sans-serif' font-size='13'>"
         "<rect width='800' height='380' fill='white'/>"
         f"<rect x='{begin:.0f}' y='40' width='{end - begin:.0f}' height='300' fill='#fee'/><text x='{begin + 6:.0f}' y='56'>{args.factor:g}x overload</text>"
-        f"<text x='60' y='28'>mean lambda of requests without a floor, by arrival; {args.seconds:g} s</text>"
+        f"<text x='60' y='28'>mean lambda of requests without a floor, when it was chosen; {args.seconds:g} s</text>"
         + "".join(f"<line x1='60' x2='760' y1='{340 - 300 * v:.0f}' y2='{340 - 300 * v:.0f}' stroke='#ddd'/><text x='30' y='{344 - 300 * v:.0f}'>{v}</text>"
                   for v in (0, 0.25, 0.5, 0.75, 1))
         + f"<polyline points='{line}' fill='none' stroke='#d62728' stroke-width='2'/></svg>\n", encoding="utf-8")
