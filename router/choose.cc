@@ -14,9 +14,6 @@ constexpr double kPressureStrength = 0.6;  // a saturated queue takes this part 
 constexpr double kLeastPrice = 1e-9, kMostPrice = 1e3;  // nats for one bit
 constexpr int kPriceSteps = 30;                         // halvings of their logarithm's range
 
-bool IsSource(const VariantView& v) { return v.lambda >= 1; }
-double KnownKl(const VariantView& v) { return v.kl < 0 && IsSource(v) ? 0 : v.kl; }
-
 bool AllMeasured(std::span<const VariantView> variants) {
   return std::all_of(variants.begin(), variants.end(),
                      [](const VariantView& v) { return KnownKl(v) >= 0; });

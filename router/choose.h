@@ -9,6 +9,9 @@
 
 namespace lift::router {
 
+// As calibrated, nats; -1 = unknown. The source does not diverge from itself.
+inline double KnownKl(const VariantView& v) { return v.kl < 0 && v.lambda >= 1 ? 0 : v.kl; }
+
 // One query before one set of variants. Borrows all of its arguments.
 class Chooser {
  public:

@@ -14,8 +14,6 @@ namespace {
 
 constexpr double kPressureStart = 0.5;  // the queue may be half full before precision suffers
 
-double KnownKl(const VariantView& v) { return v.kl < 0 && v.lambda >= 1 ? 0 : v.kl; }
-
 bool MeetsFloor(const VariantView& v, const PrecisionRequest& request) {
   if (v.lambda < request.min_lambda) return false;
   const double kl = KnownKl(v);
