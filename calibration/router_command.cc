@@ -55,6 +55,8 @@ void Describe(CLI::App& app, Options& o) {
       ->check(CLI::Range(0.0, 100.0))
       ->capture_default_str();
   app.add_option("--seed", o.collect.trace.seed, "of the answers")->capture_default_str();
+  app.add_flag("--exact", o.collect.trace.exact,
+               "score with the roundings of decoding instead of a prompt's; several times slower");
   app.add_option("--folds", o.folds, "splits of the sources to test on")
       ->check(CLI::Range(2, 20))
       ->capture_default_str();

@@ -85,7 +85,7 @@ class Router(unittest.TestCase):
     def test_it_is_judged_on_other_prompts(self):
         plot = ROOT / "curves.svg"
         done = harness.run_json(harness.program("lift-eval"), "router", "--model", str(self.trained), "--prompts", str(PROMPTS / "test.jsonl"),
-                                "--max-new-tokens", "12", "--resamples", "100", "--plot", str(plot), "--json")
+                                "--max-new-tokens", "12", "--resamples", "100", "--plot", str(plot), "--exact", "--json")
         self.assertEqual(done["router_version"], self.version)
         self.assertEqual(len(done["levels"]), 3)
         for level in done["levels"]:
