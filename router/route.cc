@@ -131,10 +131,18 @@ int RaiseToCap(int from, const Chooser& chooser, std::span<const VariantView> va
   return from;
 }
 
-absl::StatusOr<Decision> RouteAuto(double score, const std::string& score_text,
-                                   const Chooser& chooser, const PrecisionRequest& request,
-                                   std::span<const VariantView> variants, const SystemState& state,
-                                   const RouterConfig& config) {
+// Which is refused depends on the request and the variants alone.
+absl::Status CheckAuto(const PrecisionRequest& request, std::span<const VariantView> variants) {
+  if (request.allow_fallback || NearestAllowed(0, variants, request)) return absl::OkStatus();
+  return FloorUnavailable(absl::StrCat("no resident variant meets ", FloorText(request),
+                                       "; the finest is ", variants.back().name,
+                                       "; lower the floor or allow fallback"));
+}
+
+// Of a request that CheckAuto lets pass.
+Decision RouteAuto(double score, const std::string& score_text, const Chooser& chooser,
+                   const PrecisionRequest& request, std::span<const VariantView> variants,
+                   const SystemState& state, const RouterConfig& config) {
   const double raw = state.queue_pressure;
   const double pressure =
       raw > kPressureStart ? (std::min(raw, 1.0) - kPressureStart) / (1 - kPressureStart) : 0;
@@ -145,13 +153,10 @@ absl::StatusOr<Decision> RouteAuto(double score, const std::string& score_text,
   const std::optional<int> calm = raised(wanted);
   if (!calm) {
     const int finest = static_cast<int>(variants.size()) - 1;
-    if (request.allow_fallback) return FallBack(score, finest, "", variants, request);
-    return FloorUnavailable(absl::StrCat("no resident variant meets ", FloorText(request),
-                                         "; the finest is ", variants[finest].name,
-                                         "; lower the floor or allow fallback"));
+    return FallBack(score, finest, "", variants, request);
   }
   Decision d;
-  d.variant = *raised(chooser.Choose(pressure));
+  d.variant = pressure > 0 ? *raised(chooser.Choose(pressure)) : *calm;
   d.score = score;
   const std::string& name = variants[d.variant].name;
   d.explanation = score_text;
@@ -193,11 +198,18 @@ std::string_view ReasonName(Reason reason) {
   return "UNKNOWN";
 }
 
+absl::Status CheckPrecision(const PrecisionRequest& request,
+                            std::span<const VariantView> variants) {
+  if (absl::Status status = Validate(request, variants); !status.ok()) return status;
+  return request.mode == Mode::kPinned ? RoutePinned(0, request, variants).status()
+                                       : CheckAuto(request, variants);
+}
+
 absl::StatusOr<Decision> Route(const TextFeatures& text, const PrefillSignals& prefill,
                                const PrecisionRequest& request,
                                std::span<const VariantView> variants, const SystemState& state,
                                const RouterConfig& config) {
-  if (absl::Status status = Validate(request, variants); !status.ok()) return status;
+  if (absl::Status status = CheckPrecision(request, variants); !status.ok()) return status;
   double score = 0, harm = 0;
   std::string score_text;
   if (config.predictor != nullptr) {
@@ -210,12 +222,13 @@ absl::StatusOr<Decision> Route(const TextFeatures& text, const PrefillSignals& p
     score = Combine(evidence);
     score_text = ScoreText(score, std::move(evidence));
   }
-  const Chooser chooser(score, harm, variants, config);
   auto decision = request.mode == Mode::kPinned
                       ? RoutePinned(score, request, variants)
-                      : RouteAuto(score, score_text, chooser, request, variants, state, config);
-  if (decision.ok() && config.predictor != nullptr) {
-    decision->expected_kl = chooser.losses()[static_cast<size_t>(decision->variant)];
+                      : RouteAuto(score, score_text, Chooser(score, harm, variants, config),
+                                  request, variants, state, config);
+  if (config.predictor != nullptr) {
+    const VariantView& chosen = variants[static_cast<size_t>(decision->variant)];
+    decision->expected_kl = config.predictor->ExpectedKl(harm, chosen.bits_per_weight);
   }
   return decision;
 }
@@ -223,9 +236,13 @@ absl::StatusOr<Decision> Route(const TextFeatures& text, const PrefillSignals& p
 std::vector<double> ExpectedLosses(const TextFeatures& text, const PrefillSignals& prefill,
                                    std::span<const VariantView> variants,
                                    const RouterConfig& config) {
-  if (config.predictor == nullptr || variants.empty()) return {};
+  std::vector<double> losses;
+  if (config.predictor == nullptr) return losses;
   const double harm = config.predictor->Harm(Features(text, prefill));
-  return Chooser(0, harm, variants, config).losses();
+  for (const VariantView& v : variants) {
+    losses.push_back(config.predictor->ExpectedKl(harm, v.bits_per_weight));
+  }
+  return losses;
 }
 
 }  // namespace lift::router

@@ -105,6 +105,9 @@ inline constexpr std::string_view kRouterVersion = "heuristic-1";
 // The hand-made complexity in [0, 1], monotone in each signal. Weights are documented in README.md.
 double ComplexityScore(const TextFeatures& text, const PrefillSignals& prefill);
 
+// What Route would refuse, whatever the prompt, the load and the policy; much cheaper than it.
+absl::Status CheckPrecision(const PrecisionRequest& request, std::span<const VariantView> variants);
+
 // variants: ascending precision, at least one. NOT_FOUND for an unknown pinned variant;
 // FAILED_PRECONDITION (message starts with PRECISION_FLOOR_UNAVAILABLE) if no resident variant
 // satisfies the floor and fallback is not allowed. A pinned variant below its own floor is

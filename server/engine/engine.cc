@@ -50,7 +50,7 @@ struct Engine::Impl {
     thread = std::thread([this] { loop.Run(); });
   }
 
-  absl::Status Check(const EngineRequest& request, const router::TextFeatures& features) const;
+  absl::Status Check(const EngineRequest& request) const;
   absl::Status CheckDeadline(const EngineRequest& request) const;
   void CompileConstraint(std::shared_ptr<RequestGroup> group);
   std::span<const router::VariantView> ResidentViews() const {
@@ -68,11 +68,9 @@ struct Engine::Impl {
   std::thread thread;
 };
 
-absl::Status Engine::Impl::Check(const EngineRequest& request,
-                                 const router::TextFeatures& features) const {
+absl::Status Engine::Impl::Check(const EngineRequest& request) const {
   LIFT_RETURN_IF_ERROR(ValidateRequest(request, limits));
-  LIFT_RETURN_IF_ERROR(
-      router::Route(features, {}, request.precision, ResidentViews(), {}, router).status());
+  LIFT_RETURN_IF_ERROR(router::CheckPrecision(request.precision, ResidentViews()));
   return CheckDeadline(request);
 }
 
@@ -125,15 +123,14 @@ absl::StatusOr<std::string> Engine::Submit(EngineRequest request,
     if (impl_->observer != nullptr) impl_->observer->OnRejected(rejected, status);
     return status;
   };
-  const auto features = router::ExtractTextFeatures(request.prompt_text, request.turns);
-  absl::Status status = impl_->Check(request, features);
+  absl::Status status = impl_->Check(request);
   if (!status.ok()) return reject(request, std::move(status));
   auto live = std::make_shared<RequestGroup>(
       std::move(request), std::move(listener), *impl_->tokenizer,
       RequestGroup::Pools{impl_->loop.pool(), impl_->loop.swap_pool()}, impl_->limits.block_tokens,
       static_cast<int>(impl_->views.size()) - 1);
-  live->features = features;
-  live->kind = router::KindOf(features, live->request.prompt_text);
+  live->features = router::ExtractTextFeatures(live->request.prompt_text, live->request.turns);
+  live->kind = router::KindOf(live->features, live->request.prompt_text);
   status = impl_->registry.Add(live);
   if (!status.ok()) return reject(live->request, std::move(status));
   std::string id = live->request.request_id;

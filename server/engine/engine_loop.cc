@@ -80,9 +80,8 @@ void EngineLoop::TakeOver(std::shared_ptr<RequestGroup> shared) {
   }
   groups_.push_back(std::move(shared));
   const auto resident = std::span(views_).first(static_cast<size_t>(resident_.load()));
-  const auto route =
-      router::Route(group.features, {}, request.precision, resident, {}, options_.router);
-  if (!route.ok()) return FinishAll(group, FinishReason::kError, route.status());
+  const absl::Status precision = router::CheckPrecision(request.precision, resident);
+  if (!precision.ok()) return FinishAll(group, FinishReason::kError, precision);
   RefuseIfLate(*group.choices[0]);
 }
 

@@ -13,12 +13,11 @@ namespace lift {
 absl::Status EngineLoop::CheckResident(const LiveRequest& request, int count) const {
   if (request.finished || (request.decided && request.variant < count)) return absl::OkStatus();
   const auto left = std::span(views_).first(static_cast<size_t>(count));
-  const auto route = router::Route(request.group.features, {}, request.request.precision, left, {},
-                                   options_.router);
-  if (route.ok()) return absl::OkStatus();
+  const absl::Status status = router::CheckPrecision(request.request.precision, left);
+  if (status.ok()) return status;
   return absl::FailedPreconditionError(absl::StrCat(
       "PRECISION_IN_USE: request '", request.request.request_id, "' needs what would be dropped (",
-      route.status().message(), "); try again when it has ended, or cancel it"));
+      status.message(), "); try again when it has ended, or cancel it"));
 }
 
 // The first refusal, with everybody who refuses.

@@ -58,9 +58,9 @@ absl::Status Explain(const ServiceContext& services, const api::ExplainRouteRequ
     pinned.mode = router::Mode::kPinned;
     pinned.variant = info.name;
     pinned.allow_fallback = false;
-    const auto judged = router::Route(features, no_prefill, pinned, views, {}, config);
+    const absl::Status judged = router::CheckPrecision(pinned, views);
     assessment.set_allowed(judged.ok());
-    if (!judged.ok()) assessment.set_refusal(std::string(judged.status().message()));
+    if (!judged.ok()) assessment.set_refusal(std::string(judged.message()));
   }
   return absl::OkStatus();
 }

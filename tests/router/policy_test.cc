@@ -153,6 +153,7 @@ TEST(Policy, FloorsHoldInAHundredThousandRandomRequests) {
       if (random.Int(0, 1) == 0) request.max_quality_loss = random.Real(1e-4, 1);
       const auto decision =
           Route(random.Text(), random.Prefill(), request, variants, {random.Real(0, 1.2)}, config);
+      EXPECT_EQ(CheckPrecision(request, variants), decision.status());
       if (!decision.ok()) {
         ++refused;
         continue;
