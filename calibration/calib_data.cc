@@ -9,6 +9,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "calibration/chat_lines.h"
 #include "nlohmann/json.hpp"
 #include "server/tokenizer/chat_template.h"
 
@@ -44,14 +45,9 @@ absl::StatusOr<std::string> LineText(const nlohmann::json& line, const std::stri
     return absl::InvalidArgumentError(
         absl::StrCat(where, ": each line must be an object with \"text\" or \"messages\""));
   }
-  std::vector<ChatMessage> messages;
-  for (const auto& m : line["messages"]) {
-    if (!m.is_object() || !m.contains("role") || !m.contains("content") || !m["role"].is_string() ||
-        !m["content"].is_string()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(where, ": each message needs a string \"role\" and a string \"content\""));
-    }
-    messages.push_back({m["role"].get<std::string>(), m["content"].get<std::string>()});
+  auto messages = ReadMessages(line["messages"]);
+  if (!messages.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(where, ": ", messages.status().message()));
   }
   if (chat == nullptr) {
     if (tokenizer.spec().chat_template.empty()) {
@@ -60,7 +56,7 @@ absl::StatusOr<std::string> LineText(const nlohmann::json& line, const std::stri
     }
     LIFT_ASSIGN_OR_RETURN(chat, ChatTemplate::Compile(tokenizer.spec().chat_template));
   }
-  return chat->Render(messages, {false, tokenizer.spec().bos_token, tokenizer.spec().eos_token});
+  return chat->Render(*messages, {false, tokenizer.spec().bos_token, tokenizer.spec().eos_token});
 }
 
 absl::StatusOr<std::vector<int32_t>> SourceTokens(const std::string& path,

@@ -262,21 +262,22 @@ class Evaluator {
     for (Curve* curve : {&router, &single, &random, &oracle, &cascade}) {
       std::stable_sort(curve->points.begin(), curve->points.end(),
                        [](const CurvePoint& a, const CurvePoint& b) { return a.bits < b.bits; });
-      Summarize(*curve, fixed);
+      const bool mixed = curve == &random;  // linear in cost, not in its logarithm
+      Summarize(*curve, fixed.front().kl, [&](double bits) {
+        return mixed ? RandomKl(fixed, bits) : Interpolate(curve->points, bits);
+      });
       out.curves.push_back(std::move(*curve));
     }
   }
 
   // Performance gap recovered at shares of the cost gap.
-  void Summarize(Curve& curve, std::span<const CurvePoint> fixed) const {
+  void Summarize(Curve& curve, double worst, const std::function<double(double)>& kl_at) const {
     constexpr int kSteps = 100;
     curve.cpt50 = curve.cpt80 = 1;
     double sum = 0;
     for (int i = kSteps; i >= 0; --i) {
       const double share = static_cast<double>(i) / kSteps;
-      const double kl = curve.name == "random" ? RandomKl(fixed, Between(share))
-                                               : Interpolate(curve.points, Between(share));
-      const double recovered = 1 - kl / fixed.front().kl;
+      const double recovered = 1 - kl_at(Between(share)) / worst;
       sum += recovered * (i == 0 || i == kSteps ? 0.5 : 1) / kSteps;
       if (recovered >= 0.5) curve.cpt50 = share;
       if (recovered >= 0.8) curve.cpt80 = share;

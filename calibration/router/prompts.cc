@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "calibration/chat_lines.h"
 #include "server/tokenizer/chat_prompt.h"
 
 namespace lift {
@@ -64,14 +65,7 @@ class Reader {
         !prompt->get_ref<const std::string&>().empty()) {
       messages.push_back({"user", *prompt});
     } else if (turns != value.end() && turns->is_array()) {
-      for (const json& turn : *turns) {
-        const auto role = turn.find("role"), content = turn.find("content");
-        if (!turn.is_object() || role == turn.end() || content == turn.end() ||
-            !role->is_string() || !content->is_string()) {
-          return absl::InvalidArgumentError("has a message without \"role\" and \"content\"");
-        }
-        messages.push_back({*role, *content});
-      }
+      LIFT_ASSIGN_OR_RETURN(messages, ReadMessages(*turns));
     }
     if (messages.empty()) {
       return absl::InvalidArgumentError("has neither a \"prompt\" nor \"messages\" with text");
