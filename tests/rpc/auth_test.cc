@@ -15,14 +15,10 @@ using Status = grpc::Status;
 class AuthTest : public RpcTest {
  protected:
   void SetUp() override {
-    const auto entry = [](const NewKey& key, const char* tenant, const char* role) {
-      return absl::StrCat(R"({"id": ")", key.id, R"(", "tenant": ")", tenant, R"(", "role": ")",
-                          role, R"(", "salt": ")", key.salt_hex, R"(", "hash": ")", key.hash_hex,
-                          R"("})");
-    };
     const std::string path = testing::TempDir() + "auth_keys.json";
-    std::ofstream(path) << R"({"keys": [)" << entry(acme_, "acme", "user") << ","
-                        << entry(other_, "other", "user") << "," << entry(admin_, "ops", "admin")
+    std::ofstream(path) << R"({"keys": [)" << KeyEntry(acme_, "acme", "user") << ","
+                        << KeyEntry(other_, "other", "user") << ","
+                        << KeyEntry(admin_, "ops", "admin")
                         << R"(], "quotas": {"acme": {"max_concurrent": 1, "tokens_per_second": 1,
                                                      "burst_seconds": 5000}}})";
     auto access = Access::Open(path, std::chrono::hours(1), nullptr);

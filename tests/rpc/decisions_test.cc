@@ -190,15 +190,10 @@ TEST_F(DecisionsTest, WhatWasNotRoutedIsNotThere) {
 class DecisionsAuthTest : public DecisionsTest {
  protected:
   void SetUp() override {
-    const auto entry = [](const NewKey& key, const char* tenant, const char* role) {
-      return absl::StrCat(R"({"id": ")", key.id, R"(", "tenant": ")", tenant, R"(", "role": ")",
-                          role, R"(", "salt": ")", key.salt_hex, R"(", "hash": ")", key.hash_hex,
-                          R"("})");
-    };
     const std::string path = folder_ / "keys.json";
-    std::ofstream(path) << R"({"keys": [)" << entry(acme_, "acme", "user") << ","
-                        << entry(other_, "other", "user") << "," << entry(admin_, "ops", "admin")
-                        << "]}";
+    std::ofstream(path) << R"({"keys": [)" << KeyEntry(acme_, "acme", "user") << ","
+                        << KeyEntry(other_, "other", "user") << ","
+                        << KeyEntry(admin_, "ops", "admin") << "]}";
     auto access = Access::Open(path, std::chrono::hours(1), nullptr);
     ASSERT_TRUE(access.ok()) << access.status();
     opened_ = *std::move(access);

@@ -2,6 +2,8 @@
 
 #include <thread>
 
+#include "absl/strings/str_cat.h"
+
 namespace lift::test {
 
 void RpcTest::StartServer(EngineOptions options, bool with_template) {
@@ -117,6 +119,11 @@ Details DetailsOf(const grpc::Status& status) {
     details.has_retry |= detail.UnpackTo(&details.retry);
   }
   return details;
+}
+
+std::string KeyEntry(const NewKey& key, const std::string& tenant, const std::string& role) {
+  return absl::StrCat(R"({"id": ")", key.id, R"(", "tenant": ")", tenant, R"(", "role": ")", role,
+                      R"(", "salt": ")", key.salt_hex, R"(", "hash": ")", key.hash_hex, R"("})");
 }
 
 }  // namespace lift::test

@@ -17,6 +17,7 @@
 #include "server/accounting/server_ledger.h"
 #include "server/metrics/probes.h"
 #include "server/rpc/rpc_server.h"
+#include "server/security/key_ring.h"
 #include "tests/rpc/fake_model.h"
 
 namespace lift::test {
@@ -61,6 +62,9 @@ class RpcTest : public ::testing::Test {
   std::unique_ptr<api::GenerationService::Stub> stub_;
   std::unique_ptr<api::ModelService::Stub> models_;
 };
+
+// A key as an entry of the server's keys file.
+std::string KeyEntry(const NewKey& key, const std::string& tenant, const std::string& role);
 
 // The details of a failed call.
 struct Details {
