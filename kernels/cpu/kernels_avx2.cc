@@ -2,10 +2,13 @@
 // linkage, so no code of it can reach a CPU without it.
 #include <immintrin.h>
 
+#include <array>
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/format/parity_masks.h"
 
 namespace lift::cpu {
 namespace {

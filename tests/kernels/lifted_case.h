@@ -64,6 +64,10 @@ inline const std::vector<Shape>& Shapes() {
       {"lookup", 601, 1184, 6, {{1, 1, 12, 0}, {1, 1, 9, 1}}, true},
       {"lookupwide", 272, 96, 2, {{2, 1, 8, 0}, {1, 1, 12, 1}, {1, 1, 12, 1}}, true},
       {"lookupcut", 1000, 33, 4, {{1, 1, 8, 0}}, false},
+      // Codes that a kernel may have a loop of its own for.
+      {"shipped", 601, 1184, 4, {{1, 1, 12, 0, true}, {2, 1, 9, 1, true}}, true},
+      {"shippedmore", 1000, 352, 3, {{3, 1, 8, 0, true}, {4, 1, 7, 1, true}}, true},
+      {"shippedshort", 272, 33, 2, {{2, 1, 9, 0, true}, {1, 1, 12, 1, true}}, false},
       {"long", 31, 2300, 9, {{1, 2, 12, 0}, {3, 0, 6, 1}}, false}};
   return shapes;
 }

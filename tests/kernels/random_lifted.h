@@ -9,6 +9,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/base/float16.h"
+#include "kernels/format/parity_masks.h"
 
 namespace lift {
 
@@ -43,6 +44,7 @@ inline LiftCode RandomCode(int stored, int derived, int steps, uint64_t seed) {
 struct RandomLifted {
   struct StageSpec {
     int stored, derived, steps, slot;
+    bool shipped = false;  // the mask of the code that calibration makes
   };
 
   RandomLifted(int64_t rows, int64_t cols, const std::vector<StageSpec>& specs, RotationSpec spec,
@@ -62,6 +64,7 @@ struct RandomLifted {
       const size_t slot = static_cast<size_t>(s.slot);
       if (slot == codes.size())
         codes.push_back(RandomCode(s.stored, s.derived, s.steps, seed + slot));
+      if (s.shipped) codes[slot].masks = {kParityMasks[s.stored]};
       const size_t bytes = static_cast<size_t>(PaddedRows(rows) / kTileRows * PaddedColumns(cols) /
                                                kTileColumns * s.stored * kTileBytes);
       planes.emplace_back(bytes / sizeof(PlaneLine));
