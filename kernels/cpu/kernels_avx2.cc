@@ -2,7 +2,6 @@
 // linkage, so no code of it can reach a CPU without it.
 #include <immintrin.h>
 
-#include <array>
 #include <cstdint>
 #include <type_traits>
 #include <utility>

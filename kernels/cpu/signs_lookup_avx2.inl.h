@@ -44,27 +44,12 @@ void MakeLookupAvx2(const int8_t* column, int64_t words, int16_t* out) {
   }
 }
 
-// A derived stream as a sum of sources: XOR of some stored streams, shifted by each of the taps.
-struct ParitySource {
-  int streams = 0;  // a bit for each
-  int taps = 0;     // a bit for each shift
-};
-
-// Of a code's mask (as in LiftCode). What two streams share is one source.
-template <int kStored>
-constexpr std::array<ParitySource, kStored + 1> SourcesOf(uint64_t mask) {
-  std::array<ParitySource, kStored + 1> sources = {};
-  int common = kStored == 2 ? 255 : 0;
-  for (int s = 0; s < kStored; ++s) {
-    sources[s].streams = 1 << s;
-    for (int shift = 0; shift <= kMaxShift; ++shift) {
-      if ((mask >> (shift * (kStored + 1) + s) & 1) != 0) sources[s].taps |= 1 << shift;
-    }
-    common &= sources[s].taps;
-  }
-  for (int s = 0; s < kStored; ++s) sources[s].taps &= ~common;
-  sources[kStored] = {(1 << kStored) - 1, common};
-  return sources;
+// The shifts at which a mask (as in LiftCode) takes a stored stream: a bit for each.
+constexpr int TapsOf(uint64_t mask, int stored, int stream) {
+  int taps = 0;
+  for (int shift = 0; shift <= kMaxShift; ++shift)
+    taps |= static_cast<int>(mask >> (shift * (stored + 1) + stream) & 1) << shift;
+  return taps;
 }
 
 // What the nibble `back` nibbles ago adds to a derived nibble, of all sixteen.
@@ -103,37 +88,20 @@ __attribute__((always_inline)) inline void AddMapped(__m256i nibble, __m256i* su
   }
 }
 
-// sum ^= what a source adds to the derived nibble i, from the nibbles [kKept] of each stored
-// stream.
-template <int kStored, uint64_t kMask, size_t kSource>
-__attribute__((always_inline)) inline void AddSource(const __m256i (*stored)[kKept], int i,
-                                                     __m256i* sum) {
-  constexpr ParitySource kFrom = SourcesOf<kStored>(kMask)[kSource];
-  if constexpr (kFrom.taps != 0) {
-    __m256i nibbles[kBack + 1];  // the latest first
-#pragma GCC unroll 3
-    for (int back = 0; back <= kBack; ++back) {
-      nibbles[back] = _mm256_setzero_si256();
-#pragma GCC unroll 4
-      for (int s = 0; s < kStored; ++s) {
-        if ((kFrom.streams >> s & 1) != 0)
-          nibbles[back] = _mm256_xor_si256(nibbles[back], stored[s][i + kBack - back]);
-      }
-    }
-    AddMapped<kFrom.taps, 0>(nibbles[0], sum);
-    AddMapped<kFrom.taps, 1>(nibbles[1], sum);
-    AddMapped<kFrom.taps, 2>(nibbles[2], sum);
-  }
-}
-
-template <int kStored, uint64_t kMask, size_t... kSource>
+// derived[8] from the nibbles [kKept] of each stored stream.
+template <int kStored, uint64_t kMask, size_t... kStream>
 __attribute__((always_inline)) inline void DeriveNibbles(const __m256i (*stored)[kKept],
                                                          __m256i* derived,
-                                                         std::index_sequence<kSource...>) {
+                                                         std::index_sequence<kStream...>) {
 #pragma GCC unroll 8
   for (int i = 0; i < kNibbles; ++i) {
     derived[i] = _mm256_setzero_si256();
-    (AddSource<kStored, kMask, kSource>(stored, i, &derived[i]), ...);
+    const auto add = [&]<int kTaps>(const __m256i* nibble) __attribute__((always_inline)) {
+      AddMapped<kTaps, 0>(nibble[kBack], &derived[i]);
+      AddMapped<kTaps, 1>(nibble[kBack - 1], &derived[i]);
+      AddMapped<kTaps, 2>(nibble[kBack - 2], &derived[i]);
+    };
+    (add.template operator()<TapsOf(kMask, kStored, kStream)>(stored[kStream] + i), ...);
   }
 }
 
@@ -243,8 +211,10 @@ void LookUpTiles(const SignLookup& a) {
               ends[tile / 2][s][i] = stored[s][kNibbles + i];
             }
           }
+          // Else GCC keeps more nibbles in registers than there are.
+          asm volatile("" ::: "memory");
           __m256i derived[kNibbles];
-          DeriveNibbles<kStored, kMask>(stored, derived, std::make_index_sequence<kStored + 1>());
+          DeriveNibbles<kStored, kMask>(stored, derived, std::make_index_sequence<kStored>());
 #pragma GCC unroll 4
           for (int c = 0; c < kColumns; ++c)
             AddLookups(a.tables[c] + (at * kStreams + kStored) * kWordEntries, derived, sum[c]);
