@@ -15,11 +15,11 @@ inline constexpr int kPanelRows = 64;      // rows of a dense weight panel
 inline constexpr int kPanelColumns = 256;  // columns of one, so that it fits the second-level cache
 inline constexpr int kKeyChunk = 64;  // keys of one step of the online softmax, from position 0
 static_assert(kKeyChunk - 1 <= kKeysBeforeWindow);  // a window's first chunk begins before it
-inline constexpr int kKeySpan = 512;    // keys whose sums are made alone and then folded in order
-inline constexpr int kTilePair = 32;    // rows of two plane tiles
-inline constexpr int kLookupRows = 64;  // rows that one look at a table serves
-inline constexpr int kMaxShift = 7;     // columns a parity may look back
-inline constexpr int kWindowSigns = 7;  // signs in a row that a table entry sums, at most
+inline constexpr int kKeySpan = 512;     // keys whose sums are made alone and then folded in order
+inline constexpr int kTilePair = 32;     // rows of two plane tiles
+inline constexpr int kLookupRows = 256;  // rows that one look at a table serves, at most
+inline constexpr int kMaxShift = 7;      // columns a parity may look back
+inline constexpr int kWindowSigns = 7;   // signs in a row that a table entry sums, at most
 inline constexpr int kMaxExpandSteps = 28;  // of a code that expand takes
 inline constexpr int kMaxExpandStages = kMaxStages;
 inline constexpr int kQuadBytes = 4 * kTileRows;  // four columns of a row tile as int8
@@ -139,8 +139,8 @@ struct SignDot {
 // acc[c][16 * tile + row] = sum over the set bits of the whole row of column c, for two or four row
 // tiles.
 struct SignLookup {
-  const uint8_t* planes[4] = {};  // of the row tiles
-  int pairs = 0;                  // of tiles: 1 or 2
+  const uint8_t* planes[kLookupRows / kTileRows] = {};  // of the row tiles
+  int pairs = 0;                                        // of tiles, at least 1
   const LiftCode* code = nullptr;
   int64_t blocks = 0;
   const ParityTables* parity = nullptr;
@@ -247,6 +247,8 @@ struct ScanRun {
 // Sign products by tables of sums of u over groups of signs.
 struct SignLookups {
   int columns = 0;                                // that are summed at once; 0: there are none
+  int most = 0;                                   // columns that are worth it, in turns
+  int rows = 0;                                   // of SignLookup, at most
   int bytes = 0;                                  // of the tables of a block and stream
   bool (*takes)(const LiftCode& code) = nullptr;  // is it faster than sign_dot for the code?
   // [words][bytes] of tables from [words][32] bytes of a column.

@@ -43,7 +43,7 @@ const Kernels& Avx512GfniKernels() {
     k.derive = DeriveGfni;
     k.sign_dot = SignDotAvx512;
     k.sign_dot_fused = SignDotFusedGfni;
-    k.lookups = {2, kLookupBytes, LooksUp, MakeLookup, SignLookupGfni};
+    k.lookups = {2, 2, 64, kLookupBytes, LooksUp, MakeLookup, SignLookupGfni};
     k.tile_bias = 128;
     k.expand = ExpandVbmi;
     k.tile_dot = TileDotAvx512;

@@ -11,7 +11,8 @@ namespace {
 
 constexpr int64_t kDotColumns =
     96;  // columns whose sums are held at once (in the first-level cache)
-constexpr int64_t kDotBlocks = 64;  // column blocks whose derived signs are made at once
+constexpr int64_t kUnitsPerThread = 8;  // of a matrix at least, so that threads end together
+constexpr int64_t kDotBlocks = 64;      // column blocks whose derived signs are made at once
 constexpr size_t kAccBytes = sizeof(int32_t) * kDotColumns * kTilePair;
 // Below this no 32-bit sum of 128 * 127 * (columns / 8) can overflow.
 constexpr int64_t kMaxSigns = kMaxRowSigns;
@@ -204,7 +205,7 @@ void CpuBackend::SignSegment(const LiftedMatrix::Stage& s, const ParityTables& p
                              const Segment& segment, int64_t padded, int64_t pitch, int64_t row,
                              int64_t row_end, float* y, int thread) {
   const bool look_up = !segment.tables.empty();
-  const auto rows_at_once = look_up ? kLookupRows : kTilePair;
+  const int64_t rows_at_once = look_up ? k_.lookups.rows : kTilePair;
   for (int64_t end; row < row_end; row = end) {
     end = std::min<int64_t>(row_end, row + rows_at_once);
     if (look_up) {
@@ -306,7 +307,9 @@ void CpuBackend::LiftedMatmuls(std::span<const LiftedProduct> products,
   // Rows of a unit of work: few where there are few, so that threads end together.
   int64_t all_rows = 0;
   for (const LiftedProduct& product : products) all_rows += product.w->rows;
-  const int64_t unit_rows = all_rows < 32 * kLookupRows ? kTilePair : kLookupRows;
+  int64_t unit_rows = std::max<int64_t>(k_.lookups.rows, 2 * kTilePair);
+  while (unit_rows > kTilePair && all_rows < kUnitsPerThread * pool_.threads() * unit_rows)
+    unit_rows /= 2;
   const auto units_of = [&](const LiftedMatrix& w) { return (w.rows + unit_rows - 1) / unit_rows; };
   PlanLookups(products, u);
   int64_t derived = 0, units = 0;

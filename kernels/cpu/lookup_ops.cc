@@ -22,7 +22,7 @@ void CpuBackend::PlanLookups(std::span<const LiftedProduct> products,
                              const CpuLiftedActivations& u) {
   const SignLookups& kernel = k_.lookups;
   const auto entries = kernel.bytes / static_cast<int64_t>(sizeof(int16_t));
-  const auto most_columns = static_cast<size_t>(kernel.columns);
+  const auto most_columns = static_cast<size_t>(kernel.most);
   lookups_.resize(std::max(lookups_.size(), u.slots.size()));
   for (Lookup& lookup : lookups_) {
     lookup.columns.clear();
@@ -81,29 +81,38 @@ void CpuBackend::PlanLookups(std::span<const LiftedProduct> products,
   });
 }
 
-// Rows [row, row_end), at most kLookupRows; all of them belong to `segment`.
+// Rows [row, row_end), at most SignLookups::rows; all of them belong to `segment`.
 void CpuBackend::LookUpSegment(const LiftedMatrix::Stage& s, const ParityTables& parity,
                                const Segment& segment, int64_t padded, int64_t pitch, int64_t row,
                                int64_t row_end, float* y, int thread) {
   SignLookup look;
-  look.pairs = row_end - row > kTilePair ? 2 : 1;
+  look.pairs = static_cast<int>((row_end - row + kTilePair - 1) / kTilePair);
   look.blocks = padded / kTileColumns;
   look.code = s.code;
   look.parity = &parity;
   look.tables = segment.tables.data();
-  look.num_columns = static_cast<int64_t>(segment.tables.size());
   look.acc = Scratch<int32_t>(thread);
   for (int i = 0; i < 2 * look.pairs; ++i) {
     // A tile that is not there: any other, its sums are not used.
     const int64_t tile = row + i * kTileRows;
     look.planes[i] = TilePlanes(s, padded, tile < row_end ? tile : row);
   }
-  k_.lookups.sum(look);
-  const int32_t* sums = look.acc;
-  for (const Reader& reader : segment.readers) {
-    k_.combine({sums, reader.wide ? sums + kLookupRows : nullptr, reader.sums[0], reader.sums[1],
-                reader.coefficient, row_end - row, y + reader.token * pitch + row});
-    sums += reader.wide ? 2 * kLookupRows : kLookupRows;
+  for (size_t first = 0, last = 0; first < segment.readers.size(); first = last) {
+    look.num_columns = 0;
+    for (; last < segment.readers.size(); ++last) {
+      const int more = segment.readers[last].wide ? 2 : 1;
+      if (look.num_columns + more > k_.lookups.columns) break;
+      look.num_columns += more;
+    }
+    k_.lookups.sum(look);
+    look.tables += look.num_columns;
+    const int32_t* sums = look.acc;
+    for (; first < last; ++first) {
+      const Reader& reader = segment.readers[first];
+      k_.combine({sums, reader.wide ? sums + kLookupRows : nullptr, reader.sums[0], reader.sums[1],
+                  reader.coefficient, row_end - row, y + reader.token * pitch + row});
+      sums += reader.wide ? 2 * kLookupRows : kLookupRows;
+    }
   }
 }
 

@@ -170,7 +170,7 @@ void LookUpTiles(const SignLookup& a) {
     for (int r = 0; r < tiles * kTileRows; ++r) a.acc[c * kLookupRows + r] = bias;
   }
   // The nibbles that the next block's derived ones look back at; rows are circles.
-  __m256i ends[2][kStored][kBack];
+  __m256i ends[kLookupRows / kTileRows / 2][kStored][kBack];
   for (int pair = 0; kMask != 0 && pair < a.pairs; ++pair) {
     for (int s = 0; s < kStored; ++s) {
       const int64_t at = row_bytes - kBlockBytes + s * kTileBytes;
@@ -267,8 +267,8 @@ bool LooksUpAvx2(const LiftCode& code) { return FindLookUp(code) != nullptr; }
 
 void SignLookupAvx2(const SignLookup& a) { FindLookUp(*a.code)->sum(a); }
 
-constexpr SignLookups kLookupsAvx2 = {4, kLookupTableBytes, LooksUpAvx2, MakeLookupAvx2,
-                                      SignLookupAvx2};
+constexpr SignLookups kLookupsAvx2 = {
+    4, 32, kLookupRows, kLookupTableBytes, LooksUpAvx2, MakeLookupAvx2, SignLookupAvx2};
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC pop_options
