@@ -94,6 +94,8 @@ void AddRouterOptions(CLI::App& app, RouterOptions& o) {
   app.add_option("--seed", trace.seed, "Of the answers")->capture_default_str();
   app.add_flag("--exact", trace.exact,
                "Score with the roundings of decoding instead of a prompt's; several times slower");
+  app.add_flag("--kept-state", trace.kept_state,
+               "Also measure raising an answer half-way with the coarser state kept");
   app.add_option("--resamples", o.resamples, "Bootstrap samples behind the intervals")
       ->check(CLI::Range(0, 1000000))
       ->capture_default_str();

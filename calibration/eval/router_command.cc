@@ -7,6 +7,7 @@
 #include "calibration/eval/commands.h"
 #include "calibration/router/chart.h"
 #include "calibration/router/curves.h"
+#include "calibration/router/kept_state.h"
 #include "router/predictor.h"
 
 namespace lift::eval {
@@ -50,13 +51,17 @@ json ToJson(const RouterEvaluation& evaluation, const TraceSet& traces,
                      {"prompts", k.prompts},
                      {"routed", ToJson(k.routed)}});
   }
-  return {{"prompts", evaluation.prompts},
-          {"kinds", std::move(kinds)},
-          {"positions", evaluation.positions},
-          {"router_version", version},
-          {"rank_correlation", evaluation.rank_correlation},
-          {"variants", std::move(variants)},
-          {"levels", std::move(levels)},
+  json kept = json::array();
+  for (const KeptState& k : CompareKeptState(traces)) {
+    kept.push_back({{"variant", k.variant},
+                    {"bits_per_weight", k.bits_per_weight},
+                    {"staying_kl", k.staying_kl},
+                    {"kept_kl", k.kept_kl}});
+  }
+  return {{"prompts", evaluation.prompts},   {"kept_state", std::move(kept)},
+          {"kinds", std::move(kinds)},       {"positions", evaluation.positions},
+          {"router_version", version},       {"rank_correlation", evaluation.rank_correlation},
+          {"variants", std::move(variants)}, {"levels", std::move(levels)},
           {"curves", std::move(curves)}};
 }
 
@@ -82,6 +87,17 @@ void PrintTables(const RouterEvaluation& evaluation) {
   for (const Curve& c : evaluation.curves) {
     std::printf("%-10s %8.4f %7.1f%% %7.1f%%\n", c.name.c_str(), c.apgr, 100 * c.cpt50,
                 100 * c.cpt80);
+  }
+}
+
+void PrintKeptState(std::span<const KeptState> kept) {
+  if (kept.empty()) return;
+  std::printf(
+      "\nsecond halves of answers whose first half a coarser variant wrote: KL to the finest\n");
+  std::printf("%-10s %8s %12s %20s\n", "variant", "bits", "staying", "raised, state kept");
+  for (const KeptState& k : kept) {
+    std::printf("%-10s %8.3f %12.5f %20.5f\n", k.variant.c_str(), k.bits_per_weight, k.staying_kl,
+                k.kept_kl);
   }
 }
 
@@ -127,6 +143,7 @@ absl::Status RunRouter(const CommonOptions& common, const RouterOptions& options
                 ToJson(evaluation, traces, config.predictor->parts().version).dump(2).c_str());
   } else {
     PrintTables(evaluation);
+    PrintKeptState(CompareKeptState(traces));
   }
   return options.plot.empty() ? absl::OkStatus() : WritePlot(options.plot, evaluation);
 }

@@ -38,6 +38,8 @@ absl::StatusOr<TraceSet> ReadBack(const CollectRequest& request, const TraceSet&
            set.variants[i].plane_bytes == wanted.variants[i].plane_bytes;
   }
   if (!same) differs = "variants";
+  if (request.trace.kept_state && !set.prompts.empty() && set.prompts[0].kept.empty())
+    differs = "measurements (without kept state)";
   if (differs.empty()) {
     set.variants = wanted.variants;  // what calibration measured may be newer
     return set;

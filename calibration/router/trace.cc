@@ -44,7 +44,9 @@ class Tracer {
     }
     for (int variant = options_.first_variant; variant <= finest_; ++variant) {
       for (size_t first = 0; first < batch.size(); first += kScoredTogether) {
-        Score(batch.subspan(first, std::min(kScoredTogether, batch.size() - first)), variant);
+        const auto answers = batch.subspan(first, std::min(kScoredTogether, batch.size() - first));
+        Score(answers, variant);
+        if (options_.kept_state) ScoreKept(answers, variant);
       }
     }
   }
@@ -148,6 +150,55 @@ class Tracer {
       chunk.prefill = !options_.exact;
     }
     if (!chunks.empty()) model_.Step(chunks, logits_);
+  }
+
+  // Raised from the variant to the finest half-way, the state before it kept as it is.
+  void ScoreKept(std::span<Answer> answers, int variant) {
+    std::vector<SequenceChunk> written, raised;
+    for (Answer& answer : answers) {
+      const PromptTrace& trace = answer.trace;
+      if (trace.half() == 0) continue;
+      if (!answer.saved.empty()) model_.CopyState(answer.saved[0], answer.blocks[0]);
+      SequenceChunk chunk;
+      const auto half = static_cast<size_t>(trace.half());
+      chunk.tokens = std::span(answer.tokens).first(half);
+      chunk.position = answer.length();
+      chunk.blocks = answer.blocks;
+      chunk.variant = variant;
+      chunk.logits = SequenceChunk::Logits::kNone;
+      chunk.prefill = !options_.exact;
+      written.push_back(chunk);
+      chunk.tokens = std::span(answer.tokens).subspan(half, answer.tokens.size() - 1 - half);
+      chunk.position += trace.half();
+      chunk.variant = finest_;
+      chunk.logits = SequenceChunk::Logits::kAll;
+      raised.push_back(chunk);
+    }
+    if (written.empty()) return;
+    model_.Step(written, logits_);
+    model_.Step(raised, logits_);
+    size_t row = 0;
+    for (Answer& answer : answers) {
+      PromptTrace& trace = answer.trace;
+      const auto half = static_cast<size_t>(trace.half()),
+                 count = static_cast<size_t>(trace.positions) - half;
+      if (half == 0) {
+        trace.kept.push_back(0);
+        continue;
+      }
+      const auto fine = std::span(answer.finest).subspan(half * vocab_, count * vocab_);
+      const auto rows = std::span(logits_).subspan(row * vocab_, count * vocab_);
+      std::vector<double> kl(count);
+      pool_.ParallelFor(static_cast<int64_t>(count), 1, [&](int64_t begin, int64_t end, int) {
+        for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+          const auto a = fine.subspan(i * vocab_, vocab_), b = rows.subspan(i * vocab_, vocab_);
+          kl[i] = KlDivergence(a, ComputeLogitStats(a), b, ComputeLogitStats(b));
+        }
+      });
+      const double sum = std::accumulate(kl.begin(), kl.end(), 0.0);
+      trace.kept.push_back(static_cast<float>(sum / static_cast<double>(count)));
+      row += count;
+    }
   }
 
   void ScoreRows(Answer& answer, std::span<const float> rows) {

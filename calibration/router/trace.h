@@ -28,6 +28,10 @@ struct PromptTrace {
   std::vector<float> kl;        // nats, KL(finest || variant) of the next token's distribution
   std::vector<float> entropy;   // nats, of the variant's distribution
   std::vector<uint8_t> agrees;  // 1 = the finest variant's most likely token is this one's, too
+  // [variants], nats: mean KL to the finest of an answer's second half that the finest variant
+  // computes on state which this variant wrote in the first half. Empty if not asked for.
+  std::vector<float> kept;
+  int64_t half() const { return positions / 2; }
   double MeanKl(size_t variant) const;
   double Agreement(size_t variant) const;
 };
@@ -57,7 +61,8 @@ struct TraceOptions {
   // Score answers with the roundings of decoding instead of those of reading a prompt: the same KL
   // within a few percent, several times slower.
   bool exact = false;
-  int64_t batch = 16;  // prompts decoded together; the result does not depend on it
+  bool kept_state = false;  // measure PromptTrace::kept, too
+  int64_t batch = 16;       // prompts decoded together; the result does not depend on it
   std::vector<int32_t> stop_ids = {};
   std::function<void(int64_t done, int64_t prompts)> progress = {};
 };

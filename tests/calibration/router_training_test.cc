@@ -13,6 +13,7 @@
 #include "calibration/router/chart.h"
 #include "calibration/router/curves.h"
 #include "calibration/router/fit.h"
+#include "calibration/router/kept_state.h"
 #include "calibration/router/trace.h"
 #include "tests/engine/fake_model.h"
 
@@ -39,6 +40,7 @@ std::vector<PromptTrace> Trace(bool recurrent, int64_t batch, double temperature
   TraceOptions options{.max_new_tokens = 9,
                        .temperature = temperature,
                        .seed = 5,
+                       .kept_state = true,
                        .batch = batch,
                        .stop_ids = {kFakeEos}};
   auto traces = CollectTraces(model, pool, Prompts(23), options);
@@ -53,6 +55,7 @@ void ExpectEqual(const std::vector<PromptTrace>& a, const std::vector<PromptTrac
     EXPECT_EQ(a[i].kl, b[i].kl) << i;
     EXPECT_EQ(a[i].entropy, b[i].entropy) << i;
     EXPECT_EQ(a[i].agrees, b[i].agrees) << i;
+    EXPECT_EQ(a[i].kept, b[i].kept) << i;
     EXPECT_EQ(a[i].prefill.last_entropy, b[i].prefill.last_entropy) << i;
     EXPECT_EQ(a[i].kind, b[i].kind) << i;
   }
@@ -74,6 +77,27 @@ TEST(RouterTrace, FinestIsTheReferenceAndCoarserOnesDiffer) {
     EXPECT_GT(p.MeanKl(0), 0);
     EXPECT_LE(p.positions, 8);
   }
+}
+
+// The fake model's answers depend on which variant wrote what is before them.
+TEST(RouterTrace, KeptStateMattersUnlessTheFinestWroteIt) {
+  TraceSet set;
+  set.variants.resize(5);
+  set.prompts = Trace(false, 4);
+  double coarse = 0;
+  for (const PromptTrace& p : set.prompts) {
+    ASSERT_EQ(p.kept.size(), 5u);
+    EXPECT_EQ(p.kept.back(), 0);
+    coarse += p.kept.front();
+  }
+  EXPECT_GT(coarse, 0);
+  const std::vector<KeptState> kept = CompareKeptState(set);
+  ASSERT_EQ(kept.size(), 5u);
+  EXPECT_GT(kept[0].kept_kl, 0);
+  EXPECT_GT(kept[0].staying_kl, 0);
+  EXPECT_EQ(kept[4].kept_kl, 0);
+  set.prompts.back().kept.clear();
+  EXPECT_TRUE(CompareKeptState(set).empty());
 }
 
 TEST(RouterTrace, GreedyAnswersAreNotDrawnOnes) {

@@ -85,7 +85,7 @@ class Router(unittest.TestCase):
     def test_it_is_judged_on_other_prompts(self):
         plot = ROOT / "curves.svg"
         done = harness.run_json(harness.program("lift-eval"), "router", "--model", str(self.trained), "--prompts", str(PROMPTS / "test.jsonl"),
-                                "--max-new-tokens", "12", "--resamples", "100", "--plot", str(plot), "--exact", "--json")
+                                "--max-new-tokens", "12", "--resamples", "100", "--plot", str(plot), "--exact", "--kept-state", "--json")
         self.assertEqual(done["router_version"], self.version)
         self.assertEqual(len(done["levels"]), 3)
         for level in done["levels"]:
@@ -93,6 +93,12 @@ class Router(unittest.TestCase):
             self.assertLessEqual(level["oracle_kl"], level["router"]["kl"] * 1.05)
         self.assertEqual([c["name"] for c in done["curves"]], ["router", "static", "random", "oracle", "cascade"])
         self.assertIn("<polyline", plot.read_text(encoding="utf-8"))
+        kept = done["kept_state"]
+        self.assertEqual([k["variant"] for k in kept], [v["name"] for v in done["variants"]])
+        self.assertLess(kept[-1]["kept_kl"], 1e-6)  # the finest variant's own state, computed as before
+        for k in kept[:-1]:
+            self.assertGreater(k["kept_kl"], kept[-1]["kept_kl"])
+            self.assertLess(k["kept_kl"], k["staying_kl"])
 
     def test_served_answers_say_who_decided_and_what_to_expect(self):
         with harness.Server(self.trained, "--route", "budget:4.5") as server:
