@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <chrono>
 #include <thread>
 
@@ -34,6 +35,26 @@ TEST(LoadReport, HasStateAndQueue) {
   EXPECT_DOUBLE_EQ(report.application_utilization(), 0.25);
   EXPECT_DOUBLE_EQ(report.named_metrics().at("requests_running"), 3);
   EXPECT_DOUBLE_EQ(report.named_metrics().at("requests_waiting"), 2);
+}
+
+// As they do when streams end on gRPC's threads and other answers on the engine's.
+TEST(LoadReport, CallsMayEndOnSeveralThreads) {
+  LoadReporter reporter;
+  const auto start = std::chrono::steady_clock::now();
+  std::array<int64_t, 2> calls{};
+  std::array<std::thread, 2> threads;
+  for (size_t i = 0; i < threads.size(); ++i) {
+    threads[i] = std::thread([&reporter, &mine = calls[i], start] {
+      while (std::chrono::steady_clock::now() - start < std::chrono::milliseconds(400)) {
+        reporter.Report({});
+        ++mine;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  const double rate = reporter.Report({}).rps_fractional();
+  EXPECT_GT(rate, 0);
+  EXPECT_LE(rate * 0.25, static_cast<double>(calls[0] + calls[1] + 1));  // its shortest interval
 }
 
 }  // namespace
