@@ -136,7 +136,7 @@ struct SignDot {
   int32_t* acc = nullptr;  // [num_columns][kTilePair], 64-byte aligned
 };
 
-// acc[c][16 * tile + row] = sum over the set bits of the whole row of column c, for two or four row
+// acc[c][16 * tile + row] = sum over the set bits of the whole row of column c, for pairs of row
 // tiles.
 struct SignLookup {
   const uint8_t* planes[kLookupRows / kTileRows] = {};  // of the row tiles
