@@ -136,18 +136,30 @@ class Tracer {
     }
   }
 
+  // The state is as the prompt left it.
+  void BeginAnew(const Answer& answer) {
+    if (!answer.saved.empty()) model_.CopyState(answer.saved[0], answer.blocks[0]);
+  }
+
+  // Positions [begin, end) of an answer, all of them scored.
+  SequenceChunk Part(const Answer& answer, int64_t begin, int64_t end, int variant) const {
+    SequenceChunk chunk;
+    chunk.tokens = std::span(answer.tokens)
+                       .subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+    chunk.position = answer.length() + begin;
+    chunk.blocks = answer.blocks;
+    chunk.variant = variant;
+    chunk.logits = SequenceChunk::Logits::kAll;
+    chunk.prefill = !options_.exact;
+    return chunk;
+  }
+
   void Forward(std::span<Answer> answers, int variant) {
     std::vector<SequenceChunk> chunks;
     for (Answer& answer : answers) {
       if (answer.trace.positions == 0) continue;
-      if (!answer.saved.empty()) model_.CopyState(answer.saved[0], answer.blocks[0]);
-      SequenceChunk& chunk = chunks.emplace_back();
-      chunk.tokens = std::span(answer.tokens).first(answer.tokens.size() - 1);
-      chunk.position = answer.length();
-      chunk.blocks = answer.blocks;
-      chunk.variant = variant;
-      chunk.logits = SequenceChunk::Logits::kAll;
-      chunk.prefill = !options_.exact;
+      BeginAnew(answer);
+      chunks.push_back(Part(answer, 0, answer.trace.positions, variant));
     }
     if (!chunks.empty()) model_.Step(chunks, logits_);
   }
@@ -158,21 +170,10 @@ class Tracer {
     for (Answer& answer : answers) {
       const PromptTrace& trace = answer.trace;
       if (trace.half() == 0) continue;
-      if (!answer.saved.empty()) model_.CopyState(answer.saved[0], answer.blocks[0]);
-      SequenceChunk chunk;
-      const auto half = static_cast<size_t>(trace.half());
-      chunk.tokens = std::span(answer.tokens).first(half);
-      chunk.position = answer.length();
-      chunk.blocks = answer.blocks;
-      chunk.variant = variant;
-      chunk.logits = SequenceChunk::Logits::kNone;
-      chunk.prefill = !options_.exact;
-      written.push_back(chunk);
-      chunk.tokens = std::span(answer.tokens).subspan(half, answer.tokens.size() - 1 - half);
-      chunk.position += trace.half();
-      chunk.variant = finest_;
-      chunk.logits = SequenceChunk::Logits::kAll;
-      raised.push_back(chunk);
+      BeginAnew(answer);
+      written.push_back(Part(answer, 0, trace.half(), variant));
+      written.back().logits = SequenceChunk::Logits::kNone;
+      raised.push_back(Part(answer, trace.half(), trace.positions, finest_));
     }
     if (written.empty()) return;
     model_.Step(written, logits_);
