@@ -20,13 +20,27 @@ inline std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
   return counter;
 }
 
-// Uniform in [0, 1), 53 bits.
-inline double UniformAt(uint64_t seed, uint64_t counter) {
-  const auto r =
-      Philox4x32({static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), 0, 0},
-                 {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
-  const uint64_t bits = (static_cast<uint64_t>(r[1]) << 32) | r[0];
-  return static_cast<double>(bits >> 11) * 0x1p-53;
-}
+// A number for each index, cheap enough for one per token of a vocabulary: SplitMix64 (Steele et
+// al., "Fast splittable pseudorandom number generators", 2014) from where Philox says.
+class UniformStream {
+ public:
+  UniformStream(uint64_t seed, uint64_t counter) {
+    const auto r =
+        Philox4x32({static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), 0, 0},
+                   {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+    start_ = (static_cast<uint64_t>(r[1]) << 32) | r[0];
+  }
+  // Uniform in (0, 1), 53 bits.
+  double At(uint64_t index) const {
+    uint64_t z = start_ + (index + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    z ^= z >> 31;
+    return (static_cast<double>(z >> 11) + 0.5) * 0x1p-53;
+  }
+
+ private:
+  uint64_t start_;
+};
 
 }  // namespace lift

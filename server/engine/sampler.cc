@@ -188,6 +188,24 @@ void Filter(const SamplingParams& p, std::span<const float> scores, std::span<fl
   }
 }
 
+// A race of exponential arrival times, each id's with its weight as rate: the first one is drawn in
+// proportion to the weights (Gumbel's trick without logarithms of them). As each id has a random
+// number of its own, distributions that differ a little seldom draw different ids.
+int32_t WinnerOfRace(std::span<const int32_t> ids, std::span<const float> weights,
+                     const UniformStream& random) {
+  int32_t winner = -1;
+  double first = std::numeric_limits<double>::infinity();
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const double weight = static_cast<double>(weights[i]);
+    const double u = random.At(static_cast<uint64_t>(ids[i]));
+    // -log(1 - u) > u: nearly all are out of the race before a logarithm is taken.
+    if (weight == 0 || u >= first * weight) continue;
+    const double arrival = -std::log1p(-u) / weight;
+    if (arrival < first) first = arrival, winner = ids[i];
+  }
+  return winner;
+}
+
 int32_t Draw(const SamplingParams& p, std::span<const float> scores, int64_t step) {
   const float best = *std::max_element(scores.begin(), scores.end());
   if (best == kNever) return -1;
@@ -207,17 +225,7 @@ int32_t Draw(const SamplingParams& p, std::span<const float> scores, int64_t ste
     weights[i] = std::exp(static_cast<float>(std::max(x, -200.0)));
   }
   Filter(p, possible, weights);
-  double total = 0;
-  for (const float weight : weights) total += weight;
-  double rest = UniformAt(p.seed, static_cast<uint64_t>(step)) * total;
-  int32_t chosen = -1;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    if (weights[i] == 0) continue;
-    chosen = ids[i];
-    rest -= weights[i];
-    if (rest < 0) break;
-  }
-  return chosen;
+  return WinnerOfRace(ids, weights, UniformStream(p.seed, static_cast<uint64_t>(step)));
 }
 
 // Log-probabilities of the model's own distribution.

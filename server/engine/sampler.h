@@ -61,10 +61,11 @@ struct TokenMask {
 // one multiplied, as in Hugging Face), presence and frequency penalties (over generated,
 // subtracted, as in OpenAI), logit_bias, ids that are not in `allowed` (null: all) or `banned`
 // removed, temperature, top-k, top-p (of what top-k left), min-p (of the best probability). Ties
-// are kept and broken by lowest id. step: index of the generated token; the random number is a
-// counter-based function of (seed, step), so a token does not depend on batch, preemption or what
-// was sampled elsewhere. NaN logits are treated as -inf. The id is -1 when no token has a logit
-// above -inf. Logprobs are computed only if params.top_logprobs >= 0.
+// are kept and broken by lowest id. step: index of the generated token; random numbers are a
+// counter-based function of (seed, step, id), so a token does not depend on batch, preemption or
+// what was sampled elsewhere, and two distributions that are `d` apart (total variation) draw the
+// same one with probability (1 - d) / (1 + d) or more. NaN logits are treated as -inf. The id is -1
+// when no token has a logit above -inf. Logprobs are computed only if params.top_logprobs >= 0.
 SampledToken Sample(std::span<const float> logits, const SamplingParams& params,
                     const TokenHistory& history, int64_t step, std::span<const int32_t> banned = {},
                     const TokenMask* allowed = nullptr);

@@ -145,6 +145,28 @@ TEST(Sampler, DistributionPassesChiSquare) {
   }
 }
 
+// What guesses of a coarser variant live from.
+TEST(Sampler, SimilarDistributionsDrawAlike) {
+  constexpr int kVocab = 3000, kDraws = 4000;
+  for (const float apart : {0.05F, 0.3F, 1.0F}) {
+    const auto fine = RandomLogits(kVocab, 5, 2), noise = RandomLogits(kVocab, 6, apart);
+    std::vector<float> coarse(fine);
+    for (size_t i = 0; i < coarse.size(); ++i) coarse[i] += noise[i];
+    const SamplingParams params{.temperature = 1, .seed = 8};
+    const auto p = FilteredOracle(fine, params), q = FilteredOracle(coarse, params);
+    double variation = 0;
+    for (size_t i = 0; i < p.size(); ++i) variation += std::abs(p[i] - q[i]) / 2;
+    int alike = 0;
+    for (int step = 0; step < kDraws; ++step) {
+      alike += Sample(fine, params, {}, step).id == Sample(coarse, params, {}, step).id;
+    }
+    // Three standard deviations of the count.
+    const double least = (1 - variation) / (1 + variation), share = alike / double{kDraws};
+    EXPECT_GT(share, least - 3 * std::sqrt(least * (1 - least) / kDraws)) << apart;
+    EXPECT_LT(share, 1 - variation / 2);
+  }
+}
+
 TEST(Sampler, FiltersKeepExactlyTheOraclesTokens) {
   std::mt19937_64 rng(11);
   for (int trial = 0; trial < 60; ++trial) {
