@@ -6,7 +6,8 @@
 
 namespace lift {
 
-BlockPool::BlockPool(int64_t total) : slots_(static_cast<size_t>(total)) {
+BlockPool::BlockPool(int64_t total)
+    : references_(static_cast<size_t>(total)), slots_(static_cast<size_t>(total)) {
   for (int64_t block = total; block-- > 0;) empty_.push_back(static_cast<int32_t>(block));
 }
 
@@ -22,23 +23,20 @@ int32_t BlockPool::Allocate() {
     slots_[block].remembered = false;
     if (on_evict_) on_evict_(block);
   }
-  slots_[block].references = 1;
+  references_[block] = 1;
   return block;
 }
 
 void BlockPool::AddReference(int32_t block) {
-  Slot& slot = slots_[block];
-  if (slot.references == 0) {
-    LIFT_CHECK(slot.remembered);
-    cached_.erase(slot.place);
-  }
-  ++slot.references;
+  if (references_[block]++ > 0) return;
+  LIFT_CHECK(slots_[block].remembered);
+  cached_.erase(slots_[block].place);
 }
 
 void BlockPool::Release(int32_t block) {
+  LIFT_CHECK(references_[block] > 0);
+  if (--references_[block] > 0) return;
   Slot& slot = slots_[block];
-  LIFT_CHECK(slot.references > 0);
-  if (--slot.references > 0) return;
   if (slot.remembered) {
     slot.place = cached_.insert(cached_.end(), block);
   } else {
@@ -47,7 +45,7 @@ void BlockPool::Release(int32_t block) {
 }
 
 void BlockPool::Remember(int32_t block) {
-  LIFT_CHECK(slots_[block].references > 0);
+  LIFT_CHECK(references_[block] > 0);
   slots_[block].remembered = true;
 }
 
@@ -85,7 +83,8 @@ int64_t BlockTable::owned() const {
 uint64_t BlockTable::HeldBytes(uint64_t bytes_per_block) const {
   uint64_t bytes = 0;
   for (const int32_t block : std::span(blocks_).subspan(dropped_)) {
-    bytes += bytes_per_block / static_cast<uint64_t>(pool_.references(block));
+    const auto references = static_cast<uint64_t>(pool_.references(block));
+    bytes += references == 1 ? bytes_per_block : bytes_per_block / references;
   }
   return bytes;
 }

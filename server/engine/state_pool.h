@@ -25,7 +25,7 @@ class BlockPool {
   int32_t Allocate();                // with one reference; CHECKs that a block is free
   void AddReference(int32_t block);  // of a held or cached block
   void Release(int32_t block);       // drops one reference; the last one frees or caches the block
-  int32_t references(int32_t block) const { return slots_[block].references; }
+  int32_t references(int32_t block) const { return references_[block]; }
 
   // From now on the (held) block is worth remembering when nobody holds it. `on_evict`, set once,
   // is told before its content is lost.
@@ -34,10 +34,11 @@ class BlockPool {
 
  private:
   struct Slot {
-    int32_t references = 0;
     bool remembered = false;
     std::list<int32_t>::iterator place;  // in cached_, if remembered and without references
   };
+  // [total]; apart from the rest, as every step goes over those of all running sequences
+  std::vector<int32_t> references_;
   std::vector<Slot> slots_;     // [total]
   std::vector<int32_t> empty_;  // used as a stack
   std::list<int32_t> cached_;   // least recently used first

@@ -50,8 +50,11 @@ void Round(router::test::RandomRouter& random, int requests, Counts& counts) {
     EngineRequest request = AnyRequest(random, i);
     auto listener = std::make_shared<RecordingListener>();
     auto submitted = engine.Submit(request, listener);
-    if (submitted.status().code() == absl::StatusCode::kUnavailable) {  // full: let one go first
-      live[live.size() / 2].second->Wait();
+    // Full: let others go first.
+    for (size_t other = live.size() / 2;
+         submitted.status().code() == absl::StatusCode::kUnavailable && other < live.size();
+         ++other) {
+      live[other].second->Wait();
       submitted = engine.Submit(request, listener);
     }
     if (submitted.ok()) {
@@ -82,7 +85,7 @@ TEST(EngineFloor, NoTokenIsServedBelowIt) {
   for (int i = 0; i < kRequests / kTogether; ++i) Round(random, kTogether, counts);
   EXPECT_EQ(counts.served + counts.refused, kRequests);
   EXPECT_GT(counts.served, kRequests / 5);
-  EXPECT_GT(counts.refused, kRequests / 20);
+  EXPECT_GT(counts.refused, kRequests / 50);
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // What sequences share: prefixes, and the machine among tenants.
 #include <gtest/gtest.h>
 
+#include <future>
+
 #include "tests/engine/engine_fixture.h"
 
 namespace lift {
@@ -143,6 +145,47 @@ TEST(Fairness, AFloodDoesNotKeepOthersWaiting) {
   EXPECT_EQ(listener->Wait().reason, FinishReason::kLength);
   ExpectOfflineTokens({.max_context = 2048}, request, *listener);
   for (auto& other : flood) EXPECT_FALSE(other->finished());
+}
+
+// More streams than places: counted in steps, nobody waits longer for a first token than the work
+// before it takes, and nobody who has begun is passed over.
+TEST(Fairness, NobodyStarvesAmongAThousandStreams) {
+  constexpr int kStreams = 1000, kTenants = 10, kPlaces = 128;
+  FakeModel model({.num_blocks = 8192, .max_context = 64});
+  std::promise<void> all_submitted;
+  model.on_step = [gate = all_submitted.get_future().share()](auto) { gate.wait(); };
+  struct Stream {
+    std::shared_ptr<RecordingListener> listener = std::make_shared<RecordingListener>();
+    int64_t tokens = 0, first = -1, last = -1, longest_gap = 0;
+  };
+  std::vector<Stream> streams(kStreams);
+  Engine engine(model, ByteTokenizer(), {.max_batch = kPlaces, .max_waiting = kStreams});
+  int64_t work = 0;
+  for (int i = 0; i < kStreams; ++i) {
+    Stream& stream = streams[static_cast<size_t>(i)];
+    stream.tokens = 10 + i % 31;
+    work += stream.tokens;
+    EngineRequest request = MakeRequest({i % 250, i % 7}, stream.tokens, "q3.0");
+    request.tenant = absl::StrCat("t", i % kTenants);
+    request.priority = i % kTenants == 0 ? 100 : 0;  // among its own only
+    stream.listener->on_token = [&](const TokenEvent&) {
+      const int64_t now = model.steps;
+      if (stream.first < 0) stream.first = now;
+      if (stream.last >= 0) stream.longest_gap = std::max(stream.longest_gap, now - stream.last);
+      stream.last = now;
+    };
+    ASSERT_TRUE(engine.Submit(request, stream.listener).ok());
+  }
+  all_submitted.set_value();
+  int64_t last_first = 0, longest_gap = 0;
+  for (Stream& stream : streams) {
+    EXPECT_EQ(stream.listener->Wait().usage.generated_tokens, stream.tokens);
+    last_first = std::max(last_first, stream.first);
+    longest_gap = std::max(longest_gap, stream.longest_gap);
+  }
+  EXPECT_LE(last_first, work / kPlaces + 40);  // 40: the longest answer
+  EXPECT_LE(model.steps, work / kPlaces + 2 * 40);
+  EXPECT_LE(longest_gap, 2);
 }
 
 }  // namespace

@@ -5,7 +5,7 @@ usage: faults.py BUILD_DIR MODEL
 
 Kills it in the middle of streams and starts it again; gives it damaged files; a state pool that is too small; a tenant that floods it,
 with and without quotas; fills the disk of its ledger and its log (a small tmpfs of its own, so run as root); sets its clock a day
-forth and back (faketime, from the Debian package of that name). Tokens of the requests that are served are compared with
+forth and back (libfaketime, fetched as a Debian package and not installed if it is not there). Tokens of the requests that are served are compared with
 `lift-eval generate`. Needs the packages of tests/integration/requirements.txt. Prints a table on standard error and one JSON object;
 exits 1 if anything is not as documented. A fault that the machine cannot be given is reported as skipped.
 """
@@ -38,6 +38,21 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def faketime(folder):
+    """The library that shifts a program's clock: the installed one, or out of its Debian package (which is not installed)."""
+    pattern = "usr/lib/*/faketime/libfaketimeMT.so.1"
+    installed = glob.glob("/" + pattern)
+    if installed:
+        return installed[0]
+    for command in (["apt-get", "download", "libfaketime"], ["dpkg-deb", "-x", "PACKAGE", "."]):
+        package = glob.glob(f"{folder}/libfaketime*.deb")
+        words = [package[0] if w == "PACKAGE" and package else w for w in command]
+        if subprocess.run(words, cwd=folder, capture_output=True, check=False).returncode != 0:
+            return None
+    unpacked = glob.glob(f"{folder}/{pattern}")
+    return unpacked[0] if unpacked else None
 
 
 class Server:
@@ -222,13 +237,13 @@ class Faults:
 
     def clock_jump(self):
         """The wall clock of the server alone moves a day forth, then two days back, under streams with deadlines."""
-        library = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
-        if not library:
-            self.report["clock_jump"] = "skipped: no libfaketime"
+        library = faketime(self.folder)
+        if library is None:
+            self.report["clock_jump"] = "skipped: no libfaketime, and no package source to take it from"
             return
         shift = self.folder / "shift"
         shift.write_text("+0", encoding="utf-8")
-        env = {"LD_PRELOAD": library[0], "FAKETIME_TIMESTAMP_FILE": str(shift), "FAKETIME_NO_CACHE": "1",
+        env = {"LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": str(shift), "FAKETIME_NO_CACHE": "1",
                "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_RESET": "1"}
         ledger, jumps, seconds = self.folder / "clock.db", [], {}
         with Server(self.build, self.model, self.folder, "--ledger", str(ledger), env=env) as server:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the server costs besides its model: CPU seconds of a stub server's process per streamed token.
 
-usage: overhead.py BUILD_DIR [--streams N] [--seconds S] [--step-micros U] [--tenants K]
+usage: overhead.py BUILD_DIR [--streams N] [--seconds S] [--step-micros U] [--tenants K] [--state-tokens T]
 
 Prints one JSON object. The stub's own work (its sleep, its 259 logits) is included, so the figure is an upper bound.
 """
@@ -28,8 +28,10 @@ def main():
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--step-micros", type=int, default=20000)
     parser.add_argument("--tenants", type=int, default=1)
+    parser.add_argument("--state-tokens", type=int, default=65536, help="fewer than streams want: they queue for places")
     flags = parser.parse_args()
-    server = subprocess.Popen([flags.build / "bin/stub-server", "--step-micros", str(flags.step_micros)],
+    server = subprocess.Popen([flags.build / "bin/stub-server", "--step-micros", str(flags.step_micros),
+                               "--state-tokens", str(flags.state_tokens)],
                               stdout=subprocess.PIPE, text=True)
     try:
         address = server.stdout.readline().strip()
@@ -46,9 +48,12 @@ def main():
         print(json.dumps({"streams": flags.streams, "tokens": load["tokens"],
                           "tokens_per_second": load["tokens_per_second"],
                           "server_cpu_us_per_token": used / load["tokens"] * 1e6,
-                          "server_cpu_cores": used / load["seconds"], "ttft_ms_p99": load["ttft_seconds"]["p99"] * 1e3,
+                          "server_cpu_cores": used / load["seconds"], "ttft_ms_p50": load["ttft_seconds"]["p50"] * 1e3,
+                          "ttft_ms_p99": load["ttft_seconds"]["p99"] * 1e3, "ttft_ms_max": load["ttft_seconds"]["max"] * 1e3,
+                          "requests": load["requests"], "without_a_token": load["requests"] - load["ttft_seconds"]["count"],
                           "itl_ms_p50": load["inter_token_seconds"]["p50"] * 1e3,
                           "itl_ms_p99": load["inter_token_seconds"]["p99"] * 1e3,
+                          "itl_ms_max": load["inter_token_seconds"]["max"] * 1e3,
                           "tenant_fairness_index": load["tenant_fairness_index"],
                           "errors": load["errors"], "wrong_length": load["answers_of_wrong_length"]}, indent=2))
     finally:

@@ -15,8 +15,18 @@
 namespace lift {
 namespace {
 
+// With state for as many tokens as one wants to have running.
+class StubModel : public test::FakeModel {
+ public:
+  explicit StubModel(int64_t tokens) : num_blocks_(tokens / kBlockTokens) {}
+  int64_t num_blocks() const override { return num_blocks_; }
+
+ private:
+  int64_t num_blocks_;
+};
+
 struct Flags {
-  int64_t step_micros = 20000, max_batch = 1024, ledger_interval_ms = 1000;
+  int64_t step_micros = 20000, max_batch = 1024, state_tokens = 65536, ledger_interval_ms = 1000;
   std::string listen = "127.0.0.1:0", ledger, admin;
   bool no_accounting = false;
 };
@@ -36,7 +46,7 @@ int Fail(const absl::Status& status) {
 }
 
 int Serve(const Flags& flags, const sigset_t& stop) {
-  test::FakeModel model;
+  StubModel model(flags.state_tokens);
   model.step_micros = flags.step_micros;
   const auto tokenizer = Tokenizer::Create(test::ByteTokenizerSpec());
   if (!tokenizer.ok()) return Fail(tokenizer.status());
@@ -97,6 +107,10 @@ int main(int argc, char** argv) {
   lift::Flags flags;
   app.add_option("--step-micros", flags.step_micros, "Length of a step")->capture_default_str();
   app.add_option("--max-batch", flags.max_batch, "Sequences in a step")->capture_default_str();
+  app.add_option("--state-tokens", flags.state_tokens,
+                 "Tokens of all sequences that state has room for")
+      ->check(CLI::Range(4096, 1 << 24))
+      ->capture_default_str();
   app.add_option("--listen", flags.listen, "HOST:PORT")->capture_default_str();
   app.add_option("--ledger", flags.ledger, "Keep a ledger in this file");
   app.add_option("--ledger-interval-ms", flags.ledger_interval_ms, "Between its checkpoints")
