@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "router/draft.h"
+
 namespace lift::router {
 namespace {
 
@@ -62,6 +64,7 @@ size_t FirstFitVariant(std::span<const VariantView> variants) {
 Chooser::Chooser(double score, double harm, std::span<const VariantView> variants,
                  const RouterConfig& config)
     : score_(score), variants_(variants), config_(config), first_fit_(FirstFitVariant(variants)) {
+  for (const DraftPlan& plan : PlanDrafts(variants, config)) bits_.push_back(plan.bits);
   for (size_t v = 0; v < variants.size(); ++v) losses_.push_back(LossOf(v, harm));
   const Policy::Kind kind = config.policy.kind;
   if (config.predictor == nullptr || kind == Policy::Kind::kQuality || kind == Policy::Kind::kFixed)
@@ -90,7 +93,7 @@ int Chooser::Choose(double pressure) const {
   }
   const double calm = policy.kind == Policy::Kind::kBudget ? policy.budget_bits : BalancedBits();
   // A saturated queue leaves AUTO the coarsest fit variant; on the way there the budget shrinks.
-  const double least = std::min(calm, variants_[first_fit_].bits_per_weight);
+  const double least = std::min(calm, bits_[first_fit_]);
   return ChooseByBudget(calm - pressure * (calm - least));
 }
 
@@ -111,7 +114,7 @@ int Chooser::ChooseByQuality(double cap, double pressure) const {
 double Chooser::BalancedBits() const {
   size_t finest = first_fit_;
   while (finest + 1 < variants_.size() && !(LossOf(finest, 0) <= kNegligibleKl)) ++finest;
-  return (variants_[first_fit_].bits_per_weight + variants_[finest].bits_per_weight) / 2;
+  return (bits_[first_fit_] + bits_[finest]) / 2;
 }
 
 double Chooser::LossOf(size_t variant, double harm) const {
@@ -125,7 +128,7 @@ int Chooser::CheapestFor(std::span<const double> losses, double price) const {
   size_t best = first_fit_;
   double least = 0;
   for (size_t v = first_fit_; v < variants_.size(); ++v) {
-    const double cost = losses[v] + price * variants_[v].bits_per_weight;
+    const double cost = losses[v] + price * bits_[v];
     if (v == first_fit_ || cost < least) best = v, least = cost;
   }
   return static_cast<int>(best);
@@ -137,7 +140,7 @@ double Chooser::MeanBits(double price) const {
   double sum = 0;
   for (size_t at = 0; at < losses.size(); at += variants_.size()) {
     const int v = CheapestFor(losses.subspan(at, variants_.size()), price);
-    sum += variants_[static_cast<size_t>(v)].bits_per_weight;
+    sum += bits_[static_cast<size_t>(v)];
   }
   return sum * static_cast<double>(variants_.size()) / static_cast<double>(losses.size());
 }
@@ -145,7 +148,7 @@ double Chooser::MeanBits(double price) const {
 int Chooser::ChooseByBudget(double bits) const {
   if (config_.predictor == nullptr) {  // all queries are alike: the finest that the budget pays
     size_t v = first_fit_;
-    while (v + 1 < variants_.size() && variants_[v + 1].bits_per_weight <= bits) ++v;
+    while (v + 1 < variants_.size() && bits_[v + 1] <= bits) ++v;
     return static_cast<int>(v);
   }
   // The lowest price at which queries like the training ones stay within the budget: equal prices

@@ -36,7 +36,8 @@ class Chooser {
   double score_;
   std::span<const VariantView> variants_;
   const RouterConfig& config_;
-  size_t first_fit_ = 0;  // coarser ones degrade text visibly: left to those who pin them
+  size_t first_fit_ = 0;      // coarser ones degrade text visibly: left to those who pin them
+  std::vector<double> bits_;  // plane bits per weight and token that each variant reads
   std::vector<double> losses_;
   std::vector<double> training_losses_;  // [quantiles, variants], where a budget needs them
 };

@@ -53,7 +53,8 @@ std::string PolicyName(const Policy& policy) {
 
 std::string RouterConfig::Version() const {
   return absl::StrCat(predictor ? predictor->parts().version : std::string(kRouterVersion), "/",
-                      PolicyName(policy));
+                      PolicyName(policy),
+                      most_drafts > 0 ? absl::StrCat("/guess:", most_drafts) : std::string());
 }
 
 }  // namespace lift::router

@@ -62,6 +62,10 @@ absl::StatusOr<std::shared_ptr<const Predictor>> Predictor::Create(Parts parts) 
     if (absl::Status status = CheckTree(tree); !status.ok()) return status;
   }
   if (absl::Status status = CheckCurve(parts); !status.ok()) return status;
+  if (!Sane(parts.wrong_scale) || parts.wrong_scale < 0 ||
+      !(parts.wrong_power > 0 && parts.wrong_power <= 10)) {
+    return absl::InvalidArgumentError("the predictor's share of wrong guesses is out of range");
+  }
   const auto& q = parts.quantiles;
   if (q.size() < 2 || q.size() > kMaxQuantiles || !std::is_sorted(q.begin(), q.end()) ||
       !std::all_of(q.begin(), q.end(), [](double x) { return std::abs(x) <= 100; })) {
@@ -104,6 +108,11 @@ double Predictor::ExpectedKl(double harm, double bits) const {
     lowest = std::min(lowest, here);
   }
   return std::exp(std::min(lowest, kLargestLogKl));
+}
+
+double Predictor::RightGuesses(double draft_bits, double target_bits) const {
+  const double apart = std::max(0.0, ExpectedKl(0, draft_bits) - ExpectedKl(0, target_bits));
+  return std::clamp(1 - parts_.wrong_scale * std::pow(apart, parts_.wrong_power), 0.0, 1.0);
 }
 
 double Predictor::Percentile(double harm) const {

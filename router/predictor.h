@@ -40,8 +40,11 @@ class Predictor {
   struct Parts {
     double base = 0;
     std::vector<Tree> trees;
-    std::vector<Knot> curve;        // ascending bits, all but the finest variant trained on
-    double finest_bits = 0;         // from here on KL is 0
+    std::vector<Knot> curve;  // ascending bits, all but the finest variant trained on
+    double finest_bits = 0;   // from here on KL is 0
+    // A guess at one variant is wrong at a finer one with probability scale * (what they are apart
+    // in KL to the finest)^power; scale 0 = not known.
+    double wrong_scale = 0, wrong_power = 1;
     std::vector<double> quantiles;  // ascending; of the harm of queries never trained on
     std::string version;            // "trained-" and a digest of what follows
     std::string report;             // JSON text: how it was trained, and how well it predicts
@@ -56,6 +59,10 @@ class Predictor {
   double Harm(const FeatureVector& features) const;
   // Nats; falls with bits and rises with harm.
   double ExpectedKl(double harm, double bits) const;
+  bool KnowsGuesses() const { return parts_.wrong_scale > 0; }
+  // Probability that a token drawn at `draft_bits` is what `target_bits` draws there with the same
+  // random number, for a query of average harm.
+  double RightGuesses(double draft_bits, double target_bits) const;
   // Share of training queries with less harm, in [0, 1]: the complexity score.
   double Percentile(double harm) const;
   const Parts& parts() const { return parts_; }

@@ -66,6 +66,10 @@ absl::StatusOr<Predictor::Parts> PartsFromJson(const json& document) {
         {knot.at(0).get<double>(), knot.at(1).get<double>(), knot.at(2).get<double>()});
   }
   parts.finest_bits = document.at("finest_bits").get<double>();
+  if (document.contains("wrong_guesses")) {
+    parts.wrong_scale = document.at("wrong_guesses").at(0).get<double>();
+    parts.wrong_power = document.at("wrong_guesses").at(1).get<double>();
+  }
   parts.quantiles = document.at("quantiles").get<std::vector<double>>();
   parts.report = document.at("report").dump();
   return parts;
@@ -91,6 +95,7 @@ std::string Predictor::ToJson() const {
                {"trees", std::move(trees)},
                {"curve", std::move(curve)},
                {"finest_bits", parts_.finest_bits},
+               {"wrong_guesses", {parts_.wrong_scale, parts_.wrong_power}},
                {"quantiles", parts_.quantiles},
                {"report", std::move(report)}})
       .dump(-1, ' ', false, json::error_handler_t::replace);

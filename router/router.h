@@ -84,7 +84,10 @@ std::string PolicyName(const Policy& policy);
 struct RouterConfig {
   Policy policy = {};
   std::shared_ptr<const Predictor> predictor = nullptr;  // null: the hand-made score
-  // Names the rules that decide: "heuristic-1/balanced", "trained-9f86d081884c/budget:4".
+  // Tokens that decoding may guess ahead (draft.h): budgets then count what is read with guesses.
+  int most_drafts = 0;
+  // Names the rules that decide: "heuristic-1/balanced", "trained-9f86d081884c/budget:4",
+  // "trained-9f86d081884c/budget:4/guess:2".
   std::string Version() const;
 };
 

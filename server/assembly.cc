@@ -216,6 +216,9 @@ absl::StatusOr<std::unique_ptr<ServingModel>> LoadServingModel(const ServerConfi
                         Transformer::Create(out->weights, *out->backend, options));
   out->kept = kept;
   LIFT_ASSIGN_OR_RETURN(out->router, LoadRouter(config, *out->weights, kept));
+  if (out->transformer->reusable_state()) {
+    out->router.most_drafts = static_cast<int>(config.speculate);
+  }
   out->model = std::make_unique<VariantSubset>(*out->transformer, std::move(kept));
   FillInfo(*out->weights, config.model, *out);
   // The engine takes whole blocks of it.

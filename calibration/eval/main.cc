@@ -102,6 +102,11 @@ void AddRouterOptions(CLI::App& app, RouterOptions& o) {
   app.add_option("--route", o.policy,
                  "Policy whose choices are shown by kind of prompt, as for lift-server")
       ->capture_default_str();
+  app.add_option("--speculate", o.most_drafts,
+                 "Tokens that decoding may guess ahead, as for lift-server; what is read then "
+                 "counts, and the router chooses by it")
+      ->check(CLI::Range(0, 16))
+      ->capture_default_str();
   app.add_option("--plot", o.plot, "Write the curves as SVG");
 }
 

@@ -26,6 +26,8 @@ json ToJson(const RouterEvaluation& evaluation, const TraceSet& traces,
     levels.push_back({{"budget", l.budget},
                       {"router", ToJson(l.router)},
                       {"static_kl", l.static_kl},
+                      {"guessing_kl", l.guessing_kl},
+                      {"gain_on_guessing", l.gain_on_guessing},
                       {"random_kl", l.random_kl},
                       {"oracle_kl", l.oracle_kl},
                       {"raising_kl", l.raising_kl},
@@ -51,6 +53,16 @@ json ToJson(const RouterEvaluation& evaluation, const TraceSet& traces,
                      {"prompts", k.prompts},
                      {"routed", ToJson(k.routed)}});
   }
+  json drafted = json::array();
+  for (const auto& d : evaluation.drafted) {
+    drafted.push_back({{"variant", d.variant},
+                       {"draft", d.draft.empty() ? json() : json(d.draft)},
+                       {"tokens", d.tokens},
+                       {"bits", d.bits},
+                       {"expected_bits", d.expected_bits},
+                       {"right", d.right},
+                       {"expected_right", d.expected_right}});
+  }
   json kept = json::array();
   for (const KeptState& k : CompareKeptState(traces)) {
     kept.push_back({{"variant", k.variant},
@@ -58,10 +70,15 @@ json ToJson(const RouterEvaluation& evaluation, const TraceSet& traces,
                     {"staying_kl", k.staying_kl},
                     {"kept_kl", k.kept_kl}});
   }
-  return {{"prompts", evaluation.prompts},   {"kept_state", std::move(kept)},
-          {"kinds", std::move(kinds)},       {"positions", evaluation.positions},
-          {"router_version", version},       {"rank_correlation", evaluation.rank_correlation},
-          {"variants", std::move(variants)}, {"levels", std::move(levels)},
+  return {{"prompts", evaluation.prompts},
+          {"kept_state", std::move(kept)},
+          {"drafted", std::move(drafted)},
+          {"kinds", std::move(kinds)},
+          {"positions", evaluation.positions},
+          {"router_version", version},
+          {"rank_correlation", evaluation.rank_correlation},
+          {"variants", std::move(variants)},
+          {"levels", std::move(levels)},
           {"curves", std::move(curves)}};
 }
 
@@ -87,6 +104,25 @@ void PrintTables(const RouterEvaluation& evaluation) {
   for (const Curve& c : evaluation.curves) {
     std::printf("%-10s %8.4f %7.1f%% %7.1f%%\n", c.name.c_str(), c.apgr, 100 * c.cpt50,
                 100 * c.cpt80);
+  }
+}
+
+void PrintDrafted(const RouterEvaluation& evaluation) {
+  if (evaluation.drafted.empty()) return;
+  std::printf(
+      "\nguessing ahead: plane bits per weight that are read for a token, measured "
+      "(expected)\n");
+  std::printf("%-10s %-10s %7s %17s %19s\n", "variant", "draft", "tokens", "bits", "right");
+  for (const auto& d : evaluation.drafted) {
+    std::printf("%-10s %-10s %7d %8.3f (%6.3f) %8.2f%% (%6.2f%%)\n", d.variant.c_str(),
+                d.draft.empty() ? "-" : d.draft.c_str(), d.tokens, d.bits, d.expected_bits,
+                100 * d.right, 100 * d.expected_right);
+  }
+  std::printf("\n%7s %7s %9s %9s %9s %9s\n", "budget", "bits", "router", "static", "guessing",
+              "gain on it");
+  for (const LevelResult& l : evaluation.levels) {
+    std::printf("%7.2f %7.3f %9.5f %9.5f %9.5f %8.1f%%\n", l.budget, l.router.bits, l.router.kl,
+                l.static_kl, l.guessing_kl, 100 * l.gain_on_guessing);
   }
 }
 
@@ -136,6 +172,7 @@ absl::Status RunRouter(const CommonOptions& common, const RouterOptions& options
   CurveOptions curves;
   curves.levels = options.levels;
   curves.resamples = options.resamples;
+  curves.most_drafts = options.most_drafts;
   LIFT_ASSIGN_OR_RETURN(curves.policy, router::ParsePolicy(options.policy));
   LIFT_ASSIGN_OR_RETURN(const RouterEvaluation evaluation, EvaluateRouter(traces, config, curves));
   if (common.json) {
@@ -143,6 +180,7 @@ absl::Status RunRouter(const CommonOptions& common, const RouterOptions& options
                 ToJson(evaluation, traces, config.predictor->parts().version).dump(2).c_str());
   } else {
     PrintTables(evaluation);
+    PrintDrafted(evaluation);
     PrintKeptState(CompareKeptState(traces));
   }
   return options.plot.empty() ? absl::OkStatus() : WritePlot(options.plot, evaluation);

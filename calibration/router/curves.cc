@@ -8,7 +8,9 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "calibration/router/drafts.h"
 #include "calibration/router/fit.h"
+#include "router/draft.h"
 #include "router/features.h"
 #include "router/predictor.h"
 
@@ -23,8 +25,9 @@ constexpr double kRaisedBits = 0.5;    // left to raising inside answers
 // Per prompt and fit variant: summed KL and agreements; and what a cascade goes by.
 struct Table {
   size_t variants = 0;
-  std::vector<double> bits;        // [variants]
+  std::vector<double> bits;        // [variants], of one pass
   std::vector<double> kl, agrees;  // [prompts, variants], sums over positions
+  std::vector<double> read;        // [prompts, variants], bits over all positions, with guesses
   std::vector<double> positions;   // [prompts]
   std::vector<double> early_kl, early_agrees, early_positions, early_entropy;  // [prompts]
   size_t prompts() const { return positions.size(); }
@@ -38,17 +41,21 @@ struct Totals {
   CurvePoint Mean() const { return {bits / positions, kl / positions, agrees / positions}; }
 };
 
-Table MakeTable(const TraceSet& traces, size_t first_fit) {
+Table MakeTable(const TraceSet& traces, size_t first_fit,
+                std::span<const router::DraftPlan> plans) {
   Table t;
   const size_t all = traces.variants.size();
   t.variants = all - first_fit;
-  for (size_t v = first_fit; v < all; ++v) t.bits.push_back(traces.variants[v].bits_per_weight);
+  std::vector<double> bits;
+  for (const TraceVariant& v : traces.variants) bits.push_back(v.bits_per_weight);
+  t.bits.assign(bits.begin() + static_cast<std::ptrdiff_t>(first_fit), bits.end());
   for (const PromptTrace& p : traces.prompts) {
     const auto count = static_cast<double>(p.positions);
     t.positions.push_back(count);
     for (size_t v = first_fit; v < all; ++v) {
       t.kl.push_back(p.MeanKl(v) * count);
       t.agrees.push_back(p.Agreement(v) * count);
+      t.read.push_back(ReadBits(p, bits, v, plans[v]));
     }
     const int64_t early = std::min(kCascadeTokens, p.positions);
     const auto at = static_cast<int64_t>(first_fit) * p.positions;
@@ -63,23 +70,28 @@ Table MakeTable(const TraceSet& traces, size_t first_fit) {
   return t;
 }
 
+enum class Guesses { kNone, kPlanned };
+
 // One variant for each prompt.
-CurvePoint PointOf(const Table& t, const std::vector<int>& choices, const Weights& weights) {
+CurvePoint PointOf(const Table& t, const std::vector<int>& choices, const Weights& weights,
+                   Guesses guesses = Guesses::kPlanned) {
   Totals sum;
   for (size_t i = 0; i < t.prompts(); ++i) {
     const auto v = static_cast<size_t>(choices[i]);
     sum.positions += weights[i] * t.positions[i];
-    sum.bits += weights[i] * t.positions[i] * t.bits[v];
+    sum.bits += weights[i] * (guesses == Guesses::kPlanned ? t.read[i * t.variants + v]
+                                                           : t.positions[i] * t.bits[v]);
     sum.kl += weights[i] * t.kl[i * t.variants + v];
     sum.agrees += weights[i] * t.agrees[i * t.variants + v];
   }
   return sum.Mean();
 }
 
-std::vector<CurvePoint> StaticPoints(const Table& t, const Weights& weights) {
+std::vector<CurvePoint> StaticPoints(const Table& t, const Weights& weights, Guesses guesses) {
   std::vector<CurvePoint> points;
   for (size_t v = 0; v < t.variants; ++v) {
-    points.push_back(PointOf(t, std::vector<int>(t.prompts(), static_cast<int>(v)), weights));
+    points.push_back(
+        PointOf(t, std::vector<int>(t.prompts(), static_cast<int>(v)), weights, guesses));
   }
   return points;
 }
@@ -127,7 +139,8 @@ CurvePoint Oracle(const Table& t, const Weights& weights, double bits) {
       double least = 0;
       for (size_t v = 0; v < t.variants; ++v) {
         const double cost =
-            t.kl[i * t.variants + v] / t.positions[i] + std::exp(log_price) * t.bits[v];
+            (t.kl[i * t.variants + v] + std::exp(log_price) * t.read[i * t.variants + v]) /
+            t.positions[i];
         if (v == 0 || cost < least) least = cost, choices[i] = static_cast<int>(v);
       }
     }
@@ -183,7 +196,8 @@ class Evaluator {
         config_(config),
         options_(options),
         first_fit_(first_fit),
-        table_(MakeTable(traces, first_fit)),
+        plans_(PlansOf(traces, config, options)),
+        table_(MakeTable(traces, first_fit, plans_)),
         once_(table_.prompts(), 1.0) {}
 
   absl::StatusOr<RouterEvaluation> Run() {
@@ -192,6 +206,7 @@ class Evaluator {
     for (const PromptTrace& p : traces_.prompts) out.positions += p.positions;
     AddCurves(out);
     AddKinds(out);
+    AddDrafted(out);
     for (const double level : Levels()) out.levels.push_back(Level(level));
     std::vector<double> predicted;
     for (const PromptTrace& p : traces_.prompts) {
@@ -202,6 +217,33 @@ class Evaluator {
   }
 
  private:
+  static std::vector<router::DraftPlan> PlansOf(const TraceSet& traces,
+                                                const router::RouterConfig& config,
+                                                const CurveOptions& options) {
+    router::RouterConfig guessing = config;
+    guessing.most_drafts = options.most_drafts;
+    return router::PlanDrafts(ViewsOf(traces), guessing);
+  }
+
+  void AddDrafted(RouterEvaluation& out) const {
+    if (options_.most_drafts == 0) return;
+    const std::vector<CurvePoint> points = StaticPoints(table_, once_, Guesses::kPlanned);
+    for (size_t v = first_fit_; v < plans_.size(); ++v) {
+      const router::DraftPlan& plan = plans_[v];
+      auto& row = out.drafted.emplace_back();
+      row.variant = traces_.variants[v].name;
+      row.bits = points[v - first_fit_].bits;
+      row.expected_bits = plan.bits;
+      if (plan.variant < 0) continue;
+      const TraceVariant& draft = traces_.variants[static_cast<size_t>(plan.variant)];
+      row.draft = draft.name;
+      row.tokens = plan.tokens;
+      row.right = RightGuesses(traces_, static_cast<size_t>(plan.variant), v);
+      row.expected_right = config_.predictor->RightGuesses(draft.bits_per_weight,
+                                                           traces_.variants[v].bits_per_weight);
+    }
+  }
+
   double Between(double share) const {
     return table_.bits.front() * (1 - share) + table_.bits.back() * share;
   }
@@ -215,6 +257,7 @@ class Evaluator {
   std::vector<int> Choices(const router::Policy& policy) const {
     router::RouterConfig config = config_;
     config.policy = policy;
+    config.most_drafts = options_.most_drafts;
     const std::vector<router::VariantView> views = ViewsOf(traces_);
     std::vector<int> choices;
     for (const PromptTrace& p : traces_.prompts) {
@@ -248,10 +291,11 @@ class Evaluator {
   }
 
   void AddCurves(RouterEvaluation& out) const {
-    const std::vector<CurvePoint> fixed = StaticPoints(table_, once_);
-    Curve router{"router"}, single{"static"}, random{"random"}, oracle{"oracle"},
-        cascade{"cascade"};
+    const std::vector<CurvePoint> fixed = StaticPoints(table_, once_, Guesses::kNone);
+    Curve router{"router"}, single{"static"}, guessing{"guessing"}, random{"random"},
+        oracle{"oracle"}, cascade{"cascade"};
     single.points = fixed;
+    guessing.points = StaticPoints(table_, once_, Guesses::kPlanned);
     for (int i = 0; i < kSweep; ++i) {
       const double bits = Between(static_cast<double>(i) / (kSweep - 1));
       router.points.push_back(PointOf(table_, Choices(Budget(bits)), once_));
@@ -259,7 +303,8 @@ class Evaluator {
       oracle.points.push_back(Oracle(table_, once_, bits));
       cascade.points.push_back(Cascade(table_, once_, bits));
     }
-    for (Curve* curve : {&router, &single, &random, &oracle, &cascade}) {
+    for (Curve* curve : {&router, &single, &guessing, &random, &oracle, &cascade}) {
+      if (curve == &guessing && options_.most_drafts == 0) continue;
       std::stable_sort(curve->points.begin(), curve->points.end(),
                        [](const CurvePoint& a, const CurvePoint& b) { return a.bits < b.bits; });
       const bool mixed = curve == &random;  // linear in cost, not in its logarithm
@@ -290,8 +335,10 @@ class Evaluator {
     level.budget = budget;
     const std::vector<int> choices = Choices(Budget(budget));
     level.router = PointOf(table_, choices, once_);
-    const std::vector<CurvePoint> fixed = StaticPoints(table_, once_);
+    const std::vector<CurvePoint> fixed = StaticPoints(table_, once_, Guesses::kNone);
     level.static_kl = Interpolate(fixed, level.router.bits);
+    level.guessing_kl =
+        Interpolate(StaticPoints(table_, once_, Guesses::kPlanned), level.router.bits);
     level.random_kl = RandomKl(fixed, level.router.bits);
     level.oracle_kl = Oracle(table_, once_, level.router.bits).kl;
     level.cascade_kl = Cascade(table_, once_, level.router.bits).kl;
@@ -301,13 +348,16 @@ class Evaluator {
                          return Raising(table_, traces_, first_fit_, lower, views, entropy);
                        }).kl;
     level.gain = 1 - level.router.kl / level.static_kl;
+    level.gain_on_guessing =
+        level.guessing_kl > kLeastKl ? 1 - level.router.kl / level.guessing_kl : 0;
     std::mt19937_64 random(options_.seed);
     std::vector<double> gains;
     for (int r = 0; r < options_.resamples; ++r) {
       Weights weights(table_.prompts());
       for (size_t i = 0; i < weights.size(); ++i) weights[random() % weights.size()] += 1;
       const CurvePoint point = PointOf(table_, choices, weights);
-      gains.push_back(1 - point.kl / Interpolate(StaticPoints(table_, weights), point.bits));
+      gains.push_back(
+          1 - point.kl / Interpolate(StaticPoints(table_, weights, Guesses::kNone), point.bits));
     }
     std::sort(gains.begin(), gains.end());
     if (!gains.empty()) {
@@ -321,6 +371,7 @@ class Evaluator {
   const router::RouterConfig& config_;
   const CurveOptions& options_;
   size_t first_fit_;
+  std::vector<router::DraftPlan> plans_;  // of all variants
   Table table_;
   Weights once_;
 };
@@ -345,6 +396,14 @@ absl::StatusOr<RouterEvaluation> EvaluateRouter(const TraceSet& traces,
   const size_t first_fit = router::FirstFitVariant(ViewsOf(traces));
   if (first_fit + 2 > traces.variants.size()) {
     return absl::InvalidArgumentError("fewer than two variants are fit for AUTO");
+  }
+  if (options.most_drafts > 0 && !KnowsDraws(traces)) {
+    return absl::InvalidArgumentError(
+        "the traces do not say what each variant draws; measure them again to judge guesses");
+  }
+  if (options.most_drafts > 0 && !config.predictor->KnowsGuesses()) {
+    return absl::InvalidArgumentError(
+        "the router does not know how often guesses are right; train it again");
   }
   if (traces.prompts.size() < 2) return absl::InvalidArgumentError("there are too few prompts");
   return Evaluator(traces, config, options, first_fit).Run();

@@ -16,6 +16,7 @@ namespace lift {
 struct CurveOptions {
   std::vector<double> levels = {};  // mean bits to compare at; empty = three between the extremes
   router::Policy policy = {};       // for the table by kind of prompt
+  int most_drafts = 0;              // tokens that decoding may guess ahead
   int resamples = 1000;             // of prompts, for the intervals
   uint64_t seed = 1;
 };
@@ -36,12 +37,14 @@ struct Curve {
 struct LevelResult {
   double budget = 0;  // as asked of the router
   CurvePoint router;
-  double static_kl = 0;   // best single precision, interpolated
-  double random_kl = 0;   // mixing the two extremes at random
-  double oracle_kl = 0;   // knowing every answer's true KL
-  double raising_kl = 0;  // a smaller budget, raised inside answers that turn out unsure
-  double cascade_kl = 0;  // coarse first, then the finest for those that turn out unsure
-  double gain = 0;        // 1 - router / static
+  double static_kl = 0;         // best single precision without guesses, interpolated
+  double guessing_kl = 0;       // best single precision with the router's own plans of guesses
+  double random_kl = 0;         // mixing the two extremes at random
+  double oracle_kl = 0;         // knowing every answer's true KL
+  double raising_kl = 0;        // a smaller budget, raised inside answers that turn out unsure
+  double cascade_kl = 0;        // coarse first, then the finest for those that turn out unsure
+  double gain = 0;              // 1 - router / static
+  double gain_on_guessing = 0;  // 1 - router / guessing
   double gain_low = 0, gain_high = 0;  // 95 % interval
 };
 
@@ -54,10 +57,19 @@ struct KindResult {
 
 struct RouterEvaluation {
   int64_t prompts = 0, positions = 0;
-  std::vector<Curve> curves;  // router, static, random, oracle, cascade
+  std::vector<Curve> curves;  // router, static, guessing (if allowed), random, oracle, cascade
   std::vector<LevelResult> levels;
   std::vector<KindResult> kinds;  // by name, then "" for all
-  double rank_correlation = 0;    // of predicted and true harm; 0 without a predictor
+  // How each variant decodes where guesses are allowed, and what that reads: plane bits per weight
+  // and token.
+  struct Drafted {
+    std::string variant, draft;  // draft: empty = none
+    int tokens = 0;
+    double bits = 0, expected_bits = 0;
+    double right = 0, expected_right = 0;  // share of guesses
+  };
+  std::vector<Drafted> drafted;
+  double rank_correlation = 0;  // of predicted and true harm; 0 without a predictor
 };
 
 // `config`'s predictor is judged at one budget after another. INVALID_ARGUMENT without one, or for

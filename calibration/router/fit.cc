@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
+#include "calibration/router/drafts.h"
 #include "kernels/base/mapped_file.h"
 
 namespace lift {
@@ -244,6 +245,16 @@ class Trainer {
     }
     auto predictor = Predictor::Create(parts);
     LIFT_CHECK(predictor.ok());
+    std::vector<double> kl;
+    for (const TraceVariant& v : traces_.variants) {
+      kl.push_back((*predictor)->ExpectedKl(0, v.bits_per_weight));
+    }
+    const WrongGuesses wrong = FitWrongGuesses(traces_, kl);
+    parts.wrong_scale = wrong.scale;
+    parts.wrong_power = wrong.power;
+    report.guess_error = wrong.error;
+    predictor = Predictor::Create(parts);
+    LIFT_CHECK(predictor.ok());
     AddReliability(**predictor, report);
     parts.report = ReportJson(report).dump();
     const std::string document = (*predictor)->ToJson();
@@ -272,6 +283,7 @@ class Trainer {
             {"kl_rank_correlation", std::move(kl)},
             {"harm_spread", r.spread},
             {"calibration_error", r.calibration_error},
+            {"guess_error", r.guess_error},
             {"reliability", std::move(reliability)},
             {"features", std::move(features)}};
   }

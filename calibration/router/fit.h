@@ -35,6 +35,7 @@ struct FitReport {
   double spread = 0;            // standard deviation of true harm: what there is to predict
   std::vector<double> kl_rank_correlation;  // of each variant's mean KL
   double calibration_error = 0;  // mean |predicted / true - 1| of mean KL over deciles of harm
+  double guess_error = 0;  // mean |predicted - true| share of right guesses over pairs of variants
   struct Bin {
     double predicted = 0, measured = 0;  // geometric mean over variants of mean KL, nats
   };

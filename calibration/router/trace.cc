@@ -209,6 +209,7 @@ class Tracer {
     trace.kl.resize(base + count);
     trace.entropy.resize(base + count);
     trace.agrees.resize(base + count);
+    trace.draws.resize(base + count);
     pool_.ParallelFor(static_cast<int64_t>(count), 1, [&](int64_t begin, int64_t end, int) {
       for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
         const auto fine = std::span(answer.finest).subspan(i * vocab_, vocab_);
@@ -218,6 +219,7 @@ class Tracer {
         trace.entropy[base + i] =
             static_cast<float>(router::SignalsFromLogits(row, 1).last_entropy);
         trace.agrees[base + i] = fine_stats.best == stats.best;
+        trace.draws[base + i] = Sample(row, answer.sampling, {}, static_cast<int64_t>(i) + 1).id;
       }
     });
   }

@@ -28,6 +28,9 @@ struct PromptTrace {
   std::vector<float> kl;        // nats, KL(finest || variant) of the next token's distribution
   std::vector<float> entropy;   // nats, of the variant's distribution
   std::vector<uint8_t> agrees;  // 1 = the finest variant's most likely token is this one's, too
+  // The token that the variant draws there, with the answer's own random numbers: a guess is right
+  // where the guessing and the verifying variant draw the same. Empty in files of older versions.
+  std::vector<int32_t> draws;
   // [variants], nats: mean KL to the finest of an answer's second half that the finest variant
   // computes on state which this variant wrote in the first half. Empty if not asked for.
   std::vector<float> kept;

@@ -53,6 +53,7 @@ json PromptToJson(const PromptTrace& p) {
           {"kl", p.kl},
           {"entropy", p.entropy},
           {"agrees", json::binary(p.agrees)},
+          {"draws", p.draws},
           {"kept", p.kept}};
 }
 
@@ -70,6 +71,7 @@ PromptTrace PromptFromJson(const json& j) {
   p.kl = j.at("kl").get<std::vector<float>>();
   p.entropy = j.at("entropy").get<std::vector<float>>();
   p.agrees = j.at("agrees").get_binary();
+  if (j.contains("draws")) p.draws = j.at("draws").get<std::vector<int32_t>>();
   if (j.contains("kept")) p.kept = j.at("kept").get<std::vector<float>>();
   return p;
 }
@@ -95,6 +97,7 @@ bool Consistent(const TraceSet& set) {
   for (const PromptTrace& p : set.prompts) {
     if (p.positions < 1 || p.positions > int64_t{1} << 24) return false;
     const size_t cells = set.variants.size() * static_cast<size_t>(p.positions);
+    if (!p.draws.empty() && p.draws.size() != cells) return false;
     if (!p.kept.empty() && p.kept.size() != set.variants.size()) return false;
     if (p.kl.size() != cells || p.entropy.size() != cells || p.agrees.size() != cells) return false;
   }

@@ -215,17 +215,17 @@ struct EngineOptions {
   int64_t snapshot_tokens = 128;
   std::chrono::milliseconds aging{1000};    // of waiting count as one level of priority
   std::chrono::milliseconds patience{500};  // of waiting; then sequences of others are displaced
-  // Tokens guessed ahead per step and sequence, at most; 0 = none. Guesses are what followed the
-  // same tokens before, or what the coarsest variant says, and are verified at the request's own
-  // variant: answers are the same. Switched off by itself while it does not pay.
-  int64_t speculation = 0;
   // An engine without work charges what is resident this often; a running one does after every
   // step.
   std::chrono::milliseconds idle_charge{1000};
   // Precision rises inside an answer, one variant at a time, when the average entropy of what it is
   // drawn from reaches this many nats (router::Escalation); never of a pinned one. 0 = never.
   double escalation = 0;
-  router::RouterConfig router = {};  // policy and predictor of AUTO
+  // Policy and predictor of AUTO. Its most_drafts tokens are guessed ahead per step and sequence,
+  // at most; 0 = none. Guesses are what followed the same tokens before, or what a coarser variant
+  // says (router::PlanDrafts), and are verified at the request's own variant: answers are the same.
+  // Switched off by itself while it does not pay.
+  router::RouterConfig router = {};
   // Memory beside the state pool for the state of preempted sequences, which then need not be
   // computed again; rounded down to whole blocks, allocated at once and metered as state. 0 = none.
   int64_t swap_bytes = 0;
@@ -253,7 +253,7 @@ struct ResidencyChange {
 // What guessing ahead did so far.
 struct SpeculationStats {
   int64_t looked_up = 0, looked_up_accepted = 0;  // tokens guessed from what was said before
-  int64_t drafted = 0, drafted_accepted = 0;      // by the coarsest variant
+  int64_t drafted = 0, drafted_accepted = 0;      // by a coarser variant
 };
 
 // How sequences gave their blocks back to others so far, and what is in the swap space now.

@@ -36,6 +36,7 @@ EngineLoop::EngineLoop(StepModel& model, const EngineOptions& options, RequestRe
       meter_(model.variants(), options.weight_resident_bytes,
              static_cast<uint64_t>((model.num_blocks() + swap_pool_.total()) *
                                    model.bytes_per_block())),
+      draft_plans_(router::PlanDrafts(views_, options.router)),
       started_(EngineClock::now()),
       watched_(started_),
       resident_(static_cast<int>(views_.size())) {}

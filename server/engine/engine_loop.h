@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "router/draft.h"
 #include "router/pressure.h"
 #include "router/router.h"
 #include "server/engine/fair_share.h"
@@ -88,7 +89,7 @@ class EngineLoop {
   DraftControl& Control(bool looked_up, int64_t decoding);
   void WantDrafts();
   void Guess(StepPlan& plan);
-  void GuessByCoarsest(std::span<PlanChunk*> chunks);
+  void GuessByCoarser(std::span<PlanChunk*> chunks);
   void JudgeGuesses(const StepPlan& plan, int64_t delivered, double seconds);
   std::vector<SequenceChunk> Chunks(const StepPlan& plan) const;
   void RunModel(const std::vector<SequenceChunk>& chunks);
@@ -127,7 +128,8 @@ class EngineLoop {
   std::vector<float> logits_;
   std::vector<float> draft_logits_;
   std::vector<int32_t> draft_tokens_;
-  std::vector<DraftControl> controls_;  // by source, then by size of batch
+  const std::vector<router::DraftPlan> draft_plans_;  // of each variant
+  std::vector<DraftControl> controls_;                // by source, then by size of batch
   std::atomic<int64_t> looked_up_{0}, looked_up_accepted_{0}, drafted_{0}, drafted_accepted_{0};
   const EngineClock::time_point started_;
   router::PressureGauge pressure_;   // of the queue

@@ -18,7 +18,7 @@ bool Decodes(const LiveRequest& request) {
 
 DraftControl& EngineLoop::Control(bool looked_up, int64_t decoding) {
   if (controls_.empty()) {
-    controls_.assign(2 * kBatchSizes, DraftControl(options_.speculation));
+    controls_.assign(2 * kBatchSizes, DraftControl(options_.router.most_drafts));
   }
   const auto size = static_cast<size_t>(
       std::bit_width(static_cast<uint64_t>(std::max<int64_t>(decoding, 1) - 1)));
@@ -26,7 +26,7 @@ DraftControl& EngineLoop::Control(bool looked_up, int64_t decoding) {
 }
 
 void EngineLoop::WantDrafts() {
-  if (options_.speculation == 0 || !model_.reusable_state()) return;
+  if (options_.router.most_drafts == 0 || !model_.reusable_state()) return;
   int64_t decoding = 0;
   for (const LiveRequest* request : requests_) decoding += Decodes(*request) ? 1 : 0;
   for (LiveRequest* request : requests_) {
@@ -37,9 +37,12 @@ void EngineLoop::WantDrafts() {
     request->drafts_looked_up = !request->drafts.empty();
     if (request->drafts_looked_up) {
       request->drafts_wanted = static_cast<int64_t>(request->drafts.size());
-    } else if (request->variant > 0) {
-      request->drafts_wanted = Control(false, decoding).length();
+      continue;
     }
+    const router::DraftPlan& plan = draft_plans_[static_cast<size_t>(request->variant)];
+    if (plan.variant < 0) continue;
+    const int64_t length = Control(false, decoding).length();
+    request->drafts_wanted = plan.known && length > 0 ? plan.tokens : length;
   }
 }
 
@@ -56,10 +59,10 @@ void EngineLoop::Guess(StepPlan& plan) {
     request.drafts.insert(request.drafts.begin(), request.tokens.back());
     if (!request.drafts_looked_up) coarse.push_back(&chunk);
   }
-  GuessByCoarsest(coarse);
+  GuessByCoarser(coarse);
 }
 
-void EngineLoop::GuessByCoarsest(std::span<PlanChunk*> chunks) {
+void EngineLoop::GuessByCoarser(std::span<PlanChunk*> chunks) {
   const auto vocab = static_cast<size_t>(model_.vocab_size());
   for (int64_t ahead = 0;; ++ahead) {
     std::vector<SequenceChunk> step;
@@ -70,14 +73,14 @@ void EngineLoop::GuessByCoarsest(std::span<PlanChunk*> chunks) {
       step.push_back({.tokens = std::span<const int32_t>(request.drafts).last(1),
                       .position = request.computed + ahead,
                       .blocks = request.table.blocks(),
-                      .variant = 0});
+                      .variant = draft_plans_[static_cast<size_t>(request.variant)].variant});
       members.push_back(&request);
     }
     if (step.empty()) return;
     model_.Step(step, draft_logits_);
     for (size_t i = 0; i < members.size(); ++i) {
       const auto row = std::span<const float>(draft_logits_).subspan(i * vocab, vocab);
-      // No guess where the coarsest variant has none: token 0 is as wrong as any other.
+      // No guess where the coarser variant has none: token 0 is as wrong as any other.
       const int32_t id = std::max(0, members[i]->SampleAhead(row, ahead).id);
       members[i]->drafts.push_back(id);
     }
@@ -85,7 +88,7 @@ void EngineLoop::GuessByCoarsest(std::span<PlanChunk*> chunks) {
 }
 
 void EngineLoop::JudgeGuesses(const StepPlan& plan, int64_t delivered, double seconds) {
-  if (options_.speculation == 0) return;
+  if (options_.router.most_drafts == 0) return;
   int64_t decoding = 0, looked_up = 0, drafted = 0;
   for (const PlanChunk& chunk : plan.chunks) {
     const LiveRequest& request = *requests_[chunk.sequence];

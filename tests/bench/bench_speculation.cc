@@ -65,8 +65,8 @@ const char* const kPrompts[] = {"The capital of France is", "def fibonacci(n):\n
 
 // All prompts, `streams` of them at a time.
 Run Answer(StepModel& model, const std::shared_ptr<const Tokenizer>& tokenizer, const Job& job,
-           int64_t speculation) {
-  Engine engine(model, tokenizer, {.prefix_cache = false, .speculation = speculation});
+           int most_drafts) {
+  Engine engine(model, tokenizer, {.prefix_cache = false, .router = {.most_drafts = most_drafts}});
   Run run;
   double seconds = 0;
   const auto step = static_cast<size_t>(job.streams);

@@ -12,6 +12,7 @@
 #include "calibration/router/boost.h"
 #include "calibration/router/chart.h"
 #include "calibration/router/curves.h"
+#include "calibration/router/drafts.h"
 #include "calibration/router/fit.h"
 #include "calibration/router/kept_state.h"
 #include "calibration/router/trace.h"
@@ -55,6 +56,7 @@ void ExpectEqual(const std::vector<PromptTrace>& a, const std::vector<PromptTrac
     EXPECT_EQ(a[i].kl, b[i].kl) << i;
     EXPECT_EQ(a[i].entropy, b[i].entropy) << i;
     EXPECT_EQ(a[i].agrees, b[i].agrees) << i;
+    EXPECT_EQ(a[i].draws, b[i].draws) << i;
     EXPECT_EQ(a[i].kept, b[i].kept) << i;
     EXPECT_EQ(a[i].prefill.last_entropy, b[i].prefill.last_entropy) << i;
     EXPECT_EQ(a[i].kind, b[i].kind) << i;
@@ -103,6 +105,40 @@ TEST(RouterTrace, KeptStateMattersUnlessTheFinestWroteIt) {
 TEST(RouterTrace, GreedyAnswersAreNotDrawnOnes) {
   const auto greedy = Trace(false, 4, 0), drawn = Trace(false, 4, 1);
   EXPECT_NE(greedy.front().kl, drawn.front().kl);
+}
+
+// What is drawn at temperature 0 is the most likely token; a finer variant draws more like the
+// finest.
+TEST(RouterTrace, DrawsAreTheVariantsOwn) {
+  for (const PromptTrace& p : Trace(false, 4, 0)) {
+    const auto count = static_cast<size_t>(p.positions);
+    ASSERT_EQ(p.draws.size(), 5 * count);
+    for (size_t cell = 0; cell < p.draws.size(); ++cell) {
+      EXPECT_EQ(p.draws[cell] == p.draws[4 * count + cell % count], p.agrees[cell] != 0);
+    }
+  }
+  TraceSet drawn;
+  drawn.variants.resize(5);
+  drawn.prompts = Trace(false, 4, 1);
+  EXPECT_TRUE(KnowsDraws(drawn));
+  EXPECT_EQ(RightGuesses(drawn, 4, 4), 1);
+  EXPECT_LT(RightGuesses(drawn, 0, 4), 0.9);
+  drawn.prompts.back().draws.clear();
+  EXPECT_FALSE(KnowsDraws(drawn));
+}
+
+TEST(RouterDrafts, BitsAreCountedPassByPass) {
+  PromptTrace p;
+  p.positions = 6;
+  p.draws = {1, 1, 9, 1, 1, 1,   // a guesser that is wrong once
+             1, 1, 1, 1, 1, 1};  // what is right
+  const std::vector<double> bits = {3, 8};
+  EXPECT_EQ(ReadBits(p, bits, 1, {}), 6 * 8);
+  EXPECT_EQ(ReadBits(p, bits, 0, {}), 6 * 3);
+  // Two guesses right and one more token, twice.
+  EXPECT_EQ(ReadBits(p, bits, 1, {.variant = 0, .tokens = 2}), 2 * (2 * 3 + 8));
+  // Four guesses of which two count; two (the last token needs none) and the last.
+  EXPECT_EQ(ReadBits(p, bits, 1, {.variant = 0, .tokens = 4}), 4 * 3 + 8 + 2 * 3 + 8);
 }
 
 TEST(RouterTrace, RefusesAPromptThatTheContextDoesNotHold) {
@@ -197,8 +233,11 @@ TraceSet Planted(int prompts, double effect, double noise, uint64_t seed) {
     p.positions = 10;
     const double harm = effect * (std::log1p(static_cast<double>(p.text.bytes)) - 4) / 2 +
                         effect * (p.text.has_code ? 0.7 : -0.7) + noise * normal(random);
+    std::vector<double> luck(10);
+    for (double& u : luck) u = static_cast<double>(random() >> 11) * 0x1p-53;
     for (int v = 0; v < 5; ++v) {
       const double kl = v == 4 ? 0 : 0.4 * std::exp(-v + harm);
+      for (const double u : luck) p.draws.push_back(u < 0.5 * kl ? 8 : 7);
       for (int t = 0; t < 10; ++t) {
         p.kl.push_back(static_cast<float>(kl));
         p.entropy.push_back(static_cast<float>(2 + harm));
@@ -226,6 +265,19 @@ TEST(RouterFit, FindsPlantedHarmAndIsCalibrated) {
   // The same traces give the same router, to the letter.
   EXPECT_EQ(FitPredictor(Planted(1200, 0.8, 0.3, 1), {})->predictor->ToJson(),
             fit->predictor->ToJson());
+}
+
+// Guesses are planted to be wrong for half of what two variants are apart.
+TEST(RouterFit, LearnsHowOftenGuessesAreRight) {
+  const auto fit = FitPredictor(Planted(4000, 0, 0, 3), {});
+  ASSERT_TRUE(fit.ok()) << fit.status();
+  EXPECT_NEAR(fit->predictor->parts().wrong_power, 1, 0.1);
+  EXPECT_NEAR(fit->predictor->RightGuesses(2, 8), 0.8, 0.01);
+  EXPECT_NEAR(fit->predictor->RightGuesses(3, 4), 1 - 0.2 * (std::exp(-1) - std::exp(-2)), 0.01);
+  EXPECT_LT(fit->report.guess_error, 0.005);
+  TraceSet old = Planted(200, 0, 0.1, 3);
+  for (PromptTrace& p : old.prompts) p.draws.clear();
+  EXPECT_FALSE(FitPredictor(old, {})->predictor->KnowsGuesses());
 }
 
 TEST(RouterFit, PretendsNothingWhereThereIsNothing) {
@@ -279,6 +331,35 @@ TEST(RouterCurves, ARouterThatKnowsBeatsStaticAndOneThatDoesNotDoesNot) {
   for (const LevelResult& l : bad->levels) EXPECT_LE(l.gain_low, 0.02) << l.budget;
   EXPECT_EQ(EvaluateRouter(Planted(600, 0, 1, 10), {}, {}).status().code(),
             absl::StatusCode::kInvalidArgument);
+}
+
+TEST(RouterCurves, GuessesMakeFinerVariantsCheaper) {
+  router::RouterConfig config;
+  config.predictor = FitPredictor(Planted(1200, 0.8, 0.3, 1), {})->predictor;
+  TraceSet test = Planted(600, 0.8, 0.3, 9);
+  const CurveOptions options{.levels = {3.5}, .policy = {}, .most_drafts = 4, .resamples = 100};
+  const auto guessing = EvaluateRouter(test, config, options);
+  ASSERT_TRUE(guessing.ok()) << guessing.status();
+  ASSERT_EQ(guessing->curves.size(), 6u);
+  EXPECT_EQ(guessing->curves[2].name, "guessing");
+  EXPECT_GT(guessing->curves[2].apgr, guessing->curves[1].apgr);
+  ASSERT_EQ(guessing->drafted.size(), 5u);
+  EXPECT_TRUE(guessing->drafted[0].draft.empty());
+  const auto& finest = guessing->drafted[4];
+  EXPECT_FALSE(finest.draft.empty());
+  EXPECT_LT(finest.bits, 6);  // of 8
+  EXPECT_NEAR(finest.bits / finest.expected_bits, 1, 0.1);
+  EXPECT_NEAR(finest.right, finest.expected_right, 0.05);
+  const LevelResult& level = guessing->levels[0];
+  EXPECT_NEAR(level.router.bits, 3.5, 0.5);
+  EXPECT_LT(level.guessing_kl, level.static_kl);
+  EXPECT_LT(level.router.kl, level.guessing_kl);
+  EXPECT_GT(level.gain_low, 0.25);
+
+  test.prompts[3].draws.clear();
+  const auto old = EvaluateRouter(test, config, options);
+  EXPECT_EQ(old.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(old.status().message()), HasSubstr("measure them again"));
 }
 
 TEST(RouterCurves, RankCorrelationSharesRanksOfTies) {

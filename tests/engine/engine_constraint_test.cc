@@ -107,7 +107,8 @@ TEST(Constraint, AnswersAreTheOnesOfThePlainLoop) {
                                      .max_context = 64,
                                      .eos_logit = rng() % 2 == 0 ? 3.6F : -10};
     FakeModel model(options);
-    Engine engine(model, ByteTokenizer(), {.max_batch = 6, .speculation = trial % 2 == 0 ? 4 : 0});
+    Engine engine(model, ByteTokenizer(),
+                  {.max_batch = 6, .router = {.most_drafts = trial % 2 == 0 ? 4 : 0}});
     std::vector<EngineRequest> requests;
     std::vector<std::shared_ptr<RecordingListener>> listeners;
     for (int i = 0; i < 12; ++i) {

@@ -44,7 +44,7 @@ TEST(EngineEscalation, ServedEqualsOfflineUnderLoadSpeculationAndPreemption) {
     RecordingObserver observer;
     std::mt19937_64 rng(seed);
     EngineOptions engine_options;
-    engine_options.speculation = seed % 2 == 0 ? 4 : 0;
+    engine_options.router.most_drafts = seed % 2 == 0 ? 4 : 0;
     engine_options.escalation = kSome;
     engine_options.patience = 1ms;
     engine_options.swap_bytes = seed % 3 == 0 ? 1 << 16 : 0;

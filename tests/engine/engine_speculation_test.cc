@@ -2,6 +2,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <map>
+
+#include "router/predictor.h"
 #include "server/engine/speculation.h"
 #include "tests/engine/engine_fixture.h"
 
@@ -62,7 +66,7 @@ TEST(Speculation, AnswersAreTheSame) {
     SpeculationStats stats;
     {
       Engine engine(model, ByteTokenizer(),
-                    {.max_batch = 6, .speculation = 4, .observer = &observer});
+                    {.max_batch = 6, .router = {.most_drafts = 4}, .observer = &observer});
       std::vector<EngineRequest> requests;
       std::vector<std::shared_ptr<RecordingListener>> listeners;
       for (int i = 0; i < 12; ++i) {
@@ -90,7 +94,7 @@ TEST(Speculation, AnswersAreTheSame) {
 
 TEST(Speculation, RightGuessesSaveSteps) {
   FakeModel model({.delay = 3ms});  // far above the cost of a guess, also under a sanitizer
-  Engine engine(model, ByteTokenizer(), {.speculation = 4});
+  Engine engine(model, ByteTokenizer(), {.router = {.most_drafts = 4}});
   EngineRequest request = MakeRequest({1, 2, 3}, 100, "full");
   request.sampling.logit_bias = {{7, 100.0F}};
   auto listener = std::make_shared<RecordingListener>();
@@ -99,6 +103,38 @@ TEST(Speculation, RightGuessesSaveSteps) {
   EXPECT_EQ(listener->ids(), std::vector<int32_t>(100, 7));
   EXPECT_LT(model.steps, 70);
   EXPECT_GT(engine.speculation().looked_up_accepted, 40);
+}
+
+// A predictor that knows how often guesses are right says who guesses, and how many.
+TEST(Speculation, ThePlannedVariantGuesses) {
+  router::Predictor::Parts parts;
+  parts.curve = {{2, std::log(0.8), 1}, {3, std::log(0.1), 1}, {4, std::log(0.09), 1}};
+  parts.finest_bits = 6;
+  parts.quantiles = {-1, 0, 1};
+  parts.version = "trained-x";
+  parts.wrong_scale = 1;
+  EngineOptions options;
+  options.router = {.policy = {}, .predictor = *router::Predictor::Create(parts), .most_drafts = 2};
+  const FakeModel::Options fake{.max_context = 128, .full = false};
+  FakeModel model(fake);
+  std::map<std::pair<int, size_t>, int> chunks;  // variant, tokens
+  model.on_step = [&](std::span<const SequenceChunk> step) {
+    for (const SequenceChunk& chunk : step) ++chunks[{chunk.variant, chunk.tokens.size()}];
+  };
+  {
+    Engine engine(model, ByteTokenizer(), options);
+    const EngineRequest request = MakeRequest({5, 6}, 60, "q6.0");
+    auto listener = std::make_shared<RecordingListener>();
+    ASSERT_TRUE(engine.Submit(request, listener).ok());
+    listener->Wait();
+    ExpectOfflineTokens(fake, request, *listener);
+    EXPECT_GT(engine.speculation().drafted, 0);
+  }
+  const int guesses = chunks[{1, 1}], verified = chunks[{3, 3}];  // by q3.0, at q6.0
+  EXPECT_GT(verified, 0);
+  EXPECT_GE(guesses, 2 * verified);
+  EXPECT_EQ((chunks[{0, 1}]), 0);
+  EXPECT_EQ((chunks[{2, 1}]), 0);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "router/choose.h"
+#include "router/draft.h"
 #include "tests/router/random_router.h"
 
 namespace lift::router {
@@ -115,10 +116,11 @@ TEST(Policy, BudgetHoldsOnTheTrainingQueries) {
                                       std::max(12.0, variants[first].bits_per_weight));
     config.policy = {.kind = Policy::Kind::kBudget, .budget_bits = budget};
     double bits = 0;
+    const auto plans = PlanDrafts(variants, config);
     const auto quantiles = config.predictor->quantiles();
     for (const double harm : quantiles) {
       const int chosen = Chooser(0, harm, variants, config).Choose(0);
-      bits += variants[static_cast<size_t>(chosen)].bits_per_weight;
+      bits += plans[static_cast<size_t>(chosen)].bits;
     }
     EXPECT_LE(bits / static_cast<double>(quantiles.size()), budget + 1e-9);
   }

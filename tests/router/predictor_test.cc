@@ -108,6 +108,8 @@ TEST(Predictor, RefusesWhatIsNoPredictor) {
   refused("falling slope", [](json& j) { j["curve"][1][2] = -1; });
   refused("finest below", [](json& j) { j["finest_bits"] = 4; });
   refused("quantiles", [](json& j) { j["quantiles"] = {1, 0}; });
+  refused("wrong guesses", [](json& j) { j["wrong_guesses"] = {-1, 1}; });
+  refused("power of wrong guesses", [](json& j) { j["wrong_guesses"] = {1, 0}; });
   refused("loop", [](json& j) { j["trees"] = json::parse("[[[0,1.0,0,0,true]]]"); });
   refused("child", [](json& j) { j["trees"] = json::parse("[[[0,1.0,1,9,true],[0.5],[0.5]]]"); });
   refused("feature index",

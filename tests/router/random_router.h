@@ -46,6 +46,7 @@ class RandomRouter {
       bits += Real(0.3, 2), level -= Real(0.3, 2);
     }
     parts.finest_bits = bits;
+    if (Int(0, 3) > 0) parts.wrong_scale = Real(0.01, 1.5), parts.wrong_power = Real(0.2, 1.2);
     for (int q = Int(2, 40); q > 0; --q) parts.quantiles.push_back(Real(-2, 2));
     std::sort(parts.quantiles.begin(), parts.quantiles.end());
     parts.version = "trained-test";
@@ -86,6 +87,7 @@ class RandomRouter {
 
   RouterConfig Config(bool trained) {
     RouterConfig config;
+    config.most_drafts = std::max(0, Int(-2, 4));
     if (trained) config.predictor = *Predictor::Create(Parts());
     switch (Int(0, 3)) {
       case 1:
