@@ -14,6 +14,10 @@ namespace {
 // Fewer tokens than this say more about a step's overhead than about how fast tokens can be read.
 constexpr int64_t kMeasurableTokens = 16;
 
+// What an answer is expected to need before any has ended. Without it a crowd that comes at once
+// is all let in, and most of it preempted again.
+constexpr double kFirstAnswerTokens = 128;
+
 double SecondsSince(EngineClock::time_point start) {
   return std::chrono::duration<double>(EngineClock::now() - start).count();
 }
@@ -171,7 +175,8 @@ StepPlan EngineLoop::Plan(EngineClock::time_point now) const {
                           .block_tokens = model_.block_tokens(),
                           .free_blocks = pool_.free(),
                           .total_blocks = pool_.total(),
-                          .growth_tokens = static_cast<int64_t>(expected_tokens_),
+                          .growth_tokens = static_cast<int64_t>(
+                              expected_tokens_ > 0 ? expected_tokens_ : kFirstAnswerTokens),
                           .aging_us = micros(options_.aging),
                           .patience_us = micros(options_.patience),
                           .free_swap_blocks = swap_pool_.free(),

@@ -114,6 +114,10 @@ TEST(Engine, PreemptionInATinyPoolGivesTheSameTokens) {
     }
   };
   Engine engine(model, ByteTokenizer(), {.max_batch = 4, .prefill_chunk_tokens = 4});
+  // An answer of one token, so that short ones are expected and more are let in than will fit.
+  const auto first = std::make_shared<RecordingListener>();
+  ASSERT_TRUE(engine.Submit(MakeRequest({9}, 1), first).ok());
+  first->Wait();
   std::vector<EngineRequest> requests;
   std::vector<std::shared_ptr<RecordingListener>> listeners;
   for (int i = 0; i < 4; ++i) {

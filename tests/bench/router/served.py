@@ -61,8 +61,8 @@ class Client:
         return tokens, getattr(served, "lambda"), served.variant, first
 
 
-def throughput(harness, model, route, prompts, clients, tokens):
-    with harness.Server(model, "--route", route) as server:
+def throughput(harness, model, route, prompts, clients, tokens, *flags, floor=0):
+    with harness.Server(model, "--route", route, *flags) as server:
         client, todo, lock, done = Client(server, tokens), list(prompts), threading.Lock(), []
         client.ask(prompts[0])
 
@@ -72,7 +72,8 @@ def throughput(harness, model, route, prompts, clients, tokens):
                     if not todo:
                         return
                     prompt = todo.pop()
-                answer = client.ask(prompt)
+                asked = {"min_lambda": floor} if floor and prompt["kind"] in COMPLEX else {}
+                answer = client.ask(prompt, **asked)
                 with lock:
                     done.append((prompt["kind"], answer))
 
@@ -96,7 +97,8 @@ def speed(args, harness):
     ratios = []
     for round_ in range(args.rounds):
         fixed, _ = throughput(harness, args.model, f"fixed:{finest}", prompts, args.clients, args.tokens)
-        routed, variants = throughput(harness, args.model, args.route, prompts, args.clients, args.tokens)
+        routed, variants = throughput(harness, args.model, args.route, prompts, args.clients, args.tokens,
+                                      "--speculate", str(args.speculate), floor=args.complex_floor)
         ratios.append(routed / fixed)
         print(f"round {round_ + 1}: finest ({finest}) {fixed:.1f} tokens/s, {args.route} {routed:.1f}: {ratios[-1]:.3f}x", flush=True)
     for (group, variant), count in sorted(variants.items()):
@@ -171,6 +173,8 @@ def main():
     parser.add_argument("prompts")
     parser.add_argument("what", choices=("speed", "overload"))
     parser.add_argument("--route", default="balanced")
+    parser.add_argument("--speculate", type=int, default=0, help="tokens that the routing server may guess ahead")
+    parser.add_argument("--complex-floor", type=float, default=0, help="speed: min_lambda of the complex prompts")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=80, help="of a round")
     parser.add_argument("--clients", type=int, default=1, help="requests at a time")
