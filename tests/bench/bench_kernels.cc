@@ -42,13 +42,13 @@ LiftCode MakeCode(int stored, int derived) {
 // Many one-stage matrices over one buffer of random planes.
 class LiftedBench {
  public:
-  LiftedBench(int64_t rows, int64_t cols, int stored, int derived)
+  LiftedBench(int64_t rows, int64_t cols, int stored, int derived, size_t footprint = kFootprint)
       : rotation_({true, 1}, cols),
         code_(MakeCode(stored, derived)),
         scales_(static_cast<size_t>(rows), FloatToHalf(1.0f)) {
     plane_bytes_ = static_cast<size_t>(PaddedRows(rows) / kTileRows * PaddedColumns(cols) /
                                        kTileColumns * stored * kTileBytes);
-    const size_t count = kFootprint / plane_bytes_ + 1;
+    const size_t count = footprint / plane_bytes_ + 1;
     planes_.resize(count * plane_bytes_ / sizeof(Line));
     std::mt19937_64 random(2);
     for (Line& line : planes_) {
@@ -137,6 +137,18 @@ AttentionPoint BenchAttention(Backend& backend, KvFormat format, int64_t tokens,
 }
 
 }  // namespace
+
+double PeakMultiplyAdds(Backend& backend, double seconds) {
+  double peak = 0;
+  for (const auto& [stored, derived] : {std::pair{2, 0}, {2, 1}}) {
+    LiftedBench bench(1024, 1024, stored, derived, /*footprint=*/0);
+    for (const int64_t tokens : {1, 2, 8, 32}) {
+      const LiftedPoint point = bench.Run(backend, tokens, 1, seconds);
+      peak = std::max(peak, point.multiply_adds_per_second);
+    }
+  }
+  return peak;
+}
 
 KernelReport BenchKernels(Backend& backend, double read_bandwidth, int64_t rows, int64_t cols,
                           const std::vector<int64_t>& tokens, double seconds) {

@@ -38,6 +38,10 @@ struct KernelReport {
   std::vector<AttentionPoint> attention;
 };
 
+// Multiply-adds a second of the sign product on planes that stay in the cache, the best of several
+// counts of tokens; seconds: spent on each.
+double PeakMultiplyAdds(Backend& backend, double seconds);
+
 // rows x cols: the shape of the layer; seconds: spent on each point.
 KernelReport BenchKernels(Backend& backend, double read_bandwidth, int64_t rows, int64_t cols,
                           const std::vector<int64_t>& tokens, double seconds);

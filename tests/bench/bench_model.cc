@@ -164,6 +164,7 @@ absl::StatusOr<std::vector<Phase>> ProfileDecode(std::shared_ptr<const Weights> 
     phase.calls /= steps;
     phase.bytes /= steps;
     phase.seconds /= steps;
+    phase.multiply_adds /= steps;
   }
   phases.push_back({"everything else", 1, 0, (elapsed - inside) / steps});
   return phases;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -19,6 +20,7 @@
 #include "tests/bench/bench_speculation.h"
 #include "tests/bench/capacity/capacity.h"
 #include "tests/bench/read_loop.h"
+#include "tests/bench/roofline.h"
 #include "tests/bench/serve/serve.h"
 #include "tests/bench/synthetic.h"
 
@@ -28,7 +30,7 @@ namespace {
 constexpr int kWorkFailed = 1, kWrongInput = 2;
 
 struct Flags {
-  std::string model, synthetic, save, isa = "auto";
+  std::string model, synthetic, save, isa = "auto", plot;
   std::string kv_cache = std::string(KvFormatName(kDefaultKvFormat));
   std::vector<std::string> variants;
   std::vector<int64_t> batches = {1, 2, 4, 8}, contexts = {128}, prefills = {128, 512};
@@ -91,6 +93,7 @@ void DeclareFlags(CLI::App& app, Flags& flags) {
   app.add_flag("--profile", flags.profile,
                "phases of one decode step of the first variant, batch and context: bytes, floor at "
                "the\nread loop's speed, time");
+  app.add_option("--plot", flags.plot, "with --profile: also draw the step's roofline (SVG) here");
   app.add_flag("--json", flags.json, "print one JSON object on stdout");
   app.footer(
       "bandwidth_fraction: weight bytes read in a second / bytes a second of a loop that only "
@@ -173,8 +176,11 @@ void PrintTable(const KernelReport& report, double) {
 nlohmann::json ToJson(const std::vector<Phase>& phases) {
   nlohmann::json out;
   for (const Phase& p : phases) {
-    out["profile"].push_back(
-        {{"phase", p.name}, {"calls", p.calls}, {"bytes", p.bytes}, {"seconds", p.seconds}});
+    out["profile"].push_back({{"phase", p.name},
+                              {"calls", p.calls},
+                              {"bytes", p.bytes},
+                              {"seconds", p.seconds},
+                              {"multiply_adds", p.multiply_adds}});
   }
   return out;
 }
@@ -275,6 +281,12 @@ int RunModel(const Flags& flags, Backend& backend, ThreadPool& pool) {
   if (flags.profile) {
     const auto phases = ProfileDecode(*weights, backend, *plan);
     if (!phases.ok()) return Fail(kWorkFailed, phases.status().message());
+    if (!flags.plot.empty()) {
+      std::ofstream out(flags.plot);
+      out << RooflineSvg(*phases, read_bandwidth, PeakMultiplyAdds(backend, flags.seconds / 8));
+      out.close();
+      if (!out) return Fail(kWorkFailed, "cannot write the plot " + flags.plot);
+    }
     return Print(flags, *phases, read_bandwidth, backend);
   }
   auto report = BenchModel(*weights, backend, read_bandwidth, *plan);
@@ -289,6 +301,9 @@ int Run(const Flags& flags) {
   }
   if (flags.kernels && flags.profile) {
     return Fail(kWrongInput, "--profile needs a model; leave out --kernels");
+  }
+  if (!flags.plot.empty() && !flags.profile) {
+    return Fail(kWrongInput, "--plot draws what --profile measures; give both");
   }
   CpuIsa isa = CpuIsa::kAuto;
   for (const CpuIsa each : kCpuIsas) {

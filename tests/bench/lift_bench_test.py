@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import xml.etree.ElementTree
 
 PROGRAMS = pathlib.Path(os.environ["LIFT_PROGRAM_DIR"])
 FOLDER = tempfile.TemporaryDirectory()
@@ -132,6 +133,33 @@ class Profile(unittest.TestCase):
         self.assertEqual(phases["norm"]["calls"], 2 * LAYERS + 1)
         self.assertEqual(phases["attention"]["calls"], LAYERS)
         self.assertEqual(phases["attention"]["bytes"], LAYERS * 34 * 2 * KV_HEADS * 4 * HEAD_DIM)
+
+    def test_multiply_adds_count_every_stream(self):
+        for batch in (1, 3):
+            phases = self.phases("f32", 33, batch)
+            for name, weights in SITES.items():
+                # 3 bits are 2+1p and 1 (or 1+1p): at least a product a bit, at most two.
+                each = phases[name]["multiply_adds"] / (batch * LAYERS * weights)
+                self.assertTrue(3 <= each <= 6 and each == int(each), (name, each))
+            self.assertEqual(phases["attention"]["multiply_adds"], batch * LAYERS * 34 * 2 * HEADS * HEAD_DIM)
+            self.assertEqual(phases["norm"]["multiply_adds"], 0)
+
+    def test_roofline(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "roof.svg")
+            made = report("--synthetic", "llama-tiny:3", "--profile", "--batch", "1", "--context", "33", "--plot", path)
+            picture = xml.etree.ElementTree.parse(path).getroot()
+        svg = "{http://www.w3.org/2000/svg}"
+        shown = [p["phase"] for p in made["profile"] if p["bytes"]]
+        self.assertEqual(len(picture.findall(svg + "circle")), len(shown))
+        texts = " ".join(t.text for t in picture.findall(svg + "text"))
+        for name in (*shown, "read loop"):
+            self.assertIn(name, texts)
+        for dot in picture.findall(svg + "circle"):
+            self.assertTrue(80 <= float(dot.get("cx")) <= 640 and 70 <= float(dot.get("cy")) <= 470, dot.attrib)
+        refused = bench("--synthetic", "llama-tiny:3", "--plot", "x.svg")
+        self.assertEqual(refused.returncode, 2)
+        self.assertIn("--profile", refused.stderr)
 
     def test_state_adds_up_in_every_format(self):
         for kv, head_bytes, context, batch in (("f16", 2 * HEAD_DIM, 33, 1), ("bf16", 2 * HEAD_DIM, 0, 1),

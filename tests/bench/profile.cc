@@ -19,6 +19,28 @@ double PlaneBytes(const LiftedMatrix& w, std::span<const uint8_t> variants) {
   return bytes;
 }
 
+// A product of each row that a token's variant has with each stream of its stage.
+double SignProducts(const LiftedMatrix& w, std::span<const uint8_t> variants) {
+  double products = 0;
+  for (const uint8_t variant : variants) {
+    for (size_t j = 0; j < w.stages.size(); ++j) {
+      products += static_cast<double>(w.rows_of(variant)[j] * w.cols * w.stages[j].code->streams());
+    }
+  }
+  return products;
+}
+
+// Scores and weighted values of all tokens before and at each one.
+double AttentionProducts(const AttentionShape& shape,
+                         std::span<const AttentionSequence> sequences) {
+  double pairs = 0;
+  for (const AttentionSequence& s : sequences) {
+    const auto before = static_cast<double>(s.position), tokens = static_cast<double>(s.tokens);
+    pairs += tokens * before + tokens * (tokens + 1) / 2;
+  }
+  return pairs * static_cast<double>(2 * shape.heads * shape.head_dim);
+}
+
 double StateBytes(const AttentionShape& shape, std::span<const AttentionSequence> sequences) {
   double tokens = 0;
   for (const AttentionSequence& s : sequences) {
@@ -79,8 +101,10 @@ class Profiler final : public ProfilingBackend {
   void Attention(const std::byte* cache, const AttentionShape& shape,
                  std::span<const AttentionSequence> sequences, const float* q,
                  float* out) override {
-    Time("attention", StateBytes(shape, sequences),
-         [&] { b_.Attention(cache, shape, sequences, q, out); });
+    Time(
+        "attention", StateBytes(shape, sequences),
+        [&] { b_.Attention(cache, shape, sequences, q, out); },
+        AttentionProducts(shape, sequences));
   }
   void CausalConv(const ConvLayer& layer, std::span<const RecurrentSequence> sequences,
                   float* states, const float* x, int64_t pitch, float* out) override {
@@ -95,8 +119,9 @@ class Profiler final : public ProfilingBackend {
     Time("copy", 0, [&] { b_.CopyColumns(x, tokens, pitch, cols, out); });
   }
   void DenseMatmul(const DenseMatrixView& w, const float* x, int64_t tokens, float* y) override {
-    Time(absl::StrCat("dense ", w.rows, "x", w.cols), static_cast<double>(w.bytes()),
-         [&] { b_.DenseMatmul(w, x, tokens, y); });
+    Time(
+        absl::StrCat("dense ", w.rows, "x", w.cols), static_cast<double>(w.bytes()),
+        [&] { b_.DenseMatmul(w, x, tokens, y); }, static_cast<double>(w.rows * w.cols * tokens));
   }
   void DenseRow(const DenseMatrixView& w, int64_t row, float* out) override {
     Time("embed", 0, [&] { b_.DenseRow(w, row, out); });
@@ -110,19 +135,22 @@ class Profiler final : public ProfilingBackend {
   }
   void LiftedMatmul(const LiftedMatrix& w, const LiftedActivations& u,
                     std::span<const uint8_t> variants, float* y) override {
-    Time(absl::StrCat("planes ", w.rows, "x", w.cols), PlaneBytes(w, variants),
-         [&] { b_.LiftedMatmul(w, u, variants, y); });
+    Time(
+        absl::StrCat("planes ", w.rows, "x", w.cols), PlaneBytes(w, variants),
+        [&] { b_.LiftedMatmul(w, u, variants, y); }, SignProducts(w, variants));
   }
   void LiftedMatmuls(std::span<const LiftedProduct> products, const LiftedActivations& u,
                      std::span<const uint8_t> variants) override {
-    double bytes = 0;
+    double bytes = 0, signs = 0;
     int64_t rows = 0;
     for (const LiftedProduct& product : products) {
+      signs += SignProducts(*product.w, variants);
       bytes += PlaneBytes(*product.w, variants);
       rows += product.w->rows;
     }
-    Time(absl::StrCat("planes ", rows, "x", products.front().w->cols), bytes,
-         [&] { b_.LiftedMatmuls(products, u, variants); });
+    Time(
+        absl::StrCat("planes ", rows, "x", products.front().w->cols), bytes,
+        [&] { b_.LiftedMatmuls(products, u, variants); }, signs);
   }
   void LiftedRow(const LiftedMatrix& w, int64_t row, int variant, float* out) override {
     Time("embed", 0, [&] { b_.LiftedRow(w, row, variant, out); });
@@ -130,7 +158,7 @@ class Profiler final : public ProfilingBackend {
 
  private:
   template <typename Body>
-  void Time(const std::string& name, double bytes, const Body& body) {
+  void Time(const std::string& name, double bytes, const Body& body, double multiply_adds = 0) {
     const double start = Now();
     body();
     const double seconds = Now() - start;
@@ -140,6 +168,7 @@ class Profiler final : public ProfilingBackend {
     ++at->calls;
     at->bytes += bytes;
     at->seconds += seconds;
+    at->multiply_adds += multiply_adds;
   }
 
   Backend& b_;
