@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <random>
 
 namespace lift {
 namespace {
@@ -38,21 +39,35 @@ struct Sum {
 class Grower {
  public:
   Grower(std::span<const FeatureVector> x, const BoostOptions& options)
-      : x_(x), options_(options), residual_(x.size()) {}
+      : x_(x), options_(options), residual_(x.size()), random_(options.seed) {}
 
   std::vector<double>& residual() { return residual_; }
 
   Tree Grow(std::array<double, kFeatureCount>& gain) {
     Tree tree;
-    Part all;
-    all.rows.resize(x_.size());
-    std::iota(all.rows.begin(), all.rows.end(), 0);
+    Part part;
+    part.rows = Drawn(x_.size(), options_.rows_share);
+    looks_at_ = 0;
+    for (const uint32_t f : Drawn(kFeatureCount, options_.features_share)) {
+      looks_at_ |= uint64_t{1} << f & ~options_.unused;
+    }
     tree.emplace_back();
-    GrowNode(tree, 0, std::move(all), options_.depth, gain);
+    GrowNode(tree, 0, std::move(part), options_.depth, gain);
     return tree;
   }
 
  private:
+  // A share of [0, count), at least one, without replacement.
+  std::vector<uint32_t> Drawn(size_t count, double share) {
+    std::vector<uint32_t> drawn(count);
+    std::iota(drawn.begin(), drawn.end(), 0);
+    const auto kept = std::clamp<size_t>(
+        static_cast<size_t>(std::lround(share * static_cast<double>(count))), 1, count);
+    for (size_t i = 0; i < kept; ++i) std::swap(drawn[i], drawn[i + random_() % (count - i)]);
+    drawn.resize(kept);
+    return drawn;
+  }
+
   double Value(const Sum& sum, const Part& part) const {
     const double value = sum.total / (static_cast<double>(sum.rows) + options_.shrink);
     return std::clamp(value, part.least, part.most);
@@ -100,7 +115,7 @@ class Grower {
     Split best;
     best.gain = 1e-12;
     for (size_t f = 0; f < kFeatureCount; ++f) {
-      if ((options_.unused >> f & 1) == 0) TryFeature(part, static_cast<int>(f), unsplit, best);
+      if ((looks_at_ >> f & 1) != 0) TryFeature(part, static_cast<int>(f), unsplit, best);
     }
     return best;
   }
@@ -151,6 +166,8 @@ class Grower {
   const BoostOptions& options_;
   std::vector<double> residual_;
   std::vector<std::pair<double, uint32_t>> sorted_;
+  std::mt19937_64 random_;
+  uint64_t looks_at_ = 0;  // bit i: this tree may split on feature i
 };
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "server/rpc/explain.h"
 
+#include "router/draft.h"
 #include "server/errors.h"
 #include "server/rpc/events.h"
 #include "server/rpc/translate.h"
@@ -41,6 +42,7 @@ absl::Status Explain(const ServiceContext& services, const api::ExplainRouteRequ
       ToServedBy(services.model, services.shared.build, decision, decision.variant);
   response.set_prompt_tokens(static_cast<int64_t>(prompt.ids.size()));
   response.set_prefill_used(false);
+  const std::vector<router::DraftPlan> plans = router::PlanDrafts(views, config);
   const std::vector<double> losses = router::ExpectedLosses(features, no_prefill, views, config);
   for (size_t i = 0; i < views.size(); ++i) {
     const VariantInfo& info = services.model.variants.at(i);
@@ -51,6 +53,11 @@ absl::Status Explain(const ServiceContext& services, const api::ExplainRouteRequ
     assessment.set_bytes(info.bytes);
     if (info.kl >= 0) assessment.set_calibrated_kl(info.kl);
     if (!losses.empty()) assessment.set_expected_kl(losses[i]);
+    assessment.set_read_bits_per_weight(plans[i].bits);
+    if (plans[i].variant >= 0) {
+      assessment.set_draft_variant(views[static_cast<size_t>(plans[i].variant)].name);
+      assessment.set_draft_tokens(plans[i].tokens);
+    }
     assessment.set_chosen(static_cast<int>(i) == decision.variant);
     // The router itself judges: would it serve this variant if it were pinned under the same
     // floors?

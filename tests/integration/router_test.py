@@ -84,8 +84,9 @@ class Router(unittest.TestCase):
 
     def test_it_is_judged_on_other_prompts(self):
         plot = ROOT / "curves.svg"
-        done = harness.run_json(harness.program("lift-eval"), "router", "--model", str(self.trained), "--prompts", str(PROMPTS / "test.jsonl"),
-                                "--max-new-tokens", "12", "--resamples", "100", "--plot", str(plot), "--exact", "--kept-state", "--json")
+        ask = ("router", "--model", str(self.trained), "--prompts", str(PROMPTS / "test.jsonl"), "--max-new-tokens", "12",
+               "--traces", str(ROOT / "test.cbor"), "--resamples", "100", "--exact", "--kept-state", "--json")
+        done = harness.run_json(harness.program("lift-eval"), *ask, "--plot", str(plot))
         self.assertEqual(done["router_version"], self.version)
         self.assertEqual(len(done["levels"]), 3)
         for level in done["levels"]:
@@ -99,6 +100,40 @@ class Router(unittest.TestCase):
         for k in kept[:-1]:
             self.assertGreater(k["kept_kl"], kept[-1]["kept_kl"])
             self.assertLess(k["kept_kl"], k["staying_kl"])
+
+        # With guesses a token costs what is read, and nothing else changes.
+        guessing = harness.run_json(harness.program("lift-eval"), *ask, "--speculate", "4")
+        self.assertEqual(done["drafted"], [])
+        self.assertIn("guessing", [c["name"] for c in guessing["curves"]])
+        for row, variant in zip(guessing["drafted"][::-1], guessing["variants"][::-1]):
+            self.assertEqual(row["variant"], variant["name"])
+            self.assertLessEqual(row["expected_bits"], variant["bits_per_weight"])
+            self.assertAlmostEqual(row["bits"] / row["expected_bits"], 1, delta=0.15)
+            self.assertAlmostEqual(row["right"], row["expected_right"], delta=0.15)
+        curves = [{c["name"]: c for c in d["curves"]} for d in (done, guessing)]
+        self.assertEqual(curves[0]["static"], curves[1]["static"])
+
+    def test_guesses_are_counted_on_and_change_no_answer(self):
+        plain, guessing = ["--route", "budget:4.5"], ["--route", "budget:4.5", "--speculate", "4"]
+        with harness.Server(self.trained, *plain) as server:
+            for v in self.explain(server, HARD).variants:
+                self.assertEqual((v.read_bits_per_weight, v.draft_variant, v.draft_tokens), (v.bits_per_weight, "", 0))
+        with harness.Server(self.trained, *guessing) as server:
+            seen = self.explain(server, HARD).variants
+            names = [v.variant for v in seen]
+            for i, v in enumerate(seen):
+                self.assertLessEqual(v.read_bits_per_weight, v.bits_per_weight)
+                self.assertEqual(v.draft_variant != "", v.draft_tokens > 0)
+                if v.draft_variant:
+                    self.assertIn(v.draft_variant, names[:i])
+                    self.assertLess(v.read_bits_per_weight, v.bits_per_weight)
+            self.assertTrue(seen[-1].draft_variant)
+            for text in (EASY, HARD):
+                answer = self.answer(server, text)
+                self.assertEqual(answer.served_by.router_version, f"{self.version}/budget:4.5/guess:4")
+                offline = harness.run_json(harness.program("lift-eval"), "generate", "--model", str(MODEL), "--prompt", text, "--variant",
+                                           answer.served_by.variant, "--max-new-tokens", "8", "--ignore-eos", "--json")
+                self.assertEqual(list(answer.token_ids), offline["token_ids"])
 
     def test_served_answers_say_who_decided_and_what_to_expect(self):
         with harness.Server(self.trained, "--route", "budget:4.5") as server:
