@@ -118,8 +118,9 @@ void AddFlags(CLI::App& app, ServerConfig& c) {
                  "0 = off")
       ->capture_default_str();
   app.add_option("--speculate", c.speculate,
-                 "Guess up to this many tokens ahead and verify them in one step, where that is "
-                 "faster; answers stay the same; 0 = off")
+                 "Guess up to this many tokens ahead at a coarser variant and verify them in one "
+                 "step, where that is faster; answers stay the same; a trained router counts what "
+                 "is then read; 0 = off")
       ->capture_default_str();
   app.add_option("--max-message-mb", c.max_message_mb, "Largest request message in MiB")
       ->capture_default_str();
