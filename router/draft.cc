@@ -15,13 +15,13 @@ double PassesPerToken(double right, int tokens) {
 
 std::vector<DraftPlan> PlanDrafts(std::span<const VariantView> variants,
                                   const RouterConfig& config) {
-  const bool known = config.predictor != nullptr && config.predictor->KnowsGuesses();
+  const bool allowed = config.most_drafts > 0;
+  const bool known = allowed && config.predictor != nullptr && config.predictor->KnowsGuesses();
   std::vector<DraftPlan> plans;
   double least = 0;
   for (size_t v = 0; v < variants.size(); ++v) {
     DraftPlan plan{.bits = variants[v].bits_per_weight, .known = known};
-    if (!known && v > 0 && config.most_drafts > 0)
-      plan.variant = 0, plan.tokens = config.most_drafts;
+    if (allowed && !known && v > 0) plan.variant = 0, plan.tokens = config.most_drafts;
     for (size_t d = 0; d < v && known; ++d) {
       const double right =
           config.predictor->RightGuesses(variants[d].bits_per_weight, variants[v].bits_per_weight);

@@ -57,7 +57,7 @@ struct RouterOptions {
   CollectRequest collect;  // prompts and how they are answered; the rest comes from CommonOptions
   std::vector<double> levels;  // mean bits to compare at
   int resamples = 1000;
-  int most_drafts = 0;
+  int most_drafts = 0;              // tokens that decoding may guess ahead
   std::string policy = "balanced";  // for the table by kind
   std::string plot;                 // SVG to write
 };

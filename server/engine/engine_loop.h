@@ -127,7 +127,6 @@ class EngineLoop {
   std::vector<LiveRequest*> requests_;  // of groups_: waiting and running
   std::vector<float> logits_;
   std::vector<float> draft_logits_;
-  std::vector<int32_t> draft_tokens_;
   const std::vector<router::DraftPlan> draft_plans_;  // of each variant
   std::vector<DraftControl> controls_;                // by source, then by size of batch
   std::atomic<int64_t> looked_up_{0}, looked_up_accepted_{0}, drafted_{0}, drafted_accepted_{0};

@@ -46,11 +46,9 @@ def faketime(folder):
     installed = glob.glob("/" + pattern)
     if installed:
         return installed[0]
-    for command in (["apt-get", "download", "libfaketime"], ["dpkg-deb", "-x", "PACKAGE", "."]):
-        package = glob.glob(f"{folder}/libfaketime*.deb")
-        words = [package[0] if w == "PACKAGE" and package else w for w in command]
-        if subprocess.run(words, cwd=folder, capture_output=True, check=False).returncode != 0:
-            return None
+    subprocess.run(["apt-get", "download", "libfaketime"], cwd=folder, capture_output=True, check=False)
+    for package in glob.glob(f"{folder}/libfaketime*.deb"):
+        subprocess.run(["dpkg-deb", "-x", package, folder], capture_output=True, check=False)
     unpacked = glob.glob(f"{folder}/{pattern}")
     return unpacked[0] if unpacked else None
 
