@@ -62,6 +62,9 @@ absl::StatusOr<std::shared_ptr<const Predictor>> Predictor::Create(Parts parts) 
     if (absl::Status status = CheckTree(tree); !status.ok()) return status;
   }
   if (absl::Status status = CheckCurve(parts); !status.ok()) return status;
+  if (!Sane(parts.probe_bits) || parts.probe_bits < 0) {
+    return absl::InvalidArgumentError("the predictor's probing variant is out of range");
+  }
   if (!Sane(parts.wrong_scale) || parts.wrong_scale < 0 ||
       !(parts.wrong_power > 0 && parts.wrong_power <= 10)) {
     return absl::InvalidArgumentError("the predictor's share of wrong guesses is out of range");
@@ -108,6 +111,17 @@ double Predictor::ExpectedKl(double harm, double bits) const {
     lowest = std::min(lowest, here);
   }
   return std::exp(std::min(lowest, kLargestLogKl));
+}
+
+bool Predictor::UsesProbe() const {
+  const auto names = FeatureNames();
+  const auto probe =
+      static_cast<int>(std::find(names.begin(), names.end(), "probe") - names.begin());
+  return parts_.probe_bits > 0 &&
+         std::any_of(parts_.trees.begin(), parts_.trees.end(), [&](const Tree& tree) {
+           return std::any_of(tree.begin(), tree.end(),
+                              [&](const Node& node) { return node.feature == probe; });
+         });
 }
 
 double Predictor::RightGuesses(double draft_bits, double target_bits) const {

@@ -42,6 +42,7 @@ class Predictor {
     std::vector<Tree> trees;
     std::vector<Knot> curve;  // ascending bits, all but the finest variant trained on
     double finest_bits = 0;   // from here on KL is 0
+    double probe_bits = 0;    // of the variant that probed the training prompts; 0 = none did
     // A guess at one variant is wrong at a finer one with probability scale * (what they are apart
     // in KL to the finest)^power; scale 0 = not known.
     double wrong_scale = 0, wrong_power = 1;
@@ -60,6 +61,8 @@ class Predictor {
   // Nats; falls with bits and rises with harm.
   double ExpectedKl(double harm, double bits) const;
   bool KnowsGuesses() const { return parts_.wrong_scale > 0; }
+  // Whether any tree looks at PrefillSignals::probe_kl.
+  bool UsesProbe() const;
   // Probability that a token drawn at `draft_bits` is what `target_bits` draws there with the same
   // random number, for a query of average harm.
   double RightGuesses(double draft_bits, double target_bits) const;

@@ -66,6 +66,7 @@ absl::StatusOr<Predictor::Parts> PartsFromJson(const json& document) {
         {knot.at(0).get<double>(), knot.at(1).get<double>(), knot.at(2).get<double>()});
   }
   parts.finest_bits = document.at("finest_bits").get<double>();
+  parts.probe_bits = document.value("probe_bits", 0.0);
   if (document.contains("wrong_guesses")) {
     parts.wrong_scale = document.at("wrong_guesses").at(0).get<double>();
     parts.wrong_power = document.at("wrong_guesses").at(1).get<double>();
@@ -95,6 +96,7 @@ std::string Predictor::ToJson() const {
                {"trees", std::move(trees)},
                {"curve", std::move(curve)},
                {"finest_bits", parts_.finest_bits},
+               {"probe_bits", parts_.probe_bits},
                {"wrong_guesses", {parts_.wrong_scale, parts_.wrong_power}},
                {"quantiles", parts_.quantiles},
                {"report", std::move(report)}})

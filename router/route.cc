@@ -13,6 +13,7 @@ namespace lift::router {
 namespace {
 
 constexpr double kPressureStart = 0.5;  // the queue may be half full before precision suffers
+constexpr double kProbeApart = 0.02;    // share of bits by which a probing variant may differ
 
 bool MeetsFloor(const VariantView& v, const PrecisionRequest& request) {
   if (v.lambda < request.min_lambda) return false;
@@ -231,6 +232,19 @@ absl::StatusOr<Decision> Route(const TextFeatures& text, const PrefillSignals& p
     decision->expected_kl = config.predictor->ExpectedKl(harm, chosen.bits_per_weight);
   }
   return decision;
+}
+
+int ProbeVariant(const PrecisionRequest& request, std::span<const VariantView> variants,
+                 const RouterConfig& config) {
+  if (config.predictor == nullptr || !config.predictor->UsesProbe()) return -1;
+  if (request.mode == Mode::kPinned) return -1;
+  if (config.policy.kind == Policy::Kind::kFixed && request.max_quality_loss == 0) return -1;
+  const double trained = config.predictor->parts().probe_bits;
+  for (size_t v = 0; v + 1 < variants.size(); ++v) {
+    const double apart = std::abs(variants[v].bits_per_weight - trained);
+    if (apart <= kProbeApart * trained) return static_cast<int>(v);
+  }
+  return -1;
 }
 
 std::vector<double> ExpectedLosses(const TextFeatures& text, const PrefillSignals& prefill,

@@ -25,16 +25,19 @@ struct TextFeatures {
 TextFeatures ExtractTextFeatures(std::string_view text, int64_t turns = 1);
 
 // From the logits prefill computed at the finest variant (next-token distributions over the
-// prompt).
+// prompt), and from the probe: its last token computed at a coarse variant, too.
 struct PrefillSignals {
   bool available = false;
   int64_t prompt_tokens = 0;
   double mean_nll = 0;      // nats per prompt token (0 if only the last position was computed)
   double last_entropy = 0;  // nats, of the distribution after the prompt
   double last_margin = 0;   // top-1 minus top-2 probability
+  double probe_kl = -1;     // nats, KL(finest || probing variant) after the prompt; -1 = no probe
 };
 // Entropy and margin of one distribution given its logits.
 PrefillSignals SignalsFromLogits(std::span<const float> last_logits, int64_t prompt_tokens);
+// KL of two distributions over the same tokens given their logits, nats; -1 where either is none.
+double KlOfLogits(std::span<const float> fine, std::span<const float> coarse);
 
 // What the router may know of a variant.
 struct VariantView {
@@ -107,6 +110,12 @@ inline constexpr std::string_view kRouterVersion = "heuristic-1";
 
 // The hand-made complexity in [0, 1], monotone in each signal. Weights are documented in README.md.
 double ComplexityScore(const TextFeatures& text, const PrefillSignals& prefill);
+
+// The variant that computes the last token of a request's prompt once more, before the finest one
+// does, for PrefillSignals::probe_kl; -1 where Route would not look at it or there is no variant as
+// the predictor was trained with.
+int ProbeVariant(const PrecisionRequest& request, std::span<const VariantView> variants,
+                 const RouterConfig& config);
 
 // What Route would refuse, whatever the prompt, the load and the policy; much cheaper than it.
 absl::Status CheckPrecision(const PrecisionRequest& request, std::span<const VariantView> variants);

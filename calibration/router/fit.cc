@@ -74,11 +74,13 @@ std::vector<int> Folds(const TraceSet& traces, std::string PromptTrace::*label, 
 }
 
 // What may only raise (lower) harm: a model that is unsure of its first word, text that is not
-// English.
+// English, a coarse variant that goes astray at once.
 BoostOptions WithMonotone(BoostOptions options) {
   const auto names = router::FeatureNames();
   for (size_t f = 0; f < names.size(); ++f) {
-    if (names[f] == "last_entropy" || names[f] == "non_ascii") options.monotone[f] = 1;
+    if (names[f] == "last_entropy" || names[f] == "non_ascii" || names[f] == "probe") {
+      options.monotone[f] = 1;
+    }
     if (names[f] == "last_margin") options.monotone[f] = -1;
   }
   return options;
@@ -238,6 +240,9 @@ class Trainer {
     parts.trees = model_.trees;
     parts.curve = Curve();
     parts.finest_bits = traces_.variants.back().bits_per_weight;
+    const bool probed = std::any_of(traces_.prompts.begin(), traces_.prompts.end(),
+                                    [](const PromptTrace& p) { return p.prefill.probe_kl >= 0; });
+    if (probed) parts.probe_bits = traces_.variants.front().bits_per_weight;
     std::vector<double> sorted = predicted_;
     std::sort(sorted.begin(), sorted.end());
     for (size_t q = 0; q < kQuantiles; ++q) {

@@ -77,13 +77,31 @@ class Tracer {
       chunk.tokens = tokens.subspan(at, std::min<size_t>(kPrefillChunk, tokens.size() - at));
       chunk.position = static_cast<int64_t>(at);
       at += chunk.tokens.size();
-      chunk.logits =
-          at == tokens.size() ? SequenceChunk::Logits::kLast : SequenceChunk::Logits::kNone;
-      model_.Step({&chunk, 1}, logits_);
+      const bool last = at == tokens.size();
+      chunk.logits = last ? SequenceChunk::Logits::kLast : SequenceChunk::Logits::kNone;
+      const SequenceChunk step[] = {chunk, Probe(answer)};
+      const bool probe = last && model_.reusable_state();
+      model_.Step(std::span(step).first(probe ? 2 : 1), logits_);
     }
     if (!answer.saved.empty()) model_.CopyState(answer.blocks[0], answer.saved[0]);
-    answer.trace.prefill = router::SignalsFromLogits(logits_, answer.length());
-    Draw(answer, logits_);
+    const auto fine = std::span<const float>(logits_).first(vocab_);
+    answer.trace.prefill = router::SignalsFromLogits(fine, answer.length());
+    if (logits_.size() > vocab_) {
+      answer.trace.prefill.probe_kl =
+          router::KlOfLogits(fine, std::span(logits_).subspan(vocab_, vocab_));
+    }
+    Draw(answer, fine);
+  }
+
+  // As the engine has it computed.
+  SequenceChunk Probe(const Answer& answer) const {
+    SequenceChunk chunk;
+    chunk.tokens = std::span<const int32_t>(answer.prompt->tokens).last(1);
+    chunk.position = answer.length() - 1;
+    chunk.blocks = answer.blocks;
+    chunk.variant = options_.first_variant;
+    chunk.look = true;
+    return chunk;
   }
 
   void Draw(Answer& answer, std::span<const float> logits) {

@@ -48,7 +48,7 @@ json PromptToJson(const PromptTrace& p) {
           {"text", TextToJson(p.text)},
           {"prefill",
            {p.prefill.available, p.prefill.prompt_tokens, p.prefill.mean_nll,
-            p.prefill.last_entropy, p.prefill.last_margin}},
+            p.prefill.last_entropy, p.prefill.last_margin, p.prefill.probe_kl}},
           {"positions", p.positions},
           {"kl", p.kl},
           {"entropy", p.entropy},
@@ -66,7 +66,8 @@ PromptTrace PromptFromJson(const json& j) {
                .prompt_tokens = prefill.at(1),
                .mean_nll = prefill.at(2),
                .last_entropy = prefill.at(3),
-               .last_margin = prefill.at(4)};
+               .last_margin = prefill.at(4),
+               .probe_kl = prefill.size() > 5 ? prefill.at(5).get<double>() : -1};
   p.positions = j.at("positions");
   p.kl = j.at("kl").get<std::vector<float>>();
   p.entropy = j.at("entropy").get<std::vector<float>>();

@@ -131,7 +131,8 @@ void EngineLoop::RunStep() {
     return;
   }
   Guess(plan);
-  const std::vector<SequenceChunk> chunks = Chunks(plan);
+  std::vector<SequenceChunk> chunks = Chunks(plan);
+  AddProbes(plan, chunks);
   RunModel(chunks);
   Charge(plan, chunks);
   const int64_t before = delivered_;
@@ -238,7 +239,9 @@ void EngineLoop::RunModel(const std::vector<SequenceChunk>& chunks) {
 void EngineLoop::Charge(const StepPlan& plan, const std::vector<SequenceChunk>& chunks) {
   std::vector<StepMeter::Holder> holders;
   std::vector<int> ran_at(requests_.size(), -1);
-  for (size_t i = 0; i < chunks.size(); ++i) ran_at[plan.chunks[i].sequence] = chunks[i].variant;
+  for (size_t i = 0; i < plan.chunks.size(); ++i) {
+    ran_at[plan.chunks[i].sequence] = chunks[i].variant;
+  }
   for (size_t i = 0; i < requests_.size(); ++i) {
     LiveRequest& request = *requests_[i];
     const uint64_t block_bytes = static_cast<uint64_t>(model_.bytes_per_block());
@@ -272,11 +275,9 @@ void EngineLoop::Settle(std::span<const StepMeter::Holder> holders) {
 void EngineLoop::Advance(const StepPlan& plan, const std::vector<SequenceChunk>& chunks) {
   const auto vocab = static_cast<size_t>(model_.vocab_size());
   std::span<const float> rest(logits_);
-  for (size_t i = 0; i < chunks.size(); ++i) {
+  for (size_t i = 0; i < plan.chunks.size(); ++i) {
     LiveRequest& request = *requests_[plan.chunks[i].sequence];
-    const auto rows = chunks[i].logits == SequenceChunk::Logits::kNone   ? 0
-                      : chunks[i].logits == SequenceChunk::Logits::kLast ? 1
-                                                                         : chunks[i].tokens.size();
+    const auto rows = static_cast<size_t>(LogitRows(chunks[i]));
     const auto logits = rest.first(rows * vocab);
     rest = rest.subspan(rows * vocab);
     if (plan.chunks[i].drafts > 0) {
@@ -338,7 +339,8 @@ void EngineLoop::Decide(LiveRequest& request, std::span<const float> logits) {
     return;
   }
   const auto start = EngineClock::now();
-  const auto signals = router::SignalsFromLogits(logits, request.prompt_tokens());
+  auto signals = router::SignalsFromLogits(logits, request.prompt_tokens());
+  signals.probe_kl = ProbeKl(request, logits);
   const router::SystemState state{.queue_pressure = pressure_.value()};
   const auto resident = std::span(views_).first(static_cast<size_t>(resident_.load()));
   auto decision = router::Route(group.features, signals, request.request.precision, resident, state,

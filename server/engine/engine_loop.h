@@ -85,6 +85,10 @@ class EngineLoop {
   // How the state of tokens [first, first + count) is computed, as the cache's keys have it.
   std::vector<uint8_t> Precisions(const LiveRequest& request, size_t first, size_t count) const;
   void RememberBlocks(LiveRequest& request);
+  // In probe.cc.
+  int ProbeVariant(const LiveRequest& request) const;
+  void AddProbes(const StepPlan& plan, std::vector<SequenceChunk>& chunks);
+  double ProbeKl(const LiveRequest& request, std::span<const float> logits) const;
   // Speculation; in speculate.cc.
   DraftControl& Control(bool looked_up, int64_t decoding);
   void WantDrafts();

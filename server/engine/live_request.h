@@ -65,6 +65,7 @@ struct LiveRequest {
   std::vector<uint8_t> variants;  // the precision each of them is (to be) computed at
   int64_t computed = 0;           // leading tokens whose state is in the table
   int64_t snapshot_tokens = 0;    // chunks of the prompt end at multiples of it; 0 = anywhere
+  int64_t probe_row = -1;         // of the logits, in the step under way, that the router compares
   BlockTable swapped;             // waiting: blocks of the swap space with the state of ...
   int64_t swapped_tokens = 0;     // ... this many leading tokens
   bool running = false;           // admitted, holds blocks

@@ -26,7 +26,23 @@ struct SequenceChunk {
   // fastest for many tokens, with other roundings than an answer's (see kPrefillRow). A sequence's
   // state depends on which of its tokens were computed so; full variants make no difference.
   bool prefill = false;
+  // Looks only: writes no state. Keys and values of its positions are those that another chunk of
+  // the step, or an earlier step, wrote there. Not of a recurrent model.
+  bool look = false;
 };
+
+// Rows of logits that a step gives for it.
+inline int64_t LogitRows(const SequenceChunk& chunk) {
+  switch (chunk.logits) {
+    case SequenceChunk::Logits::kNone:
+      return 0;
+    case SequenceChunk::Logits::kLast:
+      return 1;
+    case SequenceChunk::Logits::kAll:
+      break;
+  }
+  return static_cast<int64_t>(chunk.tokens.size());
+}
 
 // Is a prompt of so many tokens computed with SequenceChunk::prefill? A shorter one takes less time
 // as an answer's tokens. Of the prompt alone, so that a request always gives the same.

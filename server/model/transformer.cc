@@ -33,18 +33,6 @@ int64_t CountTokens(std::span<const SequenceChunk> chunks) {
   return tokens;
 }
 
-int64_t LogitRows(const SequenceChunk& chunk) {
-  switch (chunk.logits) {
-    case SequenceChunk::Logits::kNone:
-      return 0;
-    case SequenceChunk::Logits::kLast:
-      return 1;
-    case SequenceChunk::Logits::kAll:
-      return static_cast<int64_t>(chunk.tokens.size());
-  }
-  return 0;
-}
-
 absl::StatusOr<Layer> BindLayer(const Weights& weights, int64_t index) {
   const layout::LayerNames names(weights.config(), index);
   Layer layer;
@@ -92,7 +80,7 @@ struct Transformer::Impl {
   std::unique_ptr<LiftedActivations> lifted;
   // Of the step in progress; members only to keep their memory.
   RowVariants rows, head_rows;
-  std::vector<AttentionSequence> sequences;
+  std::vector<AttentionSequence> sequences, written;  // written: those that do not only look
   std::vector<RecurrentSequence> recurrent;
   std::vector<float> hidden, head_input, head_output;
   uint64_t expert_planes_read = 0, expert_full_read = 0;
@@ -205,6 +193,7 @@ absl::StatusOr<std::unique_ptr<Transformer>> Transformer::Create(
 void Transformer::Impl::CheckChunk(const SequenceChunk& chunk) const {
   const auto tokens = static_cast<int64_t>(chunk.tokens.size());
   LIFT_CHECK(tokens > 0 && chunk.position >= 0);
+  LIFT_CHECK(!chunk.look || !config.recurrent());
   LIFT_CHECK(chunk.variant >= 0 && chunk.variant < kPrefillRow &&
              static_cast<size_t>(chunk.variant) < weights->variants().size());
   LIFT_CHECK(static_cast<int64_t>(chunk.blocks.size()) * options.block_tokens >=
@@ -222,6 +211,7 @@ void Transformer::Impl::CheckChunk(const SequenceChunk& chunk) const {
 void Transformer::Impl::Begin(std::span<const SequenceChunk> chunks) {
   std::vector<uint8_t> variants;
   sequences.clear();
+  written.clear();
   recurrent.clear();
   float* cos_sin = workspace.Get(Workspace::kCosSin, CountTokens(chunks) * rope.row_floats());
   int64_t row = 0;
@@ -231,6 +221,7 @@ void Transformer::Impl::Begin(std::span<const SequenceChunk> chunks) {
     variants.insert(variants.end(), chunk.tokens.size(),
                     static_cast<uint8_t>(chunk.variant | (chunk.prefill ? kPrefillRow : 0)));
     sequences.push_back({row, tokens, chunk.position, chunk.blocks});
+    if (!chunk.look) written.push_back(sequences.back());
     recurrent.push_back({row, tokens, chunk.position == 0 ? -1 : chunk.blocks[0], chunk.blocks[0]});
     rope.CopyRows(chunk.position, tokens, cos_sin + row * rope.row_floats());
     row += tokens;
@@ -284,7 +275,7 @@ void Transformer::Impl::Attend(const Layer& layer, std::byte* cache,
                config.rope.interleaved);
   backend.Rope(k, tokens, config.num_kv_heads, config.head_dim, rotary, cos_sin,
                config.rope.interleaved);
-  backend.WriteKv(cache, attention, sequences, k, v);
+  backend.WriteKv(cache, attention, written, k, v);
   backend.Attention(cache, attention, sequences, q, attended);
   Observe(layer.o, attended, tokens, q_dim);
   float* const out[] = {projected};

@@ -70,6 +70,15 @@ TEST(RouterTrace, DoesNotDependOnTheBatchOrTheKindOfState) {
   ExpectEqual(alone, Trace(true, 8));  // recurrent state is rewound by copies
 }
 
+TEST(RouterTrace, ProbesWhatStateAllows) {
+  const auto alone = Trace(false, 1), batch = Trace(false, 8);
+  for (size_t i = 0; i < alone.size(); ++i) {
+    EXPECT_GT(alone[i].prefill.probe_kl, 0) << i;
+    EXPECT_EQ(alone[i].prefill.probe_kl, batch[i].prefill.probe_kl) << i;
+  }
+  for (const PromptTrace& p : Trace(true, 8)) EXPECT_EQ(p.prefill.probe_kl, -1);
+}
+
 TEST(RouterTrace, FinestIsTheReferenceAndCoarserOnesDiffer) {
   for (const PromptTrace& p : Trace(false, 4)) {
     const size_t variants = p.kl.size() / static_cast<size_t>(p.positions);

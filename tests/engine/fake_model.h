@@ -85,17 +85,15 @@ class FakeModel : public StepModel {
     ++steps;
     logits.clear();
     for (const SequenceChunk& chunk : chunks) {
+      LIFT_CHECK(!chunk.look || !options_.recurrent);
       if (options_.recurrent) MoveOn(chunk);
-      for (size_t i = 0; i < chunk.tokens.size(); ++i) {
+      for (size_t i = 0; i < chunk.tokens.size() && !chunk.look; ++i) {
         const bool full = variants_[static_cast<size_t>(chunk.variant)].full;
         Cell(chunk, chunk.position + static_cast<int64_t>(i)) = {chunk.tokens[i], chunk.variant,
                                                                  chunk.prefill && !full};
       }
       const auto tokens = static_cast<int64_t>(chunk.tokens.size());
-      const int64_t rows = chunk.logits == SequenceChunk::Logits::kNone   ? 0
-                           : chunk.logits == SequenceChunk::Logits::kLast ? 1
-                                                                          : tokens;
-      for (int64_t t = tokens - rows; t < tokens; ++t) {
+      for (int64_t t = tokens - LogitRows(chunk); t < tokens; ++t) {
         AppendLogits(chunk, chunk.position + t + 1, logits);
       }
     }
@@ -163,9 +161,11 @@ class FakeModel : public StepModel {
     for (const SequenceChunk& chunk : chunks) {
       LIFT_CHECK(!chunk.tokens.empty());
       LIFT_CHECK(chunk.variant >= 0 && chunk.variant < static_cast<int>(variants_.size()));
+      if (chunk.look) continue;
       for (const int32_t block : chunk.blocks) ++tables[block];
     }
     for (const SequenceChunk& chunk : chunks) {
+      if (chunk.look) continue;
       const int64_t end = chunk.position + static_cast<int64_t>(chunk.tokens.size());
       for (int64_t i = chunk.position; i < end; ++i) {
         const auto block = static_cast<size_t>(i / options_.block_tokens);

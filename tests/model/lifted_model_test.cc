@@ -227,6 +227,38 @@ TEST_P(LiftedModel, PromptsAreReadWithOtherRoundings) {
   EXPECT_EQ(model.Logits(tokens, 12, 3), model.Logits(tokens, 12, 3, 12));  // full precision
 }
 
+// A look gives what its variant makes of a token on the state that the others wrote, and leaves
+// that state alone.
+TEST_P(LiftedModel, ALookChangesNothing) {
+  const auto weights = RandomModel::Load(OptionsOf(GetParam()));
+  ASSERT_NE(weights, nullptr);
+  TestModel model(weights);
+  const std::vector<int32_t> prompt = RandomTokens(12, 9), next = RandomTokens(1, 10);
+  const std::vector<int32_t> blocks = model.Blocks(0, 1);
+  const std::span<const int32_t> last = std::span(prompt).last(1);
+  const SequenceChunk read{prompt, 0, blocks, 2, SequenceChunk::Logits::kLast, true},
+      answer{next, 12, blocks, 0, SequenceChunk::Logits::kLast};
+  SequenceChunk look{last, 11, blocks, 0, SequenceChunk::Logits::kLast};
+  look.look = true;
+  SequenceChunk same = look;
+  same.variant = 2, same.prefill = true;
+  std::vector<float> alone, after, with_looks, after_looks, later;
+  model.model->Step({&read, 1}, alone);
+  model.model->Step({&answer, 1}, after);
+  const SequenceChunk step[] = {read, look, same};
+  model.model->Step(step, with_looks);
+  model.model->Step({&look, 1}, later);  // the state is there
+  model.model->Step({&answer, 1}, after_looks);
+  const size_t vocab = alone.size();
+  const std::span<const float> rows = with_looks;
+  EXPECT_EQ(std::vector(rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(vocab)), alone);
+  EXPECT_EQ(std::vector(rows.end() - static_cast<std::ptrdiff_t>(vocab), rows.end()), alone);
+  EXPECT_EQ(later, std::vector(rows.begin() + static_cast<std::ptrdiff_t>(vocab),
+                               rows.begin() + static_cast<std::ptrdiff_t>(2 * vocab)));
+  EXPECT_NE(later, alone);
+  EXPECT_EQ(after_looks, after);
+}
+
 INSTANTIATE_TEST_SUITE_P(Families, LiftedModel,
                          ::testing::Values("tied", "untied", "qwen2", "qwen3", "mistral", "mixtral",
                                            "gpt_neox"),

@@ -47,8 +47,8 @@ constexpr bool TextIsNumbers() {
 }
 constexpr bool SignalsAreNumbers() {
   PrefillSignals p;
-  auto& [a, b, c, d, e] = p;
-  return kNumbersOnly<decltype(a), decltype(b), decltype(c), decltype(d), decltype(e)>;
+  auto& [a, b, c, d, e, f] = p;
+  return kNumbersOnly<decltype(a), decltype(b), decltype(c), decltype(d), decltype(e), decltype(f)>;
 }
 constexpr bool StateIsNumbers() {
   SystemState s;

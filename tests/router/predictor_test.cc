@@ -91,6 +91,55 @@ TEST(Predictor, UnknownFeaturesGoWhereTheTreeSays) {
   EXPECT_EQ(Predictor::ValueOf(tree, Features({}, {.available = true, .last_entropy = 1})), -0.5);
 }
 
+Predictor::Parts ProbingParts(double probe_bits) {
+  const auto names = FeatureNames();
+  Predictor::Parts parts = SmallParts();
+  parts.trees = {Predictor::Tree(3)};
+  parts.trees[0][0] = {
+      .feature = static_cast<int>(std::find(names.begin(), names.end(), "probe") - names.begin()),
+      .threshold = std::log(0.1),
+      .low = 1,
+      .high = 2,
+      .unknown_is_low = true,
+      .value = 0};
+  parts.trees[0][1].value = -0.5, parts.trees[0][2].value = 0.5;
+  parts.probe_bits = probe_bits;
+  return parts;
+}
+
+TEST(Predictor, LooksAtTheProbeWhereThereWasOne) {
+  const auto harm = [](const PrefillSignals& prefill) {
+    return (*Predictor::Create(ProbingParts(2)))->Harm(Features({}, prefill));
+  };
+  EXPECT_EQ(harm({.available = true, .probe_kl = 0.2}), 0.5);
+  EXPECT_EQ(harm({.available = true, .probe_kl = 0}), -0.5);
+  EXPECT_EQ(harm({.available = true}), -0.5);
+  EXPECT_EQ(harm({.available = false, .probe_kl = 0.2}), -0.5);
+  EXPECT_TRUE((*Predictor::Create(ProbingParts(2)))->UsesProbe());
+  EXPECT_FALSE((*Predictor::Create(ProbingParts(0)))->UsesProbe());
+  EXPECT_FALSE((*Predictor::Create(SmallParts()))->UsesProbe());
+}
+
+TEST(Predictor, TheProbingVariantIsTheOneTrainedWith) {
+  const std::vector<VariantView> variants = {{.name = "q2", .bits_per_weight = 2},
+                                             {.name = "q3", .bits_per_weight = 3.02},
+                                             {.name = "q6", .bits_per_weight = 6}};
+  const auto probing = [&](double bits, PrecisionRequest request = {}, Policy policy = {}) {
+    RouterConfig config{.policy = policy, .predictor = *Predictor::Create(ProbingParts(bits))};
+    return ProbeVariant(request, variants, config);
+  };
+  EXPECT_EQ(probing(2), 0);
+  EXPECT_EQ(probing(3), 1);   // a cut moved it by a little
+  EXPECT_EQ(probing(4), -1);  // no such variant
+  EXPECT_EQ(probing(6), -1);  // the finest does not differ from itself
+  EXPECT_EQ(probing(0), -1);  // trained without
+  EXPECT_EQ(probing(3, {.mode = Mode::kPinned, .variant = "q2"}), -1);
+  const Policy fixed{.kind = Policy::Kind::kFixed, .variant = "q2"};
+  EXPECT_EQ(probing(3, {}, fixed), -1);
+  EXPECT_EQ(probing(3, {.max_quality_loss = 0.1}, fixed), 1);  // the cap asks for this query's loss
+  EXPECT_EQ(ProbeVariant({}, variants, {}), -1);
+}
+
 TEST(Predictor, RefusesWhatIsNoPredictor) {
   const json good = json::parse((*Predictor::Create(SmallParts()))->ToJson());
   ASSERT_TRUE(Predictor::FromJson(good.dump()).ok());
@@ -110,6 +159,7 @@ TEST(Predictor, RefusesWhatIsNoPredictor) {
   refused("quantiles", [](json& j) { j["quantiles"] = {1, 0}; });
   refused("wrong guesses", [](json& j) { j["wrong_guesses"] = {-1, 1}; });
   refused("power of wrong guesses", [](json& j) { j["wrong_guesses"] = {1, 0}; });
+  refused("probe", [](json& j) { j["probe_bits"] = -1; });
   refused("loop", [](json& j) { j["trees"] = json::parse("[[[0,1.0,0,0,true]]]"); });
   refused("child", [](json& j) { j["trees"] = json::parse("[[[0,1.0,1,9,true],[0.5],[0.5]]]"); });
   refused("feature index",

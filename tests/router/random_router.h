@@ -46,6 +46,7 @@ class RandomRouter {
       bits += Real(0.3, 2), level -= Real(0.3, 2);
     }
     parts.finest_bits = bits;
+    if (Int(0, 1) == 1) parts.probe_bits = parts.curve.front().bits;
     if (Int(0, 3) > 0) parts.wrong_scale = Real(0.01, 1.5), parts.wrong_power = Real(0.2, 1.2);
     for (int q = Int(2, 40); q > 0; --q) parts.quantiles.push_back(Real(-2, 2));
     std::sort(parts.quantiles.begin(), parts.quantiles.end());
@@ -82,7 +83,8 @@ class RandomRouter {
             .prompt_tokens = Int(1, 2000),
             .mean_nll = Real(0, 9),
             .last_entropy = Real(0, 9),
-            .last_margin = Real(0, 1)};
+            .last_margin = Real(0, 1),
+            .probe_kl = Int(0, 3) > 0 ? Real(0, 2) : -1};
   }
 
   RouterConfig Config(bool trained) {

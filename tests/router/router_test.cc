@@ -431,26 +431,6 @@ TEST(TextFeaturesTest, SurvivesAnyBytes) {
   }
 }
 
-TEST(Signals, EntropyAndMargin) {
-  const std::vector<float> flat(100, 1.5F);
-  const PrefillSignals unsure = SignalsFromLogits(flat, 7);
-  EXPECT_TRUE(unsure.available);
-  EXPECT_EQ(unsure.prompt_tokens, 7);
-  EXPECT_NEAR(unsure.last_entropy, std::log(100.0), 1e-6);
-  EXPECT_NEAR(unsure.last_margin, 0, 1e-9);
-  const std::vector<float> two = {std::log(0.75F), std::log(0.25F)};
-  const PrefillSignals sure = SignalsFromLogits(two, 1);
-  EXPECT_NEAR(sure.last_margin, 0.5, 1e-6);
-  EXPECT_NEAR(sure.last_entropy, 0.5623351, 1e-6);
-  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-  constexpr float kInf = std::numeric_limits<float>::infinity();
-  EXPECT_FALSE(SignalsFromLogits({}, 0).available);
-  EXPECT_FALSE(SignalsFromLogits(std::vector<float>{kNan, -kInf}, 0).available);
-  const PrefillSignals one = SignalsFromLogits(std::vector<float>{kNan, 3, -kInf}, 0);
-  EXPECT_NEAR(one.last_entropy, 0, 1e-9);
-  EXPECT_NEAR(one.last_margin, 1, 1e-9);
-}
-
 TEST(Names, OfReasons) {
   EXPECT_EQ(ReasonName(Reason::kAuto), "AUTO");
   EXPECT_EQ(ReasonName(Reason::kFloor), "FLOOR");
