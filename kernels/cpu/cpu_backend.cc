@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/cpu/cpu_backend_impl.h"
+#include "kernels/cpu/tuning_impl.h"
 
 namespace lift {
 namespace cpu {
@@ -27,8 +28,11 @@ class CpuBuffer final : public Buffer {
 
 }  // namespace
 
-CpuBackend::CpuBackend(ThreadPool& pool, const Kernels& kernels)
-    : pool_(pool), k_(kernels), scratch_(static_cast<size_t>(pool.threads())) {}
+CpuBackend::CpuBackend(ThreadPool& pool, const Kernels& kernels, const CpuTuning& tuning)
+    : pool_(pool),
+      k_(kernels),
+      tuning_(AllowedTuning(kernels, tuning)),
+      scratch_(static_cast<size_t>(pool.threads())) {}
 
 std::string CpuBackend::description() const {
   return absl::StrCat(k_.name, ", ", pool_.threads(),
@@ -127,13 +131,22 @@ void CpuBackend::Rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim,
 }
 
 std::unique_ptr<Backend> MakeCpuBackendOn(ThreadPool& pool, const Kernels& kernels) {
-  return std::make_unique<CpuBackend>(pool, kernels);
+  return MakeCpuBackendOn(pool, kernels, DefaultTuning(kernels));
+}
+
+std::unique_ptr<Backend> MakeCpuBackendOn(ThreadPool& pool, const Kernels& kernels,
+                                          const CpuTuning& tuning) {
+  return std::make_unique<CpuBackend>(pool, kernels, tuning);
 }
 
 }  // namespace cpu
 
 std::unique_ptr<Backend> MakeCpuBackend(ThreadPool& pool, CpuIsa isa) {
   return cpu::MakeCpuBackendOn(pool, cpu::KernelsFor(isa));
+}
+
+std::unique_ptr<Backend> MakeCpuBackend(ThreadPool& pool, CpuIsa isa, const CpuTuning& tuning) {
+  return cpu::MakeCpuBackendOn(pool, cpu::KernelsFor(isa), tuning);
 }
 
 }  // namespace lift

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string_view>
 
 #include "kernels/backend.h"
@@ -16,11 +17,16 @@ inline constexpr CpuIsa kCpuIsas[] = {CpuIsa::kPortable,   CpuIsa::kAvx2,       
                                       CpuIsa::kAvx512Vnni, CpuIsa::kNeonDotprod, CpuIsa::kNeonI8mm};
 
 std::string_view CpuIsaName(CpuIsa isa);
+// Null for other names.
+std::optional<CpuIsa> CpuIsaNamed(std::string_view name);
 bool CpuIsaSupported(CpuIsa isa);
 CpuIsa BestCpuIsa();
 
 // `pool` must outlive the backend. One step at a time (the ops share the pool). isa must be
 // supported (CHECK).
 std::unique_ptr<Backend> MakeCpuBackend(ThreadPool& pool, CpuIsa isa = CpuIsa::kAuto);
+// Outputs are the same with every tuning.
+struct CpuTuning;
+std::unique_ptr<Backend> MakeCpuBackend(ThreadPool& pool, CpuIsa isa, const CpuTuning& tuning);
 
 }  // namespace lift

@@ -10,6 +10,7 @@
 #include "kernels/cpu/aligned_array.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/tuning.h"
 
 namespace lift::cpu {
 
@@ -61,7 +62,7 @@ class CpuLiftedActivations final : public LiftedActivations {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(ThreadPool& pool, const Kernels& kernels);
+  CpuBackend(ThreadPool& pool, const Kernels& kernels, const CpuTuning& tuning);
 
   std::string_view device() const override { return "cpu"; }
   std::string description() const override;
@@ -124,6 +125,7 @@ class CpuBackend final : public Backend {
   // Tables of a slot's columns while they are few and meet many rows.
   struct Lookup {
     std::vector<const int8_t*> columns;                // none: products
+    size_t worth = 0;                                  // columns, at most
     int64_t words = 0;                                 // of a column: blocks x streams
     int64_t entries = 0;                               // of a word
     int64_t rows = 0;                                  // that read the slot
@@ -166,6 +168,8 @@ class CpuBackend final : public Backend {
                  StagePlan& plan);
   void SignRows(const LiftedMatrix& w, const std::vector<StagePlan>& plans,
                 const CpuLiftedActivations& u, int64_t row, int64_t row_end, float* y, int thread);
+  // Up to which sums are looked up.
+  int WorthColumns(const LiftCode& code) const;
   void PlanLookups(std::span<const LiftedProduct> products, const CpuLiftedActivations& u);
   void SignSegment(const LiftedMatrix::Stage& stage, const ParityTables& parity,
                    const Segment& segment, int64_t padded, int64_t pitch, int64_t row,
@@ -196,6 +200,7 @@ class CpuBackend final : public Backend {
 
   ThreadPool& pool_;
   const Kernels& k_;
+  const CpuTuning tuning_;
   std::vector<AlignedArray<std::byte>> scratch_;   // one a thread
   std::vector<std::vector<StagePlan>> plans_;      // of the matrices at hand, capacity kept
   std::vector<Lookup> lookups_;                    // by slot
@@ -204,8 +209,10 @@ class CpuBackend final : public Backend {
   AlignedArray<float> attend_partials_;
 };
 
-// Backend on one given table, for tests that compare them.
+// Backend on one given table, for tests that compare them; without a tuning as its constants say.
 std::unique_ptr<Backend> MakeCpuBackendOn(ThreadPool& pool, const Kernels& kernels);
+std::unique_ptr<Backend> MakeCpuBackendOn(ThreadPool& pool, const Kernels& kernels,
+                                          const CpuTuning& tuning);
 
 template <typename Body>
 void CpuBackend::For(int64_t count, int64_t work_per_item, const Body& body,

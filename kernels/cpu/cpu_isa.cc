@@ -30,6 +30,14 @@ std::string_view CpuIsaName(CpuIsa isa) {
   return "unknown";
 }
 
+std::optional<CpuIsa> CpuIsaNamed(std::string_view name) {
+  if (name == CpuIsaName(CpuIsa::kAuto)) return CpuIsa::kAuto;
+  for (const CpuIsa isa : kCpuIsas) {
+    if (name == CpuIsaName(isa)) return isa;
+  }
+  return std::nullopt;
+}
+
 namespace {
 
 #if defined(LIFT_CPU_X86)

@@ -247,10 +247,10 @@ struct ScanRun {
 // Sign products by tables of sums of u over groups of signs.
 struct SignLookups {
   int columns = 0;                                // that are summed at once; 0: there are none
-  int most = 0;                                   // columns that are worth it, in turns
+  int most = 0;                                   // columns that are worth it, in turns, untuned
   int rows = 0;                                   // of SignLookup, at most
   int bytes = 0;                                  // of the tables of a block and stream
-  bool (*takes)(const LiftCode& code) = nullptr;  // is it faster than sign_dot for the code?
+  bool (*takes)(const LiftCode& code) = nullptr;  // is there a `sum` for the code?
   // [words][bytes] of tables from [words][32] bytes of a column.
   void (*make)(const int8_t* column, int64_t words, int16_t* out) = nullptr;
   void (*sum)(const SignLookup& a) = nullptr;

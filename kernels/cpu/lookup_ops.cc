@@ -18,17 +18,22 @@ const int16_t* CpuBackend::Lookup::Table(const int8_t* column) const {
   return tables.data() + (found - columns.begin()) * words * entries;
 }
 
+int CpuBackend::WorthColumns(const LiftCode& code) const {
+  if (code.stored > CpuTuning::kMostStored || code.derived > CpuTuning::kMostDerived) return 0;
+  return k_.lookups.takes(code) ? tuning_.at({code.stored, code.derived}) : 0;
+}
+
 void CpuBackend::PlanLookups(std::span<const LiftedProduct> products,
                              const CpuLiftedActivations& u) {
   const SignLookups& kernel = k_.lookups;
   const auto entries = kernel.bytes / static_cast<int64_t>(sizeof(int16_t));
-  const auto most_columns = static_cast<size_t>(kernel.most);
   lookups_.resize(std::max(lookups_.size(), u.slots.size()));
   for (Lookup& lookup : lookups_) {
     lookup.columns.clear();
     lookup.rows = 0;
     lookup.entries = entries;
   }
+  const auto most_columns = static_cast<size_t>(tuning_.Largest());
   if (most_columns == 0) return;
   std::vector<int64_t> tokens;
   for (int64_t t = 0; t < u.tokens && tokens.size() <= most_columns; ++t) {
@@ -39,9 +44,11 @@ void CpuBackend::PlanLookups(std::span<const LiftedProduct> products,
     const LiftedMatrix& w = *product.w;
     for (size_t j = 0; j < w.stages.size(); ++j) {
       const LiftCode& code = *w.stages[j].code;
-      if (!kernel.takes(code)) continue;
+      const int worth = WorthColumns(code);
+      if (worth == 0) continue;
       const CpuLiftedActivations::Slot& slot = u.slots.at(static_cast<size_t>(w.stages[j].slot));
       Lookup& lookup = lookups_[static_cast<size_t>(w.stages[j].slot)];
+      lookup.worth = static_cast<size_t>(worth);
       lookup.words = u.padded / kTileColumns * code.streams();
       int64_t most = 0;
       for (const int64_t t : tokens) {
@@ -59,7 +66,7 @@ void CpuBackend::PlanLookups(std::span<const LiftedProduct> products,
   }
   int64_t words = 0;
   for (Lookup& lookup : lookups_) {
-    if (lookup.columns.size() > most_columns || lookup.rows < kWorthRows) lookup.columns.clear();
+    if (lookup.columns.size() > lookup.worth || lookup.rows < kWorthRows) lookup.columns.clear();
     const int64_t all = static_cast<int64_t>(lookup.columns.size()) * lookup.words;
     lookup.tables.Reserve(static_cast<size_t>(all * entries));
     words += all;
