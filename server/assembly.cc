@@ -9,6 +9,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "router/predictor.h"
 #include "server/model/model_layout.h"
+#include "server/tuning/cpu_tuning.h"
 
 namespace lift {
 namespace {
@@ -206,7 +207,9 @@ absl::StatusOr<std::unique_ptr<ServingModel>> LoadServingModel(const ServerConfi
     }
   }
   LIFT_ASSIGN_OR_RETURN(const int64_t blocks, StateBlocks(config, out->weights->config()));
-  out->backend = MakeCpuBackend(*out->pool);
+  const ResolvedTuning tuning = ResolveCpuTuning(config.cpu_tuning, *out->pool, CpuIsa::kAuto);
+  out->tuning = tuning.note;
+  out->backend = MakeCpuBackend(*out->pool, CpuIsa::kAuto, tuning.tuning);
   Transformer::Options options;
   options.block_tokens = kBlockTokens;
   options.num_blocks = blocks;

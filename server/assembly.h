@@ -68,6 +68,7 @@ struct ServingModel {
   std::unique_ptr<VariantSubset> model;  // what the engine runs
   ModelInfo info;
   router::RouterConfig router;  // the file's predictor under the configured policy
+  std::string tuning;           // a sentence for the log: which CPU tuning it computes with
   std::string warning;          // one sentence for the log, e.g. why there is no chat template
 };
 

@@ -203,6 +203,7 @@ int Serve(const ServerConfig& config, const BuildInfo& build, sigset_t stop_sign
   if (absl::Status status = host.Load(); !status.ok()) return Fail(kExitWrongInput, status);
   RunningModel& model = host.first();
   if (info && !model.warning().empty()) Say(model.warning());
+  if (info) Say("CPU tuning: " + model.tuning());
 
   ScrapeGauges gauges(probes, build, [&] { return host.loads(); });
   if (*ledger != nullptr) gauges.Add(LedgerMetrics(**ledger));

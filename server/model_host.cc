@@ -168,6 +168,7 @@ absl::Status ModelHost::TrySwap(const std::string& file) {
   LIFT_RETURN_IF_ERROR(CheckKind(config.model));
   LIFT_RETURN_IF_ERROR(CheckMemory(config.model));
   if (config.verify == "background") config.verify = "start";  // damage must not end the process
+  if (config.cpu_tuning == "measure") config.cpu_tuning = "auto";  // measured, while all was quiet
   auto loaded = RunningModel::Load(shared_, config, (++generation_ << kSequenceBits) + 1);
   if (!loaded.ok()) return Unusable(loaded.status());
   RunningModel& next = **loaded;

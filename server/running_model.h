@@ -48,6 +48,7 @@ class RunningModel {
 
   const ModelInfo& info() const { return serving_->info; }
   const std::string& warning() const { return serving_->warning; }
+  const std::string& tuning() const { return serving_->tuning; }
   Engine& engine() { return *engine_; }
   const rpc::ServiceContext& services() const { return *services_; }
 

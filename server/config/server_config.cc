@@ -49,6 +49,7 @@ std::map<std::string, Setter> SettersOf(ServerConfig& c) {
           {"cut_mb", into(c.cut_mb)},
           {"drain_seconds", into(c.drain_seconds)},
           {"device", into(c.device)},
+          {"cpu_tuning", into(c.cpu_tuning)},
           {"status_page", into(c.status_page)},
           {"log_level", into(c.log_level)},
           {"tls_cert", into(c.tls_cert)},
@@ -135,6 +136,11 @@ void AddFlags(CLI::App& app, ServerConfig& c) {
                  "After SIGTERM, time running requests get to finish")
       ->capture_default_str();
   app.add_option("--device", c.device, "auto, cpu or cuda")->capture_default_str();
+  app.add_option("--cpu-tuning", c.cpu_tuning,
+                 "Which of two ways of equal bits multiplies by how many sequences at once: auto "
+                 "(what lift-bench tune stored for this machine, else the built-in), default (the "
+                 "built-in), measure (at start, and store it) or the path of such a file")
+      ->capture_default_str();
   app.add_flag("--status-page,!--no-status-page", c.status_page,
                "Show the status page at / of the admin port (default: on)");
   app.add_option("--log-level", c.log_level, "error or info")->capture_default_str();
@@ -337,6 +343,10 @@ absl::Status ServerConfig::Validate() const {
   LIFT_RETURN_IF_ERROR(ValidateSecurity(*this));
   LIFT_RETURN_IF_ERROR(ValidateLedger(*this));
   LIFT_RETURN_IF_ERROR(CheckChoice("--device", device, {"auto", "cpu", "cuda"}));
+  if (cpu_tuning.empty()) {
+    return absl::InvalidArgumentError(
+        "--cpu-tuning is empty; it must be auto, default, measure or the path of a file");
+  }
   return CheckChoice("--log-level", log_level, {"error", "info"});
 }
 

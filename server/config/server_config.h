@@ -32,6 +32,7 @@ struct ServerConfig {
   std::vector<double> cut_mb;         // further variants of these sizes, MB
   double drain_seconds = 30;          // grace of running requests after SIGTERM
   std::string device = "auto";        // auto | cpu | cuda
+  std::string cpu_tuning = "auto";    // auto | default | measure | a file, see server/tuning
   bool status_page = true;            // the admin port's / shows it
   std::string log_level = "info";     // error | info
   // Transport security; empty = plaintext.

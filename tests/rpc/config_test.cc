@@ -31,6 +31,7 @@ TEST(ServerConfig, FlagsWinOverTheFileAndTheFileOverDefaults) {
   EXPECT_EQ(parsed->config.speculate, 3);
   EXPECT_THAT(parsed->config.variants, testing::ElementsAre("x", "y"));
   EXPECT_EQ(parsed->config.drain_seconds, 30);
+  EXPECT_EQ(parsed->config.cpu_tuning, "auto");
 }
 
 TEST(ServerConfig, ContractFlags) {
@@ -40,6 +41,7 @@ TEST(ServerConfig, ContractFlags) {
   EXPECT_EQ(parsed->config.listen, "0.0.0.0:0");
   EXPECT_EQ(parsed->config.admin, "0.0.0.0:1");
   EXPECT_THAT(parsed->config.variants, testing::ElementsAre("a", "b"));
+  EXPECT_EQ(Parse({"--model", "m", "--cpu-tuning", "t.json"})->config.cpu_tuning, "t.json");
 }
 
 TEST(ServerConfig, WrongInputIsNamed) {
@@ -56,6 +58,7 @@ TEST(ServerConfig, WrongInputIsNamed) {
       {{"--model", "m", "--verify", "never"}, "start, background"},
       {{"--model", "m", "--kv-cache", "fp8"}, "f32, f16, bf16, int8"},
       {{"--model", "m", "--drain-seconds", "nan"}, "--drain-seconds"},
+      {{"--model", "m", "--cpu-tuning="}, "--cpu-tuning"},
       {{"--model", "m", "--cut-mb", "40,-1"}, "--cut-mb"},
       {{"--config", "/nonexistent.json"}, "cannot be read"},
   };
