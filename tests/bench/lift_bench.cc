@@ -12,12 +12,14 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "server/model/weights.h"
+#include "server/tuning/cpu_tuning.h"
 #include "tests/bench/bench_codes.h"
 #include "tests/bench/bench_constraint.h"
 #include "tests/bench/bench_kernels.h"
 #include "tests/bench/bench_model.h"
 #include "tests/bench/bench_scan.h"
 #include "tests/bench/bench_speculation.h"
+#include "tests/bench/bench_tune.h"
 #include "tests/bench/capacity/capacity.h"
 #include "tests/bench/read_loop.h"
 #include "tests/bench/roofline.h"
@@ -30,7 +32,7 @@ namespace {
 constexpr int kWorkFailed = 1, kWrongInput = 2;
 
 struct Flags {
-  std::string model, synthetic, save, isa = "auto", plot;
+  std::string model, synthetic, save, isa = "auto", cpu_tuning = "auto", plot;
   std::string kv_cache = std::string(KvFormatName(kDefaultKvFormat));
   std::vector<std::string> variants;
   std::vector<int64_t> batches = {1, 2, 4, 8}, contexts = {128}, prefills = {128, 512};
@@ -74,6 +76,9 @@ void DeclareFlags(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(1, 1024));
   app.add_option("--isa", flags.isa,
                  "auto, portable, avx2, avx-vnni, avx512-vnni,\nneon-dotprod or neon-i8mm")
+      ->capture_default_str();
+  app.add_option("--cpu-tuning", flags.cpu_tuning,
+                 "auto (what `lift-bench tune` stored), default, measure or a file")
       ->capture_default_str();
   app.add_option("--seconds", flags.seconds, "time spent on each measurement")
       ->check(CLI::Range(0.01, 600.0))
@@ -305,16 +310,15 @@ int Run(const Flags& flags) {
   if (!flags.plot.empty() && !flags.profile) {
     return Fail(kWrongInput, "--plot draws what --profile measures; give both");
   }
-  CpuIsa isa = CpuIsa::kAuto;
-  for (const CpuIsa each : kCpuIsas) {
-    if (flags.isa == CpuIsaName(each)) isa = each;
-  }
-  if (flags.isa != CpuIsaName(isa) || !CpuIsaSupported(isa)) {
+  const auto isa = CpuIsaNamed(flags.isa);
+  if (!isa || !CpuIsaSupported(*isa)) {
     return Fail(kWrongInput, "this machine has no instruction set \"" + flags.isa + "\"");
   }
   ThreadPool pool(flags.threads > 0 ? flags.threads : AvailableCores());
-  const auto backend = MakeCpuBackend(pool, isa);
-  std::fprintf(stderr, "lift-bench on %s\n", backend->description().c_str());
+  const ResolvedTuning tuning = ResolveCpuTuning(flags.cpu_tuning, pool, *isa);
+  const auto backend = MakeCpuBackend(pool, *isa, tuning.tuning);
+  std::fprintf(stderr, "lift-bench on %s; CPU tuning: %s\n", backend->description().c_str(),
+               tuning.note.c_str());
   if (!flags.kernels) return RunModel(flags, *backend, pool);
   const double read_bandwidth = ReadBandwidth(pool);
   const KernelReport report =
@@ -342,6 +346,7 @@ int main(int argc, char** argv) {
   const lift::bench::ScanCommand scan(app);
   const lift::bench::ConstraintCommand constraint(app);
   const lift::bench::CapacityCommand capacity(app);
+  const lift::bench::TuneCommand tune(app);
 #ifdef LIFTSERVE_HAVE_SERVER
   const lift::bench::SpeculationCommand speculation(app);
 #endif
@@ -354,6 +359,7 @@ int main(int argc, char** argv) {
   if (scan.selected()) return scan.Run();
   if (constraint.selected()) return constraint.Run();
   if (capacity.selected()) return capacity.Run();
+  if (tune.selected()) return tune.Run();
 #ifdef LIFTSERVE_HAVE_SERVER
   if (speculation.selected()) return speculation.Run();
 #endif

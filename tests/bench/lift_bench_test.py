@@ -94,6 +94,47 @@ class Synthetic(unittest.TestCase):
         self.assertEqual(bench("--model", self.path, "--isa", "mmx").returncode, 2)
 
 
+class Tune(unittest.TestCase):
+    def tune(self, *arguments, cache=FOLDER.name):
+        done = subprocess.run([str(PROGRAMS / "lift-bench"), "tune", "--seconds", "0.01", "--threads", "1", *arguments],
+                              capture_output=True, text=True, check=False, timeout=120,
+                              env={**os.environ, "LIFTSERVE_CACHE": cache})
+        return done
+
+    def test_what_is_measured_is_printed_stored_and_taken(self):
+        made = self.tune("--json")
+        self.assertEqual(made.returncode, 0, made.stderr)
+        made = json.loads(made.stdout)
+        if not made["points"]:
+            self.skipTest("these kernels look nothing up")
+        for point in made["points"]:
+            self.assertGreater(point["product_ns_per_512_signs"], 0)
+            self.assertGreater(point["table_ns_per_512_signs"], 0)
+            for way, most in made["most_columns"][point["code"]].items():
+                self.assertEqual(point[way], "tables" if point["columns"] <= most else "products")
+                self.assertTrue(0 <= most <= 32)
+        (entry,) = json.loads(pathlib.Path(made["stored_in"]).read_text())["entries"]
+        self.assertEqual(entry["most_columns"], {code: most["chosen"] for code, most in made["most_columns"].items()})
+        self.assertEqual([entry[key] for key in ("isa", "cpu", "threads")], [made[key] for key in ("isa", "cpu", "threads")])
+        taken = bench("--synthetic", "llama-tiny:2", "--batch", "1", "--prefill", "1", "--seconds", "0.01", "--threads", "1",
+                      "--cpu-tuning", made["stored_in"])
+        self.assertEqual(taken.returncode, 0, taken.stderr)
+        self.assertIn("CPU tuning: of " + made["stored_in"], taken.stderr)
+
+    def test_nothing_is_stored_where_it_should_or_can_not_be(self):
+        with tempfile.TemporaryDirectory() as folder:
+            done = self.tune("--dry-run", cache=folder)
+            self.assertEqual((done.returncode, os.listdir(folder)), (0, []), done.stderr)
+            path = pathlib.Path(folder) / "precious"
+            path.write_text("precious")
+            self.tune("--out", str(path))
+            self.assertEqual(path.read_text(), "precious")
+        self.assertEqual(self.tune("--isa", "mmx").returncode, 2)
+        portable = self.tune("--isa", "portable")
+        self.assertEqual(portable.returncode, 0)
+        self.assertIn("no choice", portable.stdout)
+
+
 class Experts(unittest.TestCase):
     """mixtral-tiny is llama-tiny with six experts, two a token."""
 
