@@ -2,13 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 namespace lift::router {
 namespace {
-
-constexpr float kNoChance = -80;  // logarithm of a probability that no sum notices
-constexpr double kMostKl = 1e3;   // nats
 
 double Clamp01(double x) { return x > 0 ? std::min(x, 1.0) : 0.0; }  // NaN -> 0
 
@@ -63,51 +59,6 @@ double Combine(const std::vector<Evidence>& evidence) {
 
 double ComplexityScore(const TextFeatures& text, const PrefillSignals& prefill) {
   return Combine(CollectEvidence(text, prefill));
-}
-
-double KlOfLogits(std::span<const float> fine, std::span<const float> coarse) {
-  const auto top = [](std::span<const float> logits) {
-    float top = -std::numeric_limits<float>::infinity();
-    for (const float x : logits) top = x > top ? x : top;
-    return top;
-  };
-  const float fine_top = top(fine), coarse_top = top(coarse);
-  if (!std::isfinite(fine_top) || !std::isfinite(coarse_top)) return -1;
-  double fine_sum = 0, coarse_sum = 0, weighted = 0;  // of exp(f), exp(c) and exp(f) * (f - c)
-  for (size_t i = 0; i < fine.size(); ++i) {
-    const float f = fine[i] - fine_top, c = coarse[i] - coarse_top;
-    if (c > kNoChance) coarse_sum += std::exp(c);
-    if (!(f > kNoChance)) continue;
-    const float e = std::exp(f);
-    fine_sum += e;
-    weighted += static_cast<double>(f - c) * e;
-  }
-  const double kl = weighted / fine_sum - std::log(fine_sum) + std::log(coarse_sum);
-  return std::isnan(kl) ? -1 : std::clamp(kl, 0.0, kMostKl);
-}
-
-PrefillSignals SignalsFromLogits(std::span<const float> last_logits, int64_t prompt_tokens) {
-  PrefillSignals signals;
-  signals.prompt_tokens = prompt_tokens;
-  float first = -std::numeric_limits<float>::infinity(), second = first;
-  for (const float x : last_logits) {
-    if (!(x > second)) continue;  // NaN too
-    second = std::min(x, first);
-    first = std::max(x, first);
-  }
-  if (!std::isfinite(first)) return signals;
-  double sum = 0, weighted = 0;  // of exp(d) and d * exp(d), d = x - first
-  for (const float x : last_logits) {
-    const float d = x - first;
-    if (!(d > kNoChance)) continue;
-    const float e = std::exp(d);
-    sum += e;
-    weighted += static_cast<double>(d) * e;
-  }
-  signals.available = true;
-  signals.last_entropy = std::max(0.0, std::log(sum) - weighted / sum);
-  signals.last_margin = (1 - std::exp(static_cast<double>(second) - first)) / sum;
-  return signals;
 }
 
 }  // namespace lift::router
