@@ -180,11 +180,11 @@ class Backend {
   // else (i, i + rotary_dim/2) as Hugging Face does.
   virtual void Rope(float* x, int64_t tokens, int64_t heads, int64_t head_dim, int64_t rotary_dim,
                     const float* cos_sin, bool interleaved) = 0;
-  // Stores k, v [tokens, kv_heads, head_dim] of the sequences into one layer's paged cache.
-  // cache: [blocks] of block_bytes(): a head's keys [head_dim][block_tokens] for every key/value
-  // head, then a head's values [block_tokens][head_dim] for each, then (kInt8) the scales of the
-  // keys and of the values, f32 [2][kv_heads][block_tokens]. kF16 keeps what leaves its range as
-  // its largest number.
+  // Stores k, v [tokens, kv_heads, head_dim] of the sequences, which may be some of the step's,
+  // into one layer's paged cache. cache: [blocks] of block_bytes(): a head's keys
+  // [head_dim][block_tokens] for every key/value head, then a head's values
+  // [block_tokens][head_dim] for each, then (kInt8) the scales of the keys and of the values, f32
+  // [2][kv_heads][block_tokens]. kF16 keeps what leaves its range as its largest number.
   virtual void WriteKv(std::byte* cache, const AttentionShape& shape,
                        std::span<const AttentionSequence> sequences, const float* k,
                        const float* v) = 0;

@@ -15,7 +15,8 @@ void Use(std::shared_ptr<const router::Predictor> predictor) {
   LIFT_CHECK(again.ok());
   router::TextFeatures text = router::ExtractTextFeatures("Prove that 2 + 2 = 4.");
   for (const bool read : {false, true}) {
-    const router::PrefillSignals prefill{.available = read, .prompt_tokens = 9, .last_entropy = 2};
+    const router::PrefillSignals prefill{
+        .available = read, .prompt_tokens = 9, .last_entropy = 2, .probe_kl = 0.3};
     const double harm = predictor->Harm(router::Features(text, prefill));
     LIFT_CHECK(std::isfinite(harm) && harm == (*again)->Harm(router::Features(text, prefill)));
     LIFT_CHECK(predictor->Percentile(harm) >= 0 && predictor->Percentile(harm) <= 1);
@@ -29,6 +30,8 @@ void Use(std::shared_ptr<const router::Predictor> predictor) {
         {"q2", 0.25, 2, 0.4, 2}, {"q4", 0.5, 4, 0.03, 4}, {"q8", 0.75, 8, 0.001, 8}};
     for (const char* policy : {"balanced", "budget:4", "quality:0.01"}) {
       const router::RouterConfig config{*router::ParsePolicy(policy), predictor};
+      const int probe = router::ProbeVariant({}, variants, config);
+      LIFT_CHECK(probe >= -1 && probe < 2);
       LIFT_CHECK(router::Route(text, prefill, {}, variants, {0.8}, config).ok());
     }
   }
