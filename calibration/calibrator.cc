@@ -91,9 +91,7 @@ class Calibrator {
   }
 
   absl::Status LoadInputs() {
-    LIFT_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> opened,
-                          Checkpoint::Open(options_.model_path));
-    checkpoint_ = std::move(opened);
+    LIFT_ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(options_.model_path));
     LIFT_ASSIGN_OR_RETURN(weights_, Weights::FromCheckpoint(checkpoint_));
     LIFT_ASSIGN_OR_RETURN(TokenizerSpec spec, LoadTokenizerSpec(*checkpoint_));
     tokenizer_json_ = spec.ToJson();
@@ -208,10 +206,11 @@ class Calibrator {
     return w;
   }
 
-  // Lifts the tensors that read one input. hessian null: no data (an embedding look-up), every
+  // Lifts the tensors that read one input. Without a hessian: no data (an embedding look-up), every
   // direction counts alike. strips: rows that are lifted apart, each with a chain of its own.
-  absl::Status LiftSiteTensors(const std::vector<std::string>& names, const Hessian* hessian,
-                               int64_t layer, int kind, std::span<const Strip> strips = {}) {
+  absl::Status LiftSiteTensors(const std::vector<std::string>& names,
+                               std::optional<Hessian> hessian, int64_t layer, int kind,
+                               std::span<const Strip> strips = {}) {
     const int64_t cols = checkpoint_->Find(names[0])->cols, padded = PaddedColumns(cols);
     const RotationSpec spec{true, options_.seed * 0x9E3779B97F4A7C15u + rotations_.size()};
     rotations_.push_back(std::make_unique<Rotation>(spec, cols));
@@ -223,9 +222,10 @@ class Calibrator {
         const auto& chain = ChainOf(StripChain(result_.chain, strip.weight));
         stages.insert(stages.end(), chain.begin(), chain.end());
       }
-      metric.emplace(
-          (hessian != nullptr ? *hessian : Hessian(cols)).Rotated(rotation, padded, pool_), padded,
-          cols, stages, encoder_.seam, pool_);
+      if (!hessian) hessian.emplace(cols);
+      std::vector<float> rotated = hessian->Rotated(rotation, padded, pool_);
+      hessian.reset();  // before the factors, which need the memory
+      metric.emplace(std::move(rotated), padded, cols, stages, encoder_.seam, pool_);
     };
     for (const std::string& name : names) {
       const std::vector<float> w = ReadMatrix(name);
@@ -278,9 +278,9 @@ class Calibrator {
       int kind = 0;
       for (const layout::SiteSpec& site :
            layout::LayerNames(checkpoint_->config(), layer).Sites()) {
-        const Hessian* hessian = capture_.Find(site.name);  // null: an expert no token chose
-        if (hessian == nullptr) unseen_.push_back(site.name);
-        LIFT_RETURN_IF_ERROR(LiftSiteTensors(site.matrices, hessian, layer, kind));
+        auto hessian = capture_.Take(site.name);  // none: an expert no token chose
+        if (!hessian) unseen_.push_back(site.name);
+        LIFT_RETURN_IF_ERROR(LiftSiteTensors(site.matrices, std::move(hessian), layer, kind));
         kind += static_cast<int>(site.matrices.size());
       }
       checkpoint_->LeaveResidentSet();
@@ -309,9 +309,10 @@ class Calibrator {
     // A tied matrix is also looked up row by row, where every direction counts alike.
     if (config.tie_embeddings) head.AddIdentity(1.0);
     const std::vector<Strip> strips = VocabularyStrips(data_.token_counts);
-    LIFT_RETURN_IF_ERROR(LiftSiteTensors({layout::HeadName(config)}, &head, -1, 0, strips));
+    LIFT_RETURN_IF_ERROR(
+        LiftSiteTensors({layout::HeadName(config)}, std::move(head), -1, 0, strips));
     if (!config.tie_embeddings)
-      LIFT_RETURN_IF_ERROR(LiftSiteTensors({layout::kEmbedding}, nullptr, -1, 1, strips));
+      LIFT_RETURN_IF_ERROR(LiftSiteTensors({layout::kEmbedding}, std::nullopt, -1, 1, strips));
     EndPhase("lift embedding and head");
     return absl::OkStatus();
   }

@@ -82,14 +82,16 @@ LdlFactor LdlFactor::Compute(const float* hessian, int64_t stride, int64_t n, in
                              double damping) {
   LIFT_CHECK(live <= n && live >= 1);
   // Cholesky of the index-reversed matrix: lower C with A = C C^T, A(i, j) = H(live-1-i, live-1-j).
-  std::vector<double> c(static_cast<size_t>(live * live), 0.0);
+  // Rows end at the diagonal: this is most of the memory that lifting a wide layer takes.
+  std::vector<double> c(static_cast<size_t>(live * (live + 1) / 2));
+  const auto row = [&](int64_t j) { return &c[static_cast<size_t>(j * (j + 1) / 2)]; };
   for (int64_t j = 0; j < live; ++j) {
-    double* cj = &c[j * live];
+    double* cj = row(j);
     const auto a = [&](int64_t i, int64_t k) {
       return static_cast<double>(hessian[(live - 1 - i) * stride + (live - 1 - k)]) +
              (i == k ? damping : 0.0);
     };
-    for (int64_t k = 0; k < j; ++k) cj[k] = (a(j, k) - Dot(cj, &c[k * live], k)) / c[k * live + k];
+    for (int64_t k = 0; k < j; ++k) cj[k] = (a(j, k) - Dot(cj, row(k), k)) / row(k)[k];
     const double pivot = a(j, j) - Dot(cj, cj, j);
     cj[j] = std::sqrt(std::max(pivot, 1e-9));
   }
@@ -99,10 +101,10 @@ LdlFactor LdlFactor::Compute(const float* hessian, int64_t stride, int64_t n, in
   out.diagonal.assign(static_cast<size_t>(n), 0.0f);
   for (int64_t k = 0; k < live; ++k) {
     const int64_t ck = live - 1 - k;
-    const double d = c[ck * live + ck];
+    const double d = row(ck)[ck];
     out.diagonal[k] = static_cast<float>(d * d);
     for (int64_t s = 0; s < k; ++s)
-      out.upper[s * n + k] = static_cast<float>(c[(live - 1 - s) * live + ck] / d);
+      out.upper[s * n + k] = static_cast<float>(row(live - 1 - s)[ck] / d);
   }
   return out;
 }

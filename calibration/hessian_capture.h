@@ -2,7 +2,9 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "calibration/hessian.h"
 #include "server/model/transformer.h"
@@ -18,9 +20,11 @@ class HessianCapture : public ActivationObserver {
     if (it == sites_.end()) it = sites_.emplace(site, Hessian(dim)).first;
     it->second.Accumulate(backend_, x, tokens);
   }
-  const Hessian* Find(const std::string& site) const {
-    const auto it = sites_.find(site);
-    return it == sites_.end() ? nullptr : &it->second;
+  // What was summed of the site, which is forgotten; none if it had no input.
+  std::optional<Hessian> Take(const std::string& site) {
+    auto node = sites_.extract(site);
+    if (node.empty()) return std::nullopt;
+    return std::move(node.mapped());
   }
   void Clear() { sites_.clear(); }
 
