@@ -2,10 +2,10 @@
 // written for compilers to make vectors of, a block at a time, with an exponential without
 // branches. The same bits wherever float is IEEE.
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 
+#include "router/exp.h"
 #include "router/router.h"
 
 namespace lift::router {
@@ -13,22 +13,6 @@ namespace {
 
 constexpr size_t kLanes = 8, kBlock = 512;
 constexpr float kNoChance = -80;  // logarithm of a probability that no sum notices
-
-// Relative error below 3e-7 for x in [kNoChance, 0] (Cephes' expf).
-inline float Exp(float x) {
-  constexpr float kRound = 12582912;  // 1.5 * 2^23: adding it rounds to an integer
-  const float shifted = x * 1.44269504F + kRound;
-  const float n = shifted - kRound;
-  const float r = (x - n * 0.693359375F) + n * 2.12194440e-4F;
-  float p = 1.9875691500e-4F;
-  p = p * r + 1.3981999507e-3F;
-  p = p * r + 8.3334519073e-3F;
-  p = p * r + 4.1665795894e-2F;
-  p = p * r + 1.6666665459e-1F;
-  p = p * r + 5.0000001201e-1F;
-  const auto exponent = std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(kRound) + 127;
-  return (p * r * r + r + 1) * std::bit_cast<float>(exponent << 23);
-}
 
 // NaN is none.
 float Top(std::span<const float> logits) {
@@ -72,10 +56,10 @@ Sums SumOver(const float* fine, float fine_top, const float* coarse, float coars
     Shift(fine + at, fine_top, size, f);
     if (coarse != nullptr) {
       Shift(coarse + at, coarse_top, size, c);
-      for (size_t i = 0; i < kBlock; ++i) e[i] = Exp(c[i]);
+      for (size_t i = 0; i < kBlock; ++i) e[i] = ExpOfNegative(c[i]);
       AddTo(sums[1], e);
     }
-    for (size_t i = 0; i < kBlock; ++i) e[i] = Exp(f[i]);
+    for (size_t i = 0; i < kBlock; ++i) e[i] = ExpOfNegative(f[i]);
     for (size_t i = 0; i < kBlock; ++i) w[i] = e[i] * (f[i] - c[i]);
     AddTo(sums[0], e);
     AddTo(sums[2], w);

@@ -1,10 +1,10 @@
 #include "calibration/eval/logit_stats.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
 #include "kernels/base/check.h"
+#include "router/exp.h"
 
 namespace lift {
 namespace {
@@ -12,21 +12,9 @@ namespace {
 constexpr size_t kLanes = 16;
 constexpr size_t kBlock = 512;  // float sums stay this short before they go into a double
 
-// exp(x) for x <= 0, within 2e-7 relative; 0 below -87, NaN for NaN. Branch-free, so that loops
-// over it vectorize.
+// exp(x) for x <= 0; 0 below -87, NaN for NaN.
 inline float ExpOfNegative(float power) {
-  const float x = std::max(power, -87.0f);
-  constexpr float kRound = 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer
-  const float n = (x * 1.44269504f + kRound) - kRound;
-  const float f = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * f + 1.3981999507e-3f;
-  p = p * f + 8.3334519073e-3f;
-  p = p * f + 4.1665795894e-2f;
-  p = p * f + 1.6666665459e-1f;
-  p = p * f + 5.0000001201e-1f;
-  p = p * f * f + f + 1.0f;
-  const float value = p * std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
+  const float value = router::ExpOfNegative(std::max(power, -87.0f));
   return power < -87.0f ? 0.0f : value;
 }
 
