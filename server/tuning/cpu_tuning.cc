@@ -55,8 +55,12 @@ ResolvedTuning Constants(CpuIsa isa, absl::string_view why) {
   return {tuning, absl::StrCat("built-in (", TuningSummary(isa, tuning), ")", why)};
 }
 
-ResolvedTuning FromFile(const std::string& path, CpuIsa isa, int threads) {
+// optional: there need be no file.
+ResolvedTuning FromFile(const std::string& path, bool optional, CpuIsa isa, int threads) {
   const auto entries = ReadTunings(path);
+  if (optional && absl::IsNotFound(entries.status())) {
+    return Constants(isa, "; lift-bench tune measures it");
+  }
   if (!entries.ok()) return Constants(isa, absl::StrCat("; ", entries.status().message()));
   const TuningKey key = TuningKeyHere(isa, threads);
   for (const TuningEntry& entry : *entries) {
@@ -116,14 +120,10 @@ ResolvedTuning ResolveCpuTuning(const std::string& mode, ThreadPool& pool, CpuIs
   if (TunableCodes(isa).empty()) return {{}, "these kernels leave no choice"};
   if (mode == "default") return Constants(isa, "");
   if (mode == "measure") return Measure(pool, isa);
-  const std::string path = mode == "auto" ? DefaultTuningPath() : mode;
+  const bool automatic = mode == "auto";
+  const std::string path = automatic ? DefaultTuningPath() : mode;
   if (path.empty()) return Constants(isa, "; no home folder to look for a measured one");
-  if (mode == "auto") {
-    // Nothing stored is the usual case, and no news.
-    const auto entries = ReadTunings(path);
-    if (absl::IsNotFound(entries.status())) return Constants(isa, "; lift-bench tune measures it");
-  }
-  return FromFile(path, isa, pool.threads());
+  return FromFile(path, automatic, isa, pool.threads());
 }
 
 }  // namespace lift

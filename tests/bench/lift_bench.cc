@@ -159,7 +159,7 @@ void PrintTable(const KernelReport& report, double) {
   std::printf("%-8s %7s %12s %10s %10s %10s %12s\n", "planes", "tokens", "us", "lift us", "GB/s",
               "of read", "Gmac/s");
   for (const LiftedPoint& p : report.lifted) {
-    const std::string code = std::to_string(p.stored) + "+" + std::to_string(p.derived) + "p";
+    const std::string code = CodeName({p.stored, p.derived});
     std::printf("%-8s %7lld %12.1f %10.1f %10.2f %9.0f%% %12.1f\n", code.c_str(),
                 static_cast<long long>(p.tokens), p.seconds * 1e6, p.lift_seconds * 1e6,
                 p.plane_bytes_per_second * 1e-9, p.bandwidth_fraction * 100,
