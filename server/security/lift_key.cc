@@ -1,15 +1,12 @@
 // lift-key: makes an API key, prints it once, and adds the record of its salted hash to a keys
 // file.
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/replace_file.h"
 #include "server/security/key_ring.h"
 
 namespace lift {
@@ -29,18 +26,6 @@ absl::StatusOr<json> ReadKeys(const std::string& path) {
   return document;
 }
 
-// Through a new file that only its owner may read, so that a reader sees the old or the new one.
-absl::Status WriteKeys(const std::string& path, const json& document) {
-  const std::string temporary = path + ".new", text = document.dump(2) + "\n";
-  const int file = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  bool good = file >= 0 &&
-              write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
-              fsync(file) == 0;
-  if (file >= 0) good = close(file) == 0 && good;
-  if (good && std::rename(temporary.c_str(), path.c_str()) == 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(path, " cannot be written"));
-}
-
 absl::Status Run(const std::string& path, const std::string& tenant, const std::string& role) {
   LIFT_ASSIGN_OR_RETURN(json document, ReadKeys(path));
   LIFT_ASSIGN_OR_RETURN(const NewKey made, MakeKey());
@@ -50,7 +35,10 @@ absl::Status Run(const std::string& path, const std::string& tenant, const std::
                               {"salt", made.salt_hex},
                               {"hash", made.hash_hex}});
   LIFT_RETURN_IF_ERROR(KeyRing::Parse(document.dump()).status());
-  LIFT_RETURN_IF_ERROR(WriteKeys(path, document));
+  constexpr mode_t kOwnerOnly = 0600;
+  if (!ReplaceFile(path, document.dump(2) + "\n", kOwnerOnly)) {
+    return absl::InvalidArgumentError(absl::StrCat(path, " cannot be written"));
+  }
   std::printf("%s\n", made.key.c_str());
   return absl::OkStatus();
 }

@@ -5,12 +5,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/replace_file.h"
 
 namespace lift {
 namespace {
@@ -70,18 +70,6 @@ absl::StatusOr<TuningEntry> ParseEntry(const json& document) {
   }
   if (named != most->size()) return Wrong("most_columns names a code that there is not");
   return entry;
-}
-
-absl::Status WriteAtomically(const std::string& path, const std::string& text) {
-  const std::string temporary = absl::StrCat(path, ".", ::getpid(), ".tmp");
-  const int file = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  bool good = file >= 0 &&
-              write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
-              fsync(file) == 0;
-  if (file >= 0) good = close(file) == 0 && good;
-  if (good && std::rename(temporary.c_str(), path.c_str()) == 0) return absl::OkStatus();
-  if (file >= 0) unlink(temporary.c_str());
-  return absl::UnavailableError(absl::StrCat(path, " cannot be written"));
 }
 
 // At most one byte more than a file may have.
@@ -178,7 +166,8 @@ absl::Status StoreTuning(const std::string& path, const TuningEntry& entry) {
   if (entries.size() > kMostEntries) entries.resize(kMostEntries);
   std::error_code ignored;  // the write will tell
   std::filesystem::create_directories(std::filesystem::path(path).parent_path(), ignored);
-  return WriteAtomically(path, TuningsText(entries));
+  if (ReplaceFile(path, TuningsText(entries), 0644)) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat(path, " cannot be written"));
 }
 
 }  // namespace lift
