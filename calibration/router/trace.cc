@@ -79,7 +79,8 @@ class Tracer {
       at += chunk.tokens.size();
       const bool last = at == tokens.size();
       chunk.logits = last ? SequenceChunk::Logits::kLast : SequenceChunk::Logits::kNone;
-      const SequenceChunk step[] = {chunk, Probe(answer)};
+      const SequenceChunk step[] = {chunk,
+                                    LookAtLast(tokens, answer.blocks, options_.first_variant)};
       const bool probe = last && model_.reusable_state();
       model_.Step(std::span(step).first(probe ? 2 : 1), logits_);
     }
@@ -91,17 +92,6 @@ class Tracer {
           router::KlOfLogits(fine, std::span(logits_).subspan(vocab_, vocab_));
     }
     Draw(answer, fine);
-  }
-
-  // As the engine has it computed.
-  SequenceChunk Probe(const Answer& answer) const {
-    SequenceChunk chunk;
-    chunk.tokens = std::span<const int32_t>(answer.prompt->tokens).last(1);
-    chunk.position = answer.length() - 1;
-    chunk.blocks = answer.blocks;
-    chunk.variant = options_.first_variant;
-    chunk.look = true;
-    return chunk;
   }
 
   void Draw(Answer& answer, std::span<const float> logits) {

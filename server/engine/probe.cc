@@ -21,11 +21,7 @@ void EngineLoop::AddProbes(const StepPlan& plan, std::vector<SequenceChunk>& chu
     const int variant = ProbeVariant(request);
     if (variant < 0) continue;
     request.probe_row = row++;
-    chunks.push_back({.tokens = std::span<const int32_t>(request.request.prompt).last(1),
-                      .position = request.prompt_tokens() - 1,
-                      .blocks = request.table.blocks(),
-                      .variant = variant,
-                      .look = true});
+    chunks.push_back(LookAtLast(request.request.prompt, request.table.blocks(), variant));
   }
 }
 

@@ -31,6 +31,17 @@ struct SequenceChunk {
   bool look = false;
 };
 
+// Looks at the last of these tokens of a sequence with another variant, beside the chunk that
+// computes it, or after it.
+inline SequenceChunk LookAtLast(std::span<const int32_t> tokens, std::span<const int32_t> blocks,
+                                int variant) {
+  return {.tokens = tokens.last(1),
+          .position = static_cast<int64_t>(tokens.size()) - 1,
+          .blocks = blocks,
+          .variant = variant,
+          .look = true};
+}
+
 // Rows of logits that a step gives for it.
 inline int64_t LogitRows(const SequenceChunk& chunk) {
   switch (chunk.logits) {
