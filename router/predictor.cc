@@ -77,6 +77,15 @@ absl::StatusOr<std::shared_ptr<const Predictor>> Predictor::Create(Parts parts) 
   return std::shared_ptr<const Predictor>(new Predictor(std::move(parts)));
 }
 
+Predictor::Predictor(Parts parts) : parts_(std::move(parts)) {
+  const auto names = FeatureNames();
+  const auto probe =
+      static_cast<int>(std::find(names.begin(), names.end(), "probe") - names.begin());
+  for (const Tree& tree : parts_.trees) {
+    for (const Node& node : tree) uses_probe_ |= node.feature == probe && parts_.probe_bits > 0;
+  }
+}
+
 double Predictor::ValueOf(const Tree& tree, const FeatureVector& features) {
   size_t at = 0;
   while (tree[at].feature >= 0) {
@@ -111,17 +120,6 @@ double Predictor::ExpectedKl(double harm, double bits) const {
     lowest = std::min(lowest, here);
   }
   return std::exp(std::min(lowest, kLargestLogKl));
-}
-
-bool Predictor::UsesProbe() const {
-  const auto names = FeatureNames();
-  const auto probe =
-      static_cast<int>(std::find(names.begin(), names.end(), "probe") - names.begin());
-  return parts_.probe_bits > 0 &&
-         std::any_of(parts_.trees.begin(), parts_.trees.end(), [&](const Tree& tree) {
-           return std::any_of(tree.begin(), tree.end(),
-                              [&](const Node& node) { return node.feature == probe; });
-         });
 }
 
 double Predictor::RightGuesses(double draft_bits, double target_bits) const {

@@ -62,7 +62,7 @@ class Predictor {
   double ExpectedKl(double harm, double bits) const;
   bool KnowsGuesses() const { return parts_.wrong_scale > 0; }
   // Whether any tree looks at PrefillSignals::probe_kl.
-  bool UsesProbe() const;
+  bool UsesProbe() const { return uses_probe_; }
   // Probability that a token drawn at `draft_bits` is what `target_bits` draws there with the same
   // random number, for a query of average harm.
   double RightGuesses(double draft_bits, double target_bits) const;
@@ -72,8 +72,9 @@ class Predictor {
   std::span<const double> quantiles() const { return parts_.quantiles; }
 
  private:
-  explicit Predictor(Parts parts) : parts_(std::move(parts)) {}
+  explicit Predictor(Parts parts);
   Parts parts_;
+  bool uses_probe_ = false;
 };
 
 }  // namespace lift::router
