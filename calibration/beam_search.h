@@ -55,7 +55,6 @@ struct SearchProblem {
   const float* diagonal;  // [n]
   const float* upper;     // U: row s at upper + s * stride
   int64_t stride;
-  const float* band;       // [n * 64], see EncoderMetric
   const SearchEnd* start;  // paths to continue (null: start from many pseudo-random histories)
   int64_t forced_from;     // columns >= this take forced[t] (n = none)
   const uint8_t* forced;

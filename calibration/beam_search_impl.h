@@ -1,5 +1,6 @@
 // Included once per ISA with `Ops` defined. Every primitive works on arrays of `beam` lanes (a
-// multiple of 16) in memory.
+// multiple of 16) in memory; the search is compiled for each beam, so that loops over lanes have
+// constant ends.
 //
 // A candidate is one 32-bit key: the bits of its (non-negative) cost with the low bits replaced by
 // branch * beam + parent, so that selecting keys selects candidates. Errors not yet committed live
@@ -22,7 +23,6 @@ namespace lift::beam_internal {
 
 inline constexpr int kWindow = 64;  // uncommitted columns at most
 inline constexpr int kGroup = 4;
-inline constexpr int kMaxBeam = 256;
 inline constexpr int kMaxMarks = kWindow / kGroup;
 inline constexpr int kMergeBits = 11;  // slots to find equal paths by; a collision only misses one
 inline constexpr int64_t kPanel = 64;  // columns between far pushes
@@ -31,12 +31,12 @@ inline constexpr int32_t kInvalidKey = 0x7F000000;
 inline constexpr float kMaxCost =
     1e30f;  // overflow and NaN become this, whose key is still below kInvalidKey
 
-template <class Ops>
+template <class Ops, int kBeam>
 class Search {
  public:
   Search(const SearchProblem& p, SearchScratch& scratch)
-      : p_(p), code_(*p.code), m_(p.beam), scratch_(scratch) {
-    LIFT_CHECK(m_ >= 16 && m_ <= kMaxBeam && std::has_single_bit(static_cast<unsigned>(m_)));
+      : p_(p), code_(*p.code), scratch_(scratch) {
+    static_assert(kBeam >= 16 && kBeam <= 256 && std::has_single_bit(unsigned{kBeam}));
     LIFT_CHECK(p.block % kGroup == 0 && p.lag % p.block == 0 && p.block + p.lag <= kWindow);
     const size_t lanes = static_cast<size_t>(m_);
     const size_t floats = lanes * (kWindow + 3 * kGroup + 13 + kAhead + kMaxMarks +
@@ -50,8 +50,8 @@ class Search {
       next += n;
       return q;
     };
-    old_ = take(lanes * kWindow);
-    recent_ = take(lanes * kGroup);
+    for (float*& slot : old_) slot = take(lanes);
+    for (float*& slot : recent_) slot = take(lanes);
     partial_ = take(lanes * kGroup);
     for (int32_t*& q : ancestor_) q = reinterpret_cast<int32_t*>(take(lanes));
     for (float** q : {&cost_, &target_, &base_, &spare_, &charge_}) *q = take(lanes);
@@ -92,7 +92,17 @@ class Search {
   float* correction() { return correction_; }
 
  private:
-  float* old_slot(int64_t column) { return old_ + (column % kWindow) * m_; }
+  float*& old_slot(int64_t column) { return old_[column % kWindow]; }
+
+  // The lane of the least cost. Costs are not negative, so that they order like their bits.
+  int BestLane() const {
+    const auto bits = [&](int i) { return std::bit_cast<int32_t>(cost_[i]); };
+    int32_t least = bits(0);
+    for (int i = 1; i < live_; ++i) least = std::min(least, bits(i));
+    int lane = 0;
+    while (bits(lane) != least) ++lane;
+    return lane;
+  }
 
   void Start() {
     live_ = p_.start != nullptr ? p_.start->lanes : m_;
@@ -118,32 +128,32 @@ class Search {
     int count = 0;
     for (int64_t s = lo_; s < t; ++s, ++count) {
       slots[count] = old_slot(s);
-      for (int c = 0; c < kGroup; ++c) {
-        const int64_t k = std::min(t + c, p_.n - 1);
-        weights[count * kGroup + c] = p_.band[k * kWindow + (k - 1 - s)];
-      }
+      std::memcpy(weights + count * kGroup, p_.upper + s * p_.stride + t, sizeof(float) * kGroup);
     }
     Ops::PartialSums(m_, count, slots, weights, partial_);
     group_ = t;
     GuessTargets(t, count, slots);
   }
 
-  // The targets of columns [t, t + kGroup + kAhead) as the best path's errors before t leave them.
+  // The targets of columns [t, t + kGuesses) as the best path's errors before t leave them.
   void GuessTargets(int64_t t, int count, const float* const* slots) {
-    const int64_t best = std::min_element(cost_, cost_ + live_) - cost_;
-    for (int j = 0; j < kGroup + kAhead; ++j) {
-      const int64_t k = t + j;
-      if (k >= p_.n) {
-        guess_[j] = 0;
-        continue;
+    const int best = BestLane();
+    const int inside = static_cast<int>(std::min<int64_t>(kGuesses, p_.n - t));
+    float guess[kGuesses] = {};  // a local that nothing else points to stays in registers
+    for (int j = 0; j < inside; ++j) guess[j] = p_.target[t + j] + correction_[t + j];
+    const float* u = p_.upper + lo_ * p_.stride + t;
+    if (inside == kGuesses) {
+      for (int i = 0; i < count; ++i, u += p_.stride) {
+        const float error = slots[i][best];
+        for (int j = 0; j < kGuesses; ++j) guess[j] += u[j] * error;
       }
-      float sum = p_.target[k] + correction_[k];
-      for (int i = 0; i < count; ++i) {
-        const int64_t back = k - 1 - (lo_ + i);
-        if (back < kWindow) sum += p_.band[k * kWindow + back] * slots[i][best];
+    } else {
+      for (int i = 0; i < count; ++i, u += p_.stride) {
+        const float error = slots[i][best];
+        for (int j = 0; j < inside; ++j) guess[j] += u[j] * error;
       }
-      guess_[j] = sum;
     }
+    std::copy_n(guess, kGuesses, guess_);
   }
 
   void FindFarTargets(int64_t t) {
@@ -192,8 +202,7 @@ class Search {
     const int c = static_cast<int>(t - group_);
     Ops::Permute(m_, partial_ + c * m_, map_, target_);
     for (int64_t s = group_; s < t; ++s) {
-      Ops::MultiplyAdd(m_, recent_ + (s - group_) * m_, p_.band[t * kWindow + (t - 1 - s)],
-                       target_);
+      Ops::MultiplyAdd(m_, recent_[s - group_], p_.upper[s * p_.stride + t], target_);
     }
     const float aim = p_.target[t] + correction_[t];
     Ops::Predict(m_, code_, history_, base_, parity_);
@@ -232,11 +241,11 @@ class Search {
     for (int32_t** values : {&parity_, &history_, &map_}) follow(*values);
     for (int a = 0; a < ancestors_; ++a) follow(ancestor_[a]);
     for (int s = 0; s < c; ++s) {
-      Ops::Permute(m_, recent_ + s * m_, parent_, spare_);
-      std::memcpy(recent_ + s * m_, spare_, sizeof(float) * m_);
+      Ops::Permute(m_, recent_[s], parent_, spare_);
+      std::swap(recent_[s], spare_);
     }
     // Raw error (without feedback) and the new history.
-    Ops::Append(m_, code_, p_.target[t], base_, parity_, branch_, history_, recent_ + c * m_);
+    Ops::Append(m_, code_, p_.target[t], base_, parity_, branch_, history_, recent_[c]);
   }
 
   // Of paths whose windows have become the same (so have their futures, feedback of old errors
@@ -245,15 +254,15 @@ class Search {
     ++round_;
     for (int i = 0; i < live_; ++i) {
       const uint32_t hash = static_cast<uint32_t>(history_[i]) * 0x9E3779B1u >> (32 - kMergeBits);
-      Seen& seen = seen_[hash];
-      if (seen.round != round_) {
-        seen = {round_, i};
+      const uint32_t seen = seen_[hash], lane = seen & 255u;
+      if (seen >> 8 != round_) {
+        seen_[hash] = round_ << 8 | static_cast<uint32_t>(i);
         continue;
       }
-      if (history_[seen.lane] != history_[i]) continue;
-      const int worse = cost_[i] < cost_[seen.lane] ? seen.lane : i;
-      if (worse == seen.lane) seen.lane = i;
-      cost_[worse] = kMaxCost;
+      if (history_[lane] != history_[i]) continue;
+      const bool better = cost_[i] < cost_[lane];
+      if (better) seen_[hash] = round_ << 8 | static_cast<uint32_t>(i);
+      cost_[better ? lane : static_cast<uint32_t>(i)] = kMaxCost;
     }
   }
 
@@ -293,12 +302,10 @@ class Search {
 
   void EndGroup(int64_t t) {
     for (int64_t s = lo_; s < group_; ++s) {
-      float* slot = old_slot(s);
-      Ops::Permute(m_, slot, map_, spare_);
-      std::memcpy(slot, spare_, sizeof(float) * m_);
+      Ops::Permute(m_, old_slot(s), map_, spare_);
+      std::swap(old_slot(s), spare_);
     }
-    for (int64_t s = group_; s <= t; ++s)
-      std::memcpy(old_slot(s), recent_ + (s - group_) * m_, sizeof(float) * m_);
+    for (int64_t s = group_; s <= t; ++s) std::swap(old_slot(s), recent_[s - group_]);
   }
 
   // Fixes the columns at least `lag` behind on the best path's choice, drops paths that disagree,
@@ -306,7 +313,7 @@ class Search {
   void Commit(int64_t t) {
     const int64_t upto = t + 1 - p_.lag;
     if (upto > lo_) {
-      const int best = static_cast<int>(std::min_element(cost_, cost_ + live_) - cost_);
+      const int best = BestLane();
       for (int64_t s = lo_; s < upto; ++s) {
         const float e = committed_[s] = old_slot(s)[best];
         const float* u = p_.upper + s * p_.stride;
@@ -352,7 +359,7 @@ class Search {
   void KeepEnd() {
     SearchEnd& end = scratch_.end;
     end.lanes = live_;
-    end.best = static_cast<int>(std::min_element(cost_, cost_ + live_) - cost_);
+    end.best = BestLane();
     for (int i = 0; i < live_; ++i) {
       end.history[i] = history_[i];
       end.cost[i] = cost_[i] - cost_[end.best];
@@ -361,13 +368,16 @@ class Search {
 
   const SearchProblem& p_;
   const SearchCode& code_;
-  const int m_;
+  static constexpr int m_ = kBeam;
+  static constexpr int kGuesses = 16;  // kGroup + kAhead and more
+  static_assert(kGuesses >= kGroup + kAhead);
   SearchScratch& scratch_;
-  float *old_, *recent_, *partial_, *cost_, *target_, *base_, *spare_;
+  float *old_[kWindow], *recent_[kGroup];  // errors of a column, [lanes] each
+  float *partial_, *cost_, *target_, *base_, *spare_;
   float *charge_,
       *ahead_;      // [lanes] part of cost_ that is a charge for far targets; [kAhead][lanes]
   FarTargets far_;  // of the step at hand
-  float guess_[kGroup + kAhead] = {};  // the group's and the next columns' targets on its best path
+  float guess_[kGuesses] = {};  // the group's and the next columns' targets on its best path
   bool charged_ = false;
   int32_t *map_, *history_, *parity_, *parent_, *branch_, *order_, *keys_;
   uint16_t* trace_;
@@ -378,30 +388,43 @@ class Search {
   int index_bits_ = 0, live_ = 0;
   int64_t lo_ = 0, group_ = 0, panel_end_ = 0, panel_lo_ = 0;
   int32_t threshold_ = 0;
-  struct Seen {
-    uint32_t round = 0;
-    int lane = 0;
-  };
-  uint32_t round_ = 0;
-  Seen seen_[1 << kMergeBits];
+  uint32_t round_ = 0;                   // of merging
+  uint32_t seen_[1 << kMergeBits] = {};  // by history: round << 8 | lane
 };
 
 // Searches rows that share everything but their targets, panel by panel.
-template <class Ops>
-void SearchRows(std::span<const SearchProblem> problems, std::span<SearchScratch> scratch) {
-  std::vector<Search<Ops>> rows;
+template <class Ops, int kBeam>
+void SearchBeam(std::span<const SearchProblem> problems, std::span<SearchScratch> scratch) {
+  std::vector<Search<Ops, kBeam>> rows;
   rows.reserve(problems.size());
   for (size_t r = 0; r < problems.size(); ++r) rows.emplace_back(problems[r], scratch[r]);
   const SearchProblem& first = problems[0];
   for (int64_t begin = 0; begin < first.n; begin += kPanel) {
     const int64_t end = std::min(first.n, begin + kPanel);
-    for (Search<Ops>& row : rows) row.RunPanel(begin, end);
-    for (Search<Ops>& row : rows) {
+    for (Search<Ops, kBeam>& row : rows) row.RunPanel(begin, end);
+    for (Search<Ops, kBeam>& row : rows) {
       Ops::PushFar(row.committed() + row.committed_begin(),
                    static_cast<int>(row.committed_end() - row.committed_begin()),
                    first.upper + row.committed_begin() * first.stride, first.stride, end, first.n,
                    row.correction());
     }
+  }
+}
+
+template <class Ops>
+void SearchRows(std::span<const SearchProblem> problems, std::span<SearchScratch> scratch) {
+  switch (problems[0].beam) {
+    case 16:
+      return SearchBeam<Ops, 16>(problems, scratch);
+    case 32:
+      return SearchBeam<Ops, 32>(problems, scratch);
+    case 64:
+      return SearchBeam<Ops, 64>(problems, scratch);
+    case 128:
+      return SearchBeam<Ops, 128>(problems, scratch);
+    default:
+      LIFT_CHECK(problems[0].beam == 256);
+      return SearchBeam<Ops, 256>(problems, scratch);
   }
 }
 

@@ -173,7 +173,7 @@ class Calibrator {
     const auto add = [&](std::string_view bytes) {
       hash.Update(std::as_bytes(std::span(bytes.data(), bytes.size())));
     };
-    add(absl::StrCat("lifted tensors 1 ", checkpoint_->source_sha256(), " ", options_.seed, " ",
+    add(absl::StrCat("lifted tensors 2 ", checkpoint_->source_sha256(), " ", options_.seed, " ",
                      encoder_.beam, " ", encoder_.block, " ", encoder_.lag, " ", encoder_.seam, " ",
                      encoder_.second_look));
     for (const StageSpec& stage : ChainOf(result_.chain)) {

@@ -11,7 +11,6 @@
 namespace lift {
 namespace {
 
-constexpr int64_t kBand = 64;
 // Targets this many deviations of the code's output away are rare and hard to reach.
 constexpr float kFar = 1.8f;
 // Errors above so many of their own deviations cost kOver times their excess more.
@@ -47,15 +46,6 @@ std::vector<float> ShiftBoth(const std::vector<float>& h, int64_t n, int64_t sta
     std::rotate_copy(row, row + start, row + n, out.begin() + i * n);
   }
   return out;
-}
-
-std::vector<float> MakeBand(const LdlFactor& factor) {
-  std::vector<float> band(static_cast<size_t>(factor.n * kBand), 0.0f);
-  for (int64_t k = 0; k < factor.n; ++k) {
-    for (int64_t j = 0; j < std::min(k, kBand); ++j)
-      band[k * kBand + j] = factor.upper[(k - 1 - j) * factor.n + k];
-  }
-  return band;
 }
 
 // The last history steps' signs of a circular row, newest in the low bits.
@@ -181,11 +171,9 @@ EncoderMetric::EncoderMetric(const std::vector<float>& given, int64_t n, int64_t
   // keeps the beam alive through them.
   const float least = *std::min_element(factor_.diagonal.begin(), factor_.diagonal.begin() + live);
   std::fill(factor_.diagonal.begin() + live, factor_.diagonal.end(), 1e-3f * least);
-  band_ = MakeBand(factor_);
   const int64_t region = seam + kSeamForced;
   if (seam == 0 || live < region + kTileColumns) return;
   seam_factor_ = LdlFactor::Compute(hessian.data(), n, region, region, damping);
-  seam_band_ = MakeBand(seam_factor_);
   // G = H_AA^-1 H_AB with H_AA = (I + U) D (I + U)^T, all columns b at once.
   const int64_t width = n - region;
   const float* u = seam_factor_.upper.data();
@@ -257,8 +245,7 @@ void SearchAll(const LiftCode& code, float gain, const EncoderMetric& metric, co
     std::vector<SearchProblem> problems;
     for (int64_t r = begin; r < end; ++r) {
       problems.push_back({&search, n, targets + r * n, factor.diagonal.data(), factor.upper.data(),
-                          n, metric.band().data(), nullptr, n, nullptr, options.beam, options.block,
-                          options.lag});
+                          n, nullptr, n, nullptr, options.beam, options.block, options.lag});
     }
     run(problems, std::span(mine.whole).first(count));
     for (size_t i = 0; i < count; ++i) {
@@ -284,7 +271,6 @@ void SearchAll(const LiftCode& code, float gain, const EncoderMetric& metric, co
                      start.diagonal.data(),
                      start.upper.data(),
                      region,
-                     metric.seam_band().data(),
                      &mine.whole[i].end,
                      region - kSeamForced,
                      bits + r * n,

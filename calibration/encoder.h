@@ -45,13 +45,10 @@ class EncoderMetric {
   // the feedback of earlier columns: what noise shaping costs.
   double spread() const { return spread_; }
   const LdlFactor& factor() const { return factor_; }
-  // band()[k * 64 + j] = U[k - 1 - j, k]
-  const std::vector<float>& band() const { return band_; }
   // The leading block that the seam search works on: [seam_n] columns, decided given all later
   // errors.
   int64_t seam_n() const { return seam_factor_.n; }
   const LdlFactor& seam_factor() const { return seam_factor_; }
-  const std::vector<float>& seam_band() const { return seam_band_; }
   // shift[a] += sum_b G[a, b] e_b over columns b >= seam_n, where G = H_AA^-1 H_AB.  e: [n] errors;
   // shift: [seam_n].
   void AddSeamShift(const float* e, float* shift) const;
@@ -60,7 +57,7 @@ class EncoderMetric {
   int64_t live_, start_;
   double spread_ = 1;
   LdlFactor factor_, seam_factor_;
-  std::vector<float> band_, seam_band_, seam_gain_;
+  std::vector<float> seam_gain_;
 };
 
 // Columns after the re-decided ones whose windows still see them: (steps - 1) + 7 at most over

@@ -10,7 +10,7 @@ namespace {
 
 // Dot product in eight fixed lanes: the same sum on every machine, and the compiler can vectorize
 // it.
-double Dot(const double* a, const double* b, int64_t n) {
+LIFT_VECTOR_CLONES double Dot(const double* a, const double* b, int64_t n) {
   double lane[8] = {};
   int64_t i = 0;
   for (; i + 8 <= n; i += 8) {

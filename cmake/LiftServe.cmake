@@ -34,6 +34,18 @@ if(LIFTSERVE_SANITIZE)
   endif()
 endif()
 
+# lift_vector_clones(a.cc ...): functions marked LIFT_VECTOR_CLONES in these files, whose loops are written in lanes for compilers to
+# make vectors of, are compiled for AVX-512 and AVX2 too, and the loader picks. Equal to the bit, since nothing is contracted. Not
+# with the sanitizers, which are not ready yet when the loader picks.
+set(clones "")
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT LIFTSERVE_SANITIZE)
+  set(clones "__attribute__((target_clones(\"avx512f\",\"avx2\",\"default\")))")
+endif()
+set(LIFTSERVE_VECTOR_CLONES "${clones}")
+function(lift_vector_clones)
+  set_source_files_properties(${ARGN} PROPERTIES COMPILE_DEFINITIONS "LIFT_VECTOR_CLONES=${LIFTSERVE_VECTOR_CLONES}")
+endfunction()
+
 # lift_library(NAME SOURCES a.cc b.cc [DEPS targets...])
 function(lift_library name)
   cmake_parse_arguments(A "" "" "SOURCES;DEPS" ${ARGN})

@@ -15,7 +15,7 @@ constexpr size_t kLanes = 8, kBlock = 512;
 constexpr float kNoChance = -80;  // logarithm of a probability that no sum notices
 
 // NaN is none.
-float Top(std::span<const float> logits) {
+LIFT_VECTOR_CLONES float Top(std::span<const float> logits) {
   float tops[kLanes];
   std::fill(tops, tops + kLanes, -std::numeric_limits<float>::infinity());
   size_t i = 0;
@@ -27,7 +27,7 @@ float Top(std::span<const float> logits) {
 }
 
 // Logits less the top one, of a block. NaN has no chance either.
-void Shift(const float* x, float top, size_t size, float* out) {
+[[gnu::always_inline]] inline void Shift(const float* x, float top, size_t size, float* out) {
   for (size_t i = 0; i < size; ++i) {
     const float d = x[i] - top;
     out[i] = d > kNoChance ? d : kNoChance;
@@ -35,7 +35,7 @@ void Shift(const float* x, float top, size_t size, float* out) {
   std::fill(out + size, out + kBlock, kNoChance);
 }
 
-void AddTo(double* lanes, const float* x) {
+[[gnu::always_inline]] inline void AddTo(double* lanes, const float* x) {
   for (size_t i = 0; i < kBlock; i += kLanes) {
     for (size_t l = 0; l < kLanes; ++l) lanes[l] += static_cast<double>(x[i + l]);
   }
@@ -47,8 +47,8 @@ struct Sums {
 };
 
 // coarse may be null: all of its shifted logits are 0 then.
-Sums SumOver(const float* fine, float fine_top, const float* coarse, float coarse_top,
-             size_t count) {
+LIFT_VECTOR_CLONES Sums SumOver(const float* fine, float fine_top, const float* coarse,
+                                float coarse_top, size_t count) {
   double sums[3][kLanes] = {};
   float f[kBlock], c[kBlock] = {}, e[kBlock], w[kBlock];
   for (size_t at = 0; at < count; at += kBlock) {

@@ -8,7 +8,7 @@ namespace lift::router {
 
 // exp(x) for x in [-87, 0], relative error below 3e-7 (Cephes' expf); NaN for NaN. Without branches
 // and calls; the same bits wherever float is IEEE.
-inline float ExpOfNegative(float x) {
+[[gnu::always_inline]] inline float ExpOfNegative(float x) {
   constexpr float kRound = 12582912;  // 1.5 * 2^23: adding it rounds to an integer
   const float shifted = x * 1.44269504F + kRound;
   const float n = shifted - kRound;
