@@ -229,17 +229,17 @@ class Search {
     Merge();
   }
 
+  void Follow(int32_t*& values, const int32_t* lanes) {
+    int32_t* moved = reinterpret_cast<int32_t*>(spare_);
+    Ops::PermuteInt(m_, values, lanes, moved);
+    spare_ = reinterpret_cast<float*>(std::exchange(values, moved));
+  }
+
   // Moves the survivors' state to their new lanes and appends this column's signs and errors.
   void Advance(int64_t t, int c) {
-    const auto follow = [&](int32_t*& values) {
-      int32_t* moved = reinterpret_cast<int32_t*>(spare_);
-      Ops::PermuteInt(m_, values, parent_, moved);
-      spare_ = reinterpret_cast<float*>(std::exchange(values, moved));
-    };
     Ops::Permute(m_, base_, parent_, spare_);
     std::swap(base_, spare_);
-    for (int32_t** values : {&parity_, &history_, &map_}) follow(*values);
-    for (int a = 0; a < ancestors_; ++a) follow(ancestor_[a]);
+    for (int32_t** values : {&parity_, &history_, &map_}) Follow(*values, parent_);
     for (int s = 0; s < c; ++s) {
       Ops::Permute(m_, recent_[s], parent_, spare_);
       std::swap(recent_[s], spare_);
@@ -305,6 +305,7 @@ class Search {
       Ops::Permute(m_, old_slot(s), map_, spare_);
       std::swap(old_slot(s), spare_);
     }
+    for (int a = 0; a < ancestors_; ++a) Follow(ancestor_[a], map_);
     for (int64_t s = group_; s <= t; ++s) std::swap(old_slot(s), recent_[s - group_]);
   }
 
