@@ -162,6 +162,8 @@ class Backend {
                          int64_t tokens, int64_t dim, float* out) = 0;
   // x += y over n elements.
   virtual void Add(float* x, const float* y, int64_t n) = 0;
+  // x *= y over n elements.
+  virtual void Multiply(float* x, const float* y, int64_t n) = 0;
   // y[t] += bias.
   virtual void AddBias(float* y, const float* bias, int64_t tokens, int64_t dim) = 0;
   // out = silu(gate) * up, elementwise over n; may alias gate.

@@ -24,7 +24,8 @@ void ApplyOne(const Mlp& mlp, const float* x, int64_t tokens, const RowVariants&
     if (config.activation == Activation::kSilu) {
       step.backend.SwiGlu(gate, up, tokens * inner, up);
     } else {
-      LIFT_CHECK(false);  // ModelConfig::Validate refuses gated GELU
+      step.backend.Gelu(gate, tokens * inner, config.activation == Activation::kGeluTanh);
+      step.backend.Multiply(up, gate, tokens * inner);
     }
   } else {
     float* const only[] = {up};

@@ -54,6 +54,8 @@ void Dense(Backend& backend) {
     backend.Gelu(out.data(), kRows * kDim, tanh_form);
     Print(tanh_form ? "gelu tanh" : "gelu", out);
   }
+  backend.Multiply(out.data(), x.data(), kRows * kDim);
+  Print("multiply", out);
   const std::vector<float> w = Numbers(70 * kDim, 4), cos_sin = Numbers(kRows * 24, 5);
   std::vector<float> y(kRows * 70);
   backend.DenseMatmul({DType::kF32, 70, kDim, reinterpret_cast<const std::byte*>(w.data())},

@@ -69,6 +69,9 @@ class Profiler final : public ProfilingBackend {
   void Add(float* x, const float* y, int64_t n) override {
     Time("add", 0, [&] { b_.Add(x, y, n); });
   }
+  void Multiply(float* x, const float* y, int64_t n) override {
+    Time("multiply", 0, [&] { b_.Multiply(x, y, n); });
+  }
   void LayerNorm(const float* x, const float* gain, const float* bias, float eps, int64_t tokens,
                  int64_t dim, float* out) override {
     Time("norm", 0, [&] { b_.LayerNorm(x, gain, bias, eps, tokens, dim, out); });

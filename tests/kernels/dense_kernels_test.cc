@@ -65,6 +65,13 @@ TEST_P(DenseKernels, RowsAreGatheredAndAddedBack) {
   EXPECT_EQ(sum, (std::vector<float>{10.5f, 11, 20, 20, 40, 42}));
 }
 
+TEST_P(DenseKernels, MultiplyIsElementwise) {
+  std::vector<float> x = RandomFloats(989, 1), y = RandomFloats(989, 2), want = x;
+  for (size_t i = 0; i < want.size(); ++i) want[i] *= y[i];
+  backend_->Multiply(x.data(), y.data(), 989);
+  EXPECT_EQ(x, want);
+}
+
 TEST_P(DenseKernels, SwiGluMatchesOracle) {
   std::vector<float> gate = RandomFloats(989, 3, 8.0f);
   gate[0] = 0.0f;
