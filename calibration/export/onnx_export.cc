@@ -1,6 +1,7 @@
 #include "calibration/export/onnx_export.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -26,10 +27,15 @@ class ModelWriter {
 
   absl::Status Write(const LiftedVariant& variant) {
     graph_.Input("input_ids", OnnxGraph::kInt64, {"batch", "sequence"});
-    if (!config_.recurrent()) Positions();
+    if (!config_.recurrent()) AllPositions();
     const Value embedding = Stored(layout::kEmbedding);
     Value x = graph_.Op("Gather", {embedding, "input_ids"}, {{"axis", int64_t{0}}});
-    for (int64_t i = 0; i < config_.num_layers; ++i) x = Layer(layout::LayerNames(config_, i), x);
+    if (config_.embedding_scale != 1)
+      x = graph_.Op("Mul", {x, graph_.Float(config_.embedding_scale)});
+    for (int64_t i = 0; i < config_.num_layers; ++i) {
+      const size_t kind = config_.window(i) > 0 ? 1 : 0;
+      x = Layer(layout::LayerNames(config_, i), positions_[kind], x);
+    }
     x = Norm(x, layout::kFinalNorm, config_.norm);
     const Value logits = config_.tie_embeddings
                              ? graph_.Op("MatMul", {x, Transpose(embedding, {1, 0})})
@@ -104,29 +110,43 @@ class ModelWriter {
 
   // --- positions ---
 
-  // cosines_, sines_ [sequence, 1, rotary / 2] and allowed_ [sequence, sequence] (query, key).
-  void Positions() {
+  // Of the layers that see everything and of those with a window.
+  struct Positions {
+    Value cosines, sines;  // [sequence, 1, rotary / 2]
+    Value allowed;         // [sequence, sequence] (query, key)
+  };
+
+  void AllPositions() {
     const Value length = graph_.Op("Gather", {graph_.Op("Shape", {"input_ids"}), graph_.Int(1)},
                                    {{"axis", int64_t{0}}});
     const Value places = graph_.Op("Range", {graph_.Int(0), length, graph_.Int(1)});
-    const std::vector<float> frequencies = RopeFrequencies(config_.rope);
     const Value column = graph_.Op("Cast", {graph_.Op("Unsqueeze", {places, graph_.Ints({1, 2})})},
                                    {{"to", int64_t{OnnxGraph::kFloat}}});
-    const Value angles = graph_.Op(
-        "Mul", {column, graph_.Floats({static_cast<int64_t>(frequencies.size())}, frequencies)});
-    cosines_ = graph_.Op("Cos", {angles});
-    sines_ = graph_.Op("Sin", {angles});
     const Value distance = graph_.Op("Sub", {graph_.Op("Unsqueeze", {places, graph_.Ints({1})}),
                                              graph_.Op("Unsqueeze", {places, graph_.Ints({0})})});
-    allowed_ = graph_.Op("GreaterOrEqual", {distance, graph_.Int(0)});
-    if (config_.sliding_window > 0) {
-      const Value near = graph_.Op("Less", {distance, graph_.Int(config_.sliding_window)});
-      allowed_ = graph_.Op("And", {allowed_, near});
-    }
+    if (config_.widest_window() == 0) MakePositions(config_.rope, column, distance, 0);
+    if (config_.sliding_window == 0) return;
+    const bool local = config_.local_rope_theta > 0;
+    MakePositions(local ? config_.local_rope() : config_.rope, column, distance,
+                  config_.sliding_window);
+  }
+
+  void MakePositions(const RopeConfig& rope, const Value& column, const Value& distance,
+                     int64_t window) {
+    Positions& positions = positions_[window > 0 ? 1 : 0];
+    const std::vector<float> frequencies = RopeFrequencies(rope);
+    const Value angles = graph_.Op(
+        "Mul", {column, graph_.Floats({static_cast<int64_t>(frequencies.size())}, frequencies)});
+    positions.cosines = graph_.Op("Cos", {angles});
+    positions.sines = graph_.Op("Sin", {angles});
+    positions.allowed = graph_.Op("GreaterOrEqual", {distance, graph_.Int(0)});
+    if (window == 0) return;
+    const Value near = graph_.Op("Less", {distance, graph_.Int(window)});
+    positions.allowed = graph_.Op("And", {positions.allowed, near});
   }
 
   // x: [batch, sequence, heads, head_dim].
-  Value Rotate(const Value& x) {
+  Value Rotate(const Positions& at, const Value& x) {
     const int64_t half = config_.rope.dimension / 2, rest = config_.head_dim - 2 * half;
     std::vector<int64_t> sizes = {half, half};
     if (rest > 0) sizes.push_back(rest);
@@ -134,8 +154,8 @@ class ModelWriter {
         "Split", {x, graph_.Ints(sizes)}, static_cast<int>(sizes.size()), {{"axis", int64_t{-1}}});
     const auto times = [&](const Value& a, const Value& b) { return graph_.Op("Mul", {a, b}); };
     std::vector<Value> rotated = {
-        graph_.Op("Sub", {times(parts[0], cosines_), times(parts[1], sines_)}),
-        graph_.Op("Add", {times(parts[1], cosines_), times(parts[0], sines_)})};
+        graph_.Op("Sub", {times(parts[0], at.cosines), times(parts[1], at.sines)}),
+        graph_.Op("Add", {times(parts[1], at.cosines), times(parts[0], at.sines)})};
     if (rest > 0) rotated.push_back(parts[2]);
     return graph_.Op("Concat", rotated, {{"axis", int64_t{-1}}});
   }
@@ -149,16 +169,20 @@ class ModelWriter {
     return graph_.Op("Transpose", {x}, {{"perm", order}});
   }
 
-  Value Layer(const layout::LayerNames& names, const Value& x) {
+  Value Layer(const layout::LayerNames& names, const Positions& at, const Value& x) {
     const Value normed = Norm(x, names.input_norm, config_.norm);
     if (config_.recurrent()) return graph_.Op("Add", {x, Mixer(names.mamba, normed)});
-    const Value middle = graph_.Op("Add", {x, Attention(names, normed)});
+    Value attended = Attention(names, at, normed);
+    if (config_.output_norms) attended = Norm(attended, names.attention_out_norm, config_.norm);
+    const Value middle = graph_.Op("Add", {x, attended});
     const Value second =
         Norm(config_.parallel_residual ? x : middle, names.post_norm, config_.norm);
-    return graph_.Op("Add", {middle, FeedForward(names, second)});
+    Value fed = FeedForward(names, second);
+    if (config_.output_norms) fed = Norm(fed, names.mlp_out_norm, config_.norm);
+    return graph_.Op("Add", {middle, fed});
   }
 
-  Value Attention(const layout::LayerNames& names, const Value& x) {
+  Value Attention(const layout::LayerNames& names, const Positions& at, const Value& x) {
     const int64_t kv = config_.num_kv_heads, group = config_.num_heads / kv, dim = config_.head_dim;
     Value q = Reshape(Linear(x, names.qkv.matrices[0]), {0, 0, config_.num_heads, dim});
     Value k = Reshape(Linear(x, names.qkv.matrices[1]), {0, 0, kv, dim});
@@ -167,12 +191,12 @@ class ModelWriter {
       q = Norm(q, names.q_norm, NormKind::kRms);
       k = Norm(k, names.k_norm, NormKind::kRms);
     }
-    q = Transpose(Reshape(Rotate(q), {0, 0, kv, group, dim}), {0, 2, 3, 1, 4});
-    k = Transpose(Reshape(Rotate(k), {0, 0, kv, 1, dim}), {0, 2, 3, 4, 1});
-    const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));
+    q = Transpose(Reshape(Rotate(at, q), {0, 0, kv, group, dim}), {0, 2, 3, 1, 4});
+    k = Transpose(Reshape(Rotate(at, k), {0, 0, kv, 1, dim}), {0, 2, 3, 4, 1});
+    const auto scale = static_cast<float>(config_.score_scale());
     const Value scores = graph_.Op("MatMul", {graph_.Op("Mul", {q, graph_.Float(scale)}), k});
-    const Value masked =
-        graph_.Op("Where", {allowed_, scores, graph_.Float(std::numeric_limits<float>::lowest())});
+    const Value masked = graph_.Op(
+        "Where", {at.allowed, scores, graph_.Float(std::numeric_limits<float>::lowest())});
     const Value shares = graph_.Op("Softmax", {masked}, {{"axis", int64_t{-1}}});
     const Value mixed = graph_.Op("MatMul", {shares, Transpose(v, {0, 2, 3, 1, 4})});
     const Value rows = Reshape(Transpose(mixed, {0, 3, 1, 2, 4}), {0, 0, config_.num_heads * dim});
@@ -329,7 +353,7 @@ class ModelWriter {
   VariantReader reader_;
   OnnxGraph graph_;
   absl::Status status_;  // the first weight that was not there
-  Value cosines_, sines_, allowed_;
+  std::array<Positions, 2> positions_;
 };
 
 }  // namespace

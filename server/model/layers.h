@@ -91,6 +91,7 @@ class Workspace {
     kUp,
     kProjected,
     kCosSin,
+    kLocalCosSin,  // of the layers that rotate by ModelConfig::local_rope()
     kRouting,      // [tokens, experts]
     kExpertInput,  // rows of one expert
     kExpertOutput,

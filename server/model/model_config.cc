@@ -1,5 +1,6 @@
 #include "server/model/model_config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -148,16 +149,31 @@ json FamilyToJson(const ModelConfig& config) {
   put("gated_mlp", config.gated_mlp, llama.gated_mlp);
   put("parallel_residual", config.parallel_residual, llama.parallel_residual);
   put("qk_norm", config.qk_norm, llama.qk_norm);
+  put("output_norms", config.output_norms, llama.output_norms);
   put("sliding_window", config.sliding_window, llama.sliding_window);
+  put("full_layers", config.full_layers, llama.full_layers);
+  put("local_rope_theta", config.local_rope_theta, llama.local_rope_theta);
+  put("attention_scalar", config.attention_scalar, llama.attention_scalar);
+  put("embedding_scale", config.embedding_scale, llama.embedding_scale);
   put("num_experts", config.num_experts, llama.num_experts);
   put("experts_per_token", config.experts_per_token, llama.experts_per_token);
   if (config.recurrent()) out["ssm"] = SsmToJson(config.ssm);
   return out;
 }
-constexpr const char* kFamilyFields[] = {
-    "norm",    "activation",     "gated_mlp",   "parallel_residual",
-    "qk_norm", "sliding_window", "num_experts", "experts_per_token",
-    "ssm"};
+constexpr const char* kFamilyFields[] = {"norm",
+                                         "activation",
+                                         "gated_mlp",
+                                         "parallel_residual",
+                                         "qk_norm",
+                                         "output_norms",
+                                         "sliding_window",
+                                         "full_layers",
+                                         "local_rope_theta",
+                                         "attention_scalar",
+                                         "embedding_scale",
+                                         "num_experts",
+                                         "experts_per_token",
+                                         "ssm"};
 
 template <typename Enum, size_t N>
 absl::Status ReadName(const JsonFields& fields, const char* key, const char* const (&names)[N],
@@ -208,7 +224,13 @@ absl::Status FamilyFromJson(const JsonFields& fields, ModelConfig& config) {
   LIFT_ASSIGN_OR_RETURN(config.gated_mlp, fields.Bool("gated_mlp", true));
   LIFT_ASSIGN_OR_RETURN(config.parallel_residual, fields.Bool("parallel_residual", false));
   LIFT_ASSIGN_OR_RETURN(config.qk_norm, fields.Bool("qk_norm", false));
+  LIFT_ASSIGN_OR_RETURN(config.output_norms, fields.Bool("output_norms", false));
   LIFT_ASSIGN_OR_RETURN(config.sliding_window, fields.Int("sliding_window", 0));
+  LIFT_ASSIGN_OR_RETURN(config.full_layers, fields.IntOrInts("full_layers"));
+  LIFT_ASSIGN_OR_RETURN(config.local_rope_theta, fields.Number("local_rope_theta", 0));
+  LIFT_ASSIGN_OR_RETURN(config.attention_scalar, fields.Number("attention_scalar", 0));
+  LIFT_ASSIGN_OR_RETURN(const double scale, fields.Number("embedding_scale", 1));
+  config.embedding_scale = static_cast<float>(scale);
   LIFT_ASSIGN_OR_RETURN(config.num_experts, fields.Int("num_experts", 0));
   LIFT_ASSIGN_OR_RETURN(config.experts_per_token, fields.Int("experts_per_token", 0));
   if (fields.Has("ssm")) {
@@ -219,12 +241,34 @@ absl::Status FamilyFromJson(const JsonFields& fields, ModelConfig& config) {
   return absl::OkStatus();
 }
 
-absl::Status ValidateFamily(const ModelConfig& config) {
+absl::Status ValidateWindows(const ModelConfig& config) {
   LIFT_RETURN_IF_ERROR(InRange("sliding_window", config.sliding_window, 0, int64_t{1} << 24));
-  if (config.gated_mlp != (config.activation == Activation::kSilu)) {
-    return absl::UnimplementedError(
-        "model config: only gated SiLU and ungated GELU MLPs are supported");
+  const std::vector<int64_t>& full = config.full_layers;
+  for (size_t i = 0; i < full.size(); ++i) {
+    LIFT_RETURN_IF_ERROR(
+        InRange("full_layers", full[i], i == 0 ? 0 : full[i - 1] + 1, config.num_layers - 1));
   }
+  if (config.local_rope_theta != 0)
+    LIFT_RETURN_IF_ERROR(InRange("local_rope_theta", config.local_rope_theta, 1.0, 1e15));
+  if (config.sliding_window == 0 && (!full.empty() || config.local_rope_theta != 0)) {
+    return absl::InvalidArgumentError(
+        "model config: full_layers and local_rope_theta need a sliding_window");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateFamily(const ModelConfig& config) {
+  LIFT_RETURN_IF_ERROR(ValidateWindows(config));
+  if (!config.gated_mlp && config.activation == Activation::kSilu)
+    return absl::UnimplementedError("model config: a SiLU MLP without gate is not supported");
+  if (config.output_norms && config.parallel_residual) {
+    return absl::UnimplementedError(
+        "model config: output_norms with a parallel_residual is not supported");
+  }
+  if (config.attention_scalar != 0)
+    LIFT_RETURN_IF_ERROR(InRange("attention_scalar", config.attention_scalar, 1e-6, 1e9));
+  LIFT_RETURN_IF_ERROR(
+      InRange("embedding_scale", static_cast<double>(config.embedding_scale), 1e-6, 1e6));
   LIFT_RETURN_IF_ERROR(InRange("num_experts", config.num_experts, 0, 1024));
   if (config.num_experts > 0) {
     LIFT_RETURN_IF_ERROR(
@@ -306,6 +350,23 @@ json ToJsonValue(const ModelConfig& config) {
 }
 
 }  // namespace
+
+int64_t ModelConfig::window(int64_t layer) const {
+  return std::binary_search(full_layers.begin(), full_layers.end(), layer) ? 0 : sliding_window;
+}
+
+RopeConfig ModelConfig::local_rope() const {
+  RopeConfig local;
+  if (local_rope_theta == 0) return local;
+  local.theta = local_rope_theta;
+  local.dimension = rope.dimension;
+  local.interleaved = rope.interleaved;
+  return local;
+}
+
+double ModelConfig::score_scale() const {
+  return 1.0 / std::sqrt(attention_scalar > 0 ? attention_scalar : static_cast<double>(head_dim));
+}
 
 std::string ModelConfig::ToJson() const {
   // A GGUF may name its model in any bytes: invalid UTF-8 becomes U+FFFD.

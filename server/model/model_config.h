@@ -57,12 +57,26 @@ struct ModelConfig {
   bool gated_mlp = true;           // act(gate) * up; else act(up)
   bool parallel_residual = false;  // attention and MLP both read the layer's input
   bool qk_norm = false;            // each head of q and k is normed before the rotation
+  bool output_norms = false;       // what attention and MLP add to the residual is normed, too
   int64_t sliding_window = 0;      // keys a token sees, itself included; 0 = all
-  int64_t num_experts = 0;         // 0 = one dense MLP
-  int64_t experts_per_token = 0;   // whose weights sum to one
+  // Layers that see all keys although there is a sliding_window; ascending.
+  std::vector<int64_t> full_layers;
+  // Rotation of the layers with the window where it is not that of `rope`, unscaled; 0 = it is.
+  double local_rope_theta = 0;
+  double attention_scalar = 0;    // scores are divided by its square root; 0 = head_dim
+  float embedding_scale = 1;      // of embeddings as the first layer reads them, not of a tied head
+  int64_t num_experts = 0;        // 0 = one dense MLP
+  int64_t experts_per_token = 0;  // whose weights sum to one
   SsmConfig ssm;  // kind kNone: attention; else the fields of attention and MLP are 0
   bool recurrent() const { return ssm.kind != SsmKind::kNone; }
   RopeConfig rope;
+  // Keys a token sees in one layer, and in that which sees most; 0 = all.
+  int64_t window(int64_t layer) const;
+  int64_t widest_window() const { return full_layers.empty() ? sliding_window : 0; }
+  // Does the layer rotate by local_rope() instead of `rope`?
+  bool rotates_locally(int64_t layer) const { return local_rope_theta > 0 && window(layer) > 0; }
+  RopeConfig local_rope() const;  // of dimension 0 if no layer has it
+  double score_scale() const;     // of the products of queries and keys
   bool tie_embeddings = false;
   bool attention_bias = false, output_bias = false,
        mlp_bias = false;      // q/k/v bias; o_proj bias; gate/up/down bias

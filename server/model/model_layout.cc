@@ -91,6 +91,10 @@ void AddLayerVectors(const ModelConfig& config, int64_t layer, std::vector<Vecto
   if (config.recurrent()) return AddMambaVectors(config, names, out);
   AddNorm(config, names.input_norm, out);
   AddNorm(config, names.post_norm, out);
+  if (config.output_norms) {
+    AddNorm(config, names.attention_out_norm, out);
+    AddNorm(config, names.mlp_out_norm, out);
+  }
   if (config.qk_norm) {
     out.push_back({names.q_norm, config.head_dim});
     out.push_back({names.k_norm, config.head_dim});
@@ -120,6 +124,11 @@ LayerNames::LayerNames(const ModelConfig& config, int64_t layer) {
     return;
   }
   post_norm = p + "post_attention_layernorm.weight";
+  if (config.output_norms) {  // named as in Gemma
+    post_norm = p + "pre_feedforward_layernorm.weight";
+    attention_out_norm = p + "post_attention_layernorm.weight";
+    mlp_out_norm = p + "post_feedforward_layernorm.weight";
+  }
   if (config.qk_norm) {
     q_norm = p + "self_attn.q_norm.weight";
     k_norm = p + "self_attn.k_norm.weight";

@@ -48,7 +48,8 @@ struct LayerNames {
   LayerNames(const ModelConfig& config, int64_t layer);
   MambaNames mamba;
   std::string input_norm, post_norm;
-  std::string q_norm, k_norm;  // empty without qk_norm
+  std::string attention_out_norm, mlp_out_norm;  // empty without output_norms
+  std::string q_norm, k_norm;                    // empty without qk_norm
   SiteSpec qkv, o;
   std::string router;          // [num_experts, hidden]; empty without experts
   std::vector<MlpNames> mlps;  // one, or one an expert

@@ -21,7 +21,10 @@ constexpr int64_t kMaxBlocks = int64_t{1} << 31;
 
 struct Layer {
   Norm input_norm, post_norm;
-  Norm q_norm, k_norm;  // of each head; no gain without qk_norm
+  Norm attention_out_norm, mlp_out_norm;  // no gain without output_norms
+  Norm q_norm, k_norm;                    // of each head; no gain without qk_norm
+  AttentionShape attention;
+  bool local_rope = false;
   LinearSite qkv, o;
   MlpBlock mlp;
   std::unique_ptr<MambaBlock> mamba;  // instead of attention and MLP
@@ -43,6 +46,8 @@ absl::StatusOr<Layer> BindLayer(const Weights& weights, int64_t index) {
     return layer;
   }
   layer.post_norm = BindNorm(weights, names.post_norm);
+  layer.attention_out_norm = BindNorm(weights, names.attention_out_norm);
+  layer.mlp_out_norm = BindNorm(weights, names.mlp_out_norm);
   if (weights.config().qk_norm) {
     layer.q_norm = BindNorm(weights, names.q_norm);
     layer.k_norm = BindNorm(weights, names.k_norm);
@@ -63,18 +68,18 @@ struct Transformer::Impl {
         options(o),
         config(weights->config()),
         rope(config.rope),
+        local_rope(config.local_rope()),
         workspace(b) {}
 
   std::shared_ptr<const Weights> weights;
   Backend& backend;
   Options options;
   const ModelConfig& config;
-  AttentionShape attention;
   const Matrix* embedding = nullptr;
   std::vector<Layer> layers;
   Norm final_norm;
   LinearSite head;
-  RopeTable rope;
+  RopeTable rope, local_rope;
   std::vector<std::unique_ptr<Buffer>> caches;  // [layers], see Backend::WriteKv
   Workspace workspace;
   std::unique_ptr<LiftedActivations> lifted;
@@ -114,16 +119,17 @@ absl::Status Transformer::Impl::Bind() {
   LIFT_ASSIGN_OR_RETURN(embedding, weights->GetMatrix(layout::kEmbedding));
   for (int64_t i = 0; i < config.num_layers; ++i) {
     LIFT_ASSIGN_OR_RETURN(layers.emplace_back(), BindLayer(*weights, i));
+    layers.back().attention = {config.num_heads,
+                               config.num_kv_heads,
+                               config.head_dim,
+                               options.block_tokens,
+                               static_cast<float>(config.score_scale()),
+                               config.window(i),
+                               options.kv_format};
+    layers.back().local_rope = config.rotates_locally(i);
   }
   final_norm = BindNorm(*weights, layout::kFinalNorm);
   LIFT_ASSIGN_OR_RETURN(head, BindSite(*weights, {"lm_head", {layout::HeadName(config)}}));
-  attention = {config.num_heads,
-               config.num_kv_heads,
-               config.head_dim,
-               options.block_tokens,
-               static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim))),
-               config.sliding_window,
-               options.kv_format};
   lifted = backend.MakeLiftedActivations();
   return absl::OkStatus();
 }
@@ -168,6 +174,7 @@ absl::Status Transformer::Impl::ReserveWorkspace() {
       {Workspace::kUp, config.intermediate_size},
       {Workspace::kProjected, config.hidden_size},
       {Workspace::kCosSin, rope.row_floats()},
+      {Workspace::kLocalCosSin, local_rope.row_floats()},
       {Workspace::kRouting, config.num_experts},
       {Workspace::kExpertInput, config.num_experts > 0 ? config.hidden_size : 0},
       {Workspace::kExpertOutput, config.num_experts > 0 ? config.hidden_size : 0}};
@@ -198,8 +205,8 @@ void Transformer::Impl::CheckChunk(const SequenceChunk& chunk) const {
              static_cast<size_t>(chunk.variant) < weights->variants().size());
   LIFT_CHECK(static_cast<int64_t>(chunk.blocks.size()) * options.block_tokens >=
              chunk.position + tokens);
-  const int64_t unread =
-      config.sliding_window == 0 ? 0 : chunk.position - (config.sliding_window + kKeysBeforeWindow);
+  const int64_t window = config.widest_window();
+  const int64_t unread = window == 0 ? 0 : chunk.position - (window + kKeysBeforeWindow);
   for (size_t i = 0; i < chunk.blocks.size(); ++i) {
     const bool behind = (static_cast<int64_t>(i) + 1) * options.block_tokens <= unread + 1;
     LIFT_CHECK(chunk.blocks[i] < options.num_blocks && chunk.blocks[i] >= (behind ? -1 : 0));
@@ -213,7 +220,9 @@ void Transformer::Impl::Begin(std::span<const SequenceChunk> chunks) {
   sequences.clear();
   written.clear();
   recurrent.clear();
-  float* cos_sin = workspace.Get(Workspace::kCosSin, CountTokens(chunks) * rope.row_floats());
+  const int64_t width = rope.row_floats(), local_width = local_rope.row_floats();
+  float* cos_sin = workspace.Get(Workspace::kCosSin, CountTokens(chunks) * width);
+  float* local = workspace.Get(Workspace::kLocalCosSin, CountTokens(chunks) * local_width);
   int64_t row = 0;
   for (const SequenceChunk& chunk : chunks) {
     CheckChunk(chunk);
@@ -223,7 +232,8 @@ void Transformer::Impl::Begin(std::span<const SequenceChunk> chunks) {
     sequences.push_back({row, tokens, chunk.position, chunk.blocks});
     if (!chunk.look) written.push_back(sequences.back());
     recurrent.push_back({row, tokens, chunk.position == 0 ? -1 : chunk.blocks[0], chunk.blocks[0]});
-    rope.CopyRows(chunk.position, tokens, cos_sin + row * rope.row_floats());
+    rope.CopyRows(chunk.position, tokens, cos_sin + row * width);
+    local_rope.CopyRows(chunk.position, tokens, local + row * local_width);
     row += tokens;
   }
   rows.Assign(variants, weights->variants());
@@ -246,9 +256,12 @@ void Transformer::Impl::EmbedRows(std::span<const SequenceChunk> chunks, std::ve
       row += dim;
     }
   }
+  if (config.embedding_scale == 1) return;
+  for (float& value : out) value *= config.embedding_scale;
 }
 
-// x += o_proj(attention(rope(q), rope(k), v)) with q, k, v from the normed x.
+// x += o_proj(attention(rope(q), rope(k), v)), normed where the family does, with q, k, v from the
+// normed x.
 void Transformer::Impl::Attend(const Layer& layer, std::byte* cache,
                                std::span<const SequenceChunk> chunks, float* x, int64_t tokens) {
   const int64_t dim = config.hidden_size, q_dim = config.num_heads * config.head_dim,
@@ -259,7 +272,9 @@ void Transformer::Impl::Attend(const Layer& layer, std::byte* cache,
   float* v = workspace.Get(Workspace::kValue, tokens * kv_dim);
   float* attended = workspace.Get(Workspace::kAttended, tokens * q_dim);
   float* projected = workspace.Get(Workspace::kProjected, tokens * dim);
-  const float* cos_sin = workspace.Get(Workspace::kCosSin, tokens * rope.row_floats());
+  const int64_t rotary = rope.row_floats();
+  const float* cos_sin = workspace.Get(
+      layer.local_rope ? Workspace::kLocalCosSin : Workspace::kCosSin, tokens * rotary);
   LIFT_CHECK(sequences.size() == chunks.size());
 
   layer.input_norm.Apply(backend, x, tokens, normed);
@@ -270,16 +285,16 @@ void Transformer::Impl::Attend(const Layer& layer, std::byte* cache,
     layer.q_norm.Apply(backend, q, tokens * config.num_heads, q);
     layer.k_norm.Apply(backend, k, tokens * config.num_kv_heads, k);
   }
-  const int64_t rotary = rope.row_floats();
   backend.Rope(q, tokens, config.num_heads, config.head_dim, rotary, cos_sin,
                config.rope.interleaved);
   backend.Rope(k, tokens, config.num_kv_heads, config.head_dim, rotary, cos_sin,
                config.rope.interleaved);
-  backend.WriteKv(cache, attention, written, k, v);
-  backend.Attention(cache, attention, sequences, q, attended);
+  backend.WriteKv(cache, layer.attention, written, k, v);
+  backend.Attention(cache, layer.attention, sequences, q, attended);
   Observe(layer.o, attended, tokens, q_dim);
   float* const out[] = {projected};
   ApplySite(layer.o, attended, rows, backend, *lifted, out);
+  if (config.output_norms) layer.attention_out_norm.Apply(backend, projected, tokens, projected);
   backend.Add(x, projected, tokens * dim);
 }
 
@@ -294,7 +309,7 @@ void Transformer::Impl::Mix(const Layer& layer, float* states, float* x, int64_t
   backend.Add(x, projected, tokens * dim);
 }
 
-// x += mlp(normed).
+// x += mlp(normed), normed where the family does.
 void Transformer::Impl::FeedForward(const Layer& layer, const float* normed, float* x,
                                     int64_t tokens) {
   float* projected = workspace.Get(Workspace::kProjected, tokens * config.hidden_size);
@@ -302,6 +317,7 @@ void Transformer::Impl::FeedForward(const Layer& layer, const float* normed, flo
   ApplyMlps(layer.mlp, normed, tokens, step, projected);
   expert_planes_read += step.planes_read;
   expert_full_read += step.full_read;
+  if (config.output_norms) layer.mlp_out_norm.Apply(backend, projected, tokens, projected);
   backend.Add(x, projected, tokens * config.hidden_size);
 }
 
@@ -449,7 +465,7 @@ int64_t Transformer::bytes_per_block() const {
 }
 bool Transformer::reusable_state() const { return !impl_->config.recurrent(); }
 int64_t Transformer::state_window() const {
-  const int64_t window = impl_->config.sliding_window;
+  const int64_t window = impl_->config.widest_window();
   return window == 0 ? 0 : window + kKeysBeforeWindow;
 }
 void Transformer::CopyState(int32_t from, int32_t to) {
