@@ -97,6 +97,7 @@ absl::StatusOr<std::vector<ExportTensor>> ExportTensors(const Weights& weights) 
     LIFT_ASSIGN_OR_RETURN(const RowSource source, Source(weights, spec));
     tensors.push_back(Plain(spec, source));
     Unpair(config, tensors.back());
+    if (architecture->gains_less_one && IsGain(spec.name)) tensors.back().offset = -1;
   }
   for (ExportTensor& tensor : tensors)
     tensor.name = StoredName(architecture->hf_names, tensor.name);
@@ -130,6 +131,7 @@ void VariantReader::Row(const ExportTensor& tensor, int64_t row, std::span<float
   }
   if (part.matrix) return MatrixRow(*part.matrix, at, out);
   std::copy_n(part.values.begin() + at * tensor.cols, tensor.cols, out.begin());
+  for (float& value : out) value += tensor.offset;
 }
 
 }  // namespace lift

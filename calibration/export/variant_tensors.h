@@ -24,6 +24,7 @@ struct ExportTensor {
   int64_t rows = 0, cols = 0;    // rows * cols = product of shape
   std::vector<RowSource> parts;  // of equal rows; fused as [heads][parts][rows of a head]
   int64_t heads = 1;
+  float offset = 0;  // added to every value
   bool unpair =
       false;  // rows of each head come as neighbouring pairs (2i, 2i+1) and leave as halves
 };

@@ -31,7 +31,8 @@ sys.path.insert(0, str(SOURCE / "tests/model"))
 from lifted_reader import LiftedFile  # noqa: E402
 
 MODELS = ["tiny/tiny-bias", "tiny/tiny-gqa-f16.gguf", "families/qwen3-1", "families/mistral-1", "families/mixtral-1",
-          "families/gpt_neox-1", "families/starcoder2-1", "families/mamba-1", "families/mamba2-1"]
+          "families/gpt_neox-1", "families/starcoder2-1", "families/gemma3-1", "families/mamba-1",
+          "families/mamba2-1"]
 TOLERANCE = 1e-3  # of logits of a few units
 
 
@@ -120,6 +121,8 @@ def canonical(tensors, config):
             name = name.replace(theirs, ours)
         if config["model_type"].startswith("mamba") and name.endswith(".norm.weight") and "mixer" not in name:
             name = name.replace(".norm.", ".input_layernorm.") if "layers" in name else name
+        if config["model_type"].startswith("gemma") and name.endswith("norm.weight"):
+            values = values + 1
         if "query_key_value" not in name:
             out[name] = values
             continue
@@ -192,11 +195,12 @@ class ExportTest(unittest.TestCase):
             if variant != variants[0]:
                 self.check_onnx(lifted, variant, folder)
 
-    def test_scans_in_onnx_give_the_logits_of_transformers(self):
-        """Every shape of state, with and without biases; the committed logits are some columns and the logsumexp over all."""
+    def test_scans_and_windows_in_onnx_give_the_logits_of_transformers(self):
+        """Every shape of state and kind of layer; the committed logits are some columns and the logsumexp over all."""
         if onnxruntime is None:
             return
-        for name in ("mamba-1", "mamba-2", "mamba-3", "mamba2-1", "mamba2-2", "mamba2-3"):
+        for name in ("mamba-1", "mamba-2", "mamba-3", "mamba2-1", "mamba2-2", "mamba2-3", "gemma3-1", "gemma3-2",
+                     "gemma3-3"):
             source = GOLDEN / "families" / name
             model = export(source, "full", "onnx", self.folder / name) / "model.onnx"
             golden = json.loads((source / "golden.json").read_text())

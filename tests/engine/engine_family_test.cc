@@ -247,7 +247,7 @@ TEST_P(EngineFamily, CancellationFreesTheStateForOthers) {
 
 INSTANTIATE_TEST_SUITE_P(Tiny, EngineFamily,
                          ::testing::Values("qwen3-1", "mistral-1", "mixtral-1", "gpt_neox-1",
-                                           "starcoder2-1", "mamba-1", "mamba2-1"),
+                                           "starcoder2-1", "gemma3-1", "mamba-1", "mamba2-1"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), '-', '_');

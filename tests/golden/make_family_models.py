@@ -73,6 +73,17 @@ FAMILIES = {
         dict(hidden_size=48, intermediate_size=72, num_attention_heads=3, num_key_value_heads=3, use_bias=False,
              tie_word_embeddings=True, **rope(500.0)),
     ],
+    "gemma3": [
+        dict(hidden_size=36, intermediate_size=29, num_attention_heads=6, num_key_value_heads=2, head_dim=10,
+             num_hidden_layers=7, sliding_window=37, query_pre_attn_scalar=10, tie_word_embeddings=True),
+        dict(hidden_size=40, intermediate_size=56, num_attention_heads=5, num_key_value_heads=1, head_dim=16,
+             num_hidden_layers=3, sliding_window=50, query_pre_attn_scalar=24, attention_bias=True,
+             layer_types=["full_attention", "sliding_attention", "full_attention"],
+             rope_parameters={"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e5},
+                              "sliding_attention": {"rope_type": "default", "rope_theta": 500.0}}),
+        dict(hidden_size=32, intermediate_size=96, num_attention_heads=4, num_key_value_heads=4, head_dim=24,
+             sliding_window=100, tie_word_embeddings=True, layer_types=["sliding_attention"] * 2),
+    ],
     "mamba": [
         dict(hidden_size=36, expand=2, state_size=7, conv_kernel=4, time_step_rank=5, use_bias=True),
         dict(hidden_size=40, expand=3, state_size=16, conv_kernel=3, tie_word_embeddings=True),
@@ -92,6 +103,7 @@ CLASSES = {
     "mixtral": (transformers.MixtralConfig, transformers.MixtralForCausalLM),
     "gpt_neox": (transformers.GPTNeoXConfig, transformers.GPTNeoXForCausalLM),
     "starcoder2": (transformers.Starcoder2Config, transformers.Starcoder2ForCausalLM),
+    "gemma3": (transformers.Gemma3TextConfig, transformers.Gemma3ForCausalLM),
     "mamba": (transformers.MambaConfig, transformers.MambaForCausalLM),
     "mamba2": (transformers.Mamba2Config, transformers.Mamba2ForCausalLM),
 }
@@ -100,10 +112,10 @@ RECURRENT = ("mamba", "mamba2")
 
 def make_model(family, options):
     config_class, model_class = CLASSES[family]
-    options = dict(tie_word_embeddings=False) | options
+    options = dict(tie_word_embeddings=False, num_hidden_layers=2) | options
     if family not in RECURRENT:
         options |= dict(max_position_embeddings=512, attn_implementation="eager", experts_implementation="eager")
-    config = config_class(vocab_size=VOCAB, num_hidden_layers=2, bos_token_id=1, eos_token_id=2, pad_token_id=3, **options)
+    config = config_class(vocab_size=VOCAB, bos_token_id=1, eos_token_id=2, pad_token_id=3, **options)
     model = model_class(config).eval().float()
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -112,7 +124,7 @@ def make_model(family, options):
             elif name.endswith((".bias", ".D")):
                 value.copy_(0.3 * torch.randn_like(value))
             elif "norm" in name:
-                value.copy_(1.0 + 0.2 * torch.randn_like(value))
+                value.copy_((family != "gemma3") + 0.2 * torch.randn_like(value))  # Gemma adds the one
             elif "embed" in name or "lm_head" in name:
                 value.copy_(0.7 * torch.randn_like(value))
             else:
@@ -156,6 +168,10 @@ LLAMA_LAYER = {
 NEOX_LAYER = {
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "attention.query_key_value": "attn_qkv",
     "attention.dense": "attn_output", "mlp.dense_h_to_4h": "ffn_up", "mlp.dense_4h_to_h": "ffn_down",
+}
+GEMMA_LAYER = LLAMA_LAYER | {
+    "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
 }
 TOPS = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
@@ -201,6 +217,8 @@ def gguf_tensors(family, model):
     for key, tensor in model.state_dict().items():
         module, suffix = key.rsplit(".", 1)
         values = tensor.numpy()
+        if family == "gemma3" and module.endswith("norm"):
+            values = values + 1
         if module in TOPS:
             if not (config.tie_word_embeddings and TOPS[module] == "output"):
                 yield f"{TOPS[module]}.{suffix}", values
@@ -217,7 +235,7 @@ def gguf_tensors(family, model):
                 assert rest == "mlp.experts.down_proj", rest
                 yield f"blk.{layer}.ffn_down_exps.weight", values
             continue
-        name = (NEOX_LAYER if family == "gpt_neox" else LLAMA_LAYER)[rest.rsplit(".", 1)[0]]
+        name = {"gpt_neox": NEOX_LAYER, "gemma3": GEMMA_LAYER}.get(family, LLAMA_LAYER)[rest.rsplit(".", 1)[0]]
         if name == "attn_qkv":  # [heads, 3, dim, ...] -> [3, heads, dim, ...]
             heads = config.num_attention_heads
             values = values.reshape(heads, 3, -1, *values.shape[1:]).swapaxes(0, 1).reshape(values.shape)
@@ -259,8 +277,12 @@ def save_gguf(family, model, path):
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_rope_dimension_count(int(head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0)))
+    rotation = config.rope_parameters.get("full_attention", config.rope_parameters)
+    writer.add_rope_freq_base(rotation["rope_theta"])
+    if family == "gemma3":  # the pattern of six and the local base are understood
+        writer.add_sliding_window(config.sliding_window)
+    else:
+        writer.add_rope_dimension_count(int(head_dim * rotation.get("partial_rotary_factor", 1.0)))
     if family == "gpt_neox":
         writer.add_parallel_residual(config.use_parallel_residual)
         writer.add_layer_norm_eps(config.layer_norm_eps)

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -226,11 +227,81 @@ TEST(HuggingFaceConfigTest, MambaOfShapesThatDoNotFitIsRefused) {
   EXPECT_THAT(std::string(llama.Validate().message()), HasSubstr("needs ssm"));
 }
 
+// As published: the pattern and the local rotation are understood.
+json Gemma3() {
+  return json::parse(
+      R"({"architectures":["Gemma3ForCausalLM"],"model_type":"gemma3_text","vocab_size":262144,
+    "hidden_size":1152,"intermediate_size":6912,"num_hidden_layers":26,"num_attention_heads":4,"num_key_value_heads":1,
+    "head_dim":256,"hidden_activation":"gelu_pytorch_tanh","max_position_embeddings":32768,"rms_norm_eps":1e-06,
+    "query_pre_attn_scalar":168,"sliding_window":512,"rope_scaling":{"factor":8.0,"rope_type":"linear"},
+    "attn_logit_softcapping":null,"final_logit_softcapping":null,"bos_token_id":2,"eos_token_id":[1,106]})");
+}
+
+TEST(HuggingFaceConfigTest, GemmaHasTwoKindsOfLayers) {
+  const auto config = Read(Gemma3());
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->tie_embeddings && config->qk_norm && config->output_norms);
+  EXPECT_EQ(config->activation, Activation::kGeluTanh);
+  EXPECT_THAT(config->full_layers, ElementsAre(5, 11, 17, 23));
+  EXPECT_EQ(config->window(4), 512);
+  EXPECT_EQ(config->window(5), 0);
+  EXPECT_EQ(config->widest_window(), 0);
+  EXPECT_EQ(config->rope.theta, 1e6);
+  EXPECT_EQ(config->rope.factor, 8.0);
+  EXPECT_EQ(config->local_rope().theta, 10000.0);
+  EXPECT_EQ(config->local_rope().scaling, RopeConfig::Scaling::kNone);
+  EXPECT_TRUE(config->rotates_locally(4) && !config->rotates_locally(5));
+  EXPECT_FLOAT_EQ(config->embedding_scale, std::sqrt(1152.0f));
+  EXPECT_DOUBLE_EQ(config->score_scale(), 1 / std::sqrt(168.0));
+  const auto again = ModelConfig::FromJson(config->ToJson());
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->ToJson(), config->ToJson());
+  EXPECT_THAT(again->full_layers, ElementsAre(5, 11, 17, 23));
+  json everywhere = Gemma3();
+  everywhere["layer_types"] = std::vector<std::string>(26, "full_attention");
+  const auto full = Read(everywhere);
+  ASSERT_TRUE(full.ok()) << full.status();
+  EXPECT_EQ(full->sliding_window, 0);
+  EXPECT_EQ(full->local_rope().dimension, 0);
+}
+
+TEST(HuggingFaceConfigTest, GemmaRefusesByName) {
+  const auto expect = [](const json& patch, absl::StatusCode code, const std::string& word) {
+    json config = Gemma3();
+    config.merge_patch(patch);
+    const absl::Status status = Read(config).status();
+    EXPECT_EQ(status.code(), code) << patch << " " << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(word));
+  };
+  constexpr auto kUnsupported = absl::StatusCode::kUnimplemented;
+  constexpr auto kWrong = absl::StatusCode::kInvalidArgument;
+  expect({{"attn_logit_softcapping", 50.0}}, kUnsupported, "attn_logit_softcapping");
+  expect({{"final_logit_softcapping", 30.0}}, kUnsupported, "final_logit_softcapping");
+  expect({{"use_bidirectional_attention", true}}, kUnsupported, "use_bidirectional_attention");
+  expect({{"hidden_activation", "relu"}}, kUnsupported, "hidden_activation \"relu\"");
+  expect({{"model_type", "gemma2"}}, kUnsupported, "\"gemma2\"");
+  expect({{"layer_types", {"full_attention"}}}, kWrong, "layer_types");
+  expect({{"layer_types", std::vector<std::string>(26, "chunked_attention")}}, kUnsupported,
+         "chunked_attention");
+  expect({{"sliding_window_pattern", 0}}, kWrong, "sliding_window_pattern");
+  expect({{"sliding_window", 0}}, kWrong, "sliding_window");
+  expect({{"rope_local_base_freq", 0.5}}, kWrong, "local_rope_theta");
+  expect({{"query_pre_attn_scalar", -1}}, kWrong, "attention_scalar");
+  expect({{"rope_scaling", {{"rope_type", "yarn"}}}}, kUnsupported, "yarn");
+  const json linear = {{"rope_type", "linear"}, {"factor", 2.0}};
+  expect({{"rope_parameters", {{"full_attention", linear}, {"sliding_attention", linear}}}},
+         kUnsupported, "rope_type \"linear\"");
+  expect({{"rope_parameters", {{"rope_theta", 1e6}}}}, kWrong, "full_attention");
+  ExpectUnsupported({{"rope_parameters", {{"full_attention", {{"rope_theta", 1e6}}}}}},
+                    "full_attention");
+}
+
 TEST(HuggingFaceConfigTest, LlamaIsWrittenWithoutTheFieldsOfOtherFamilies) {
   const auto read = Read(Llama());
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_THAT(read->ToJson(), ::testing::Not(HasSubstr("num_experts")));
   EXPECT_THAT(read->ToJson(), ::testing::Not(HasSubstr("activation")));
+  EXPECT_THAT(read->ToJson(), ::testing::Not(HasSubstr("embedding_scale")));
 }
 
 TEST(HuggingFaceConfigTest, RefusesByName) {
@@ -376,6 +447,13 @@ TEST(ModelConfigTest, ValidateNamesTheField) {
   expect([](ModelConfig& c) { c.rope.frequency_factors.pop_back(); }, "frequency_factors");
   expect([](ModelConfig& c) { c.rope.frequency_factors[3] = std::nanf(""); }, "frequency_factors");
   expect([](ModelConfig& c) { c.rms_norm_eps = std::nanf(""); }, "rms_norm_eps");
+  expect([](ModelConfig& c) { c.full_layers = {1}; }, "sliding_window");
+  expect([](ModelConfig& c) { c.local_rope_theta = 1e4; }, "sliding_window");
+  expect([](ModelConfig& c) { c.sliding_window = 8, c.full_layers = {1, 1}; }, "full_layers");
+  expect([](ModelConfig& c) { c.sliding_window = 8, c.full_layers = {16}; }, "full_layers");
+  expect([](ModelConfig& c) { c.embedding_scale = 0; }, "embedding_scale");
+  expect([](ModelConfig& c) { c.output_norms = c.parallel_residual = true; }, "output_norms");
+  expect([](ModelConfig& c) { c.gated_mlp = false; }, "without gate");
   expect([](ModelConfig& c) { c.bos_token_id = -1; }, "add_bos");
   expect([](ModelConfig& c) { c.bos_token_id = c.vocab_size; }, "bos_token_id");
 }

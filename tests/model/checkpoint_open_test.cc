@@ -311,6 +311,21 @@ TEST_F(GgufCheckpointTest, RefusesByName) {
          kUnsupported, "head_count_kv");
 }
 
+TEST_F(GgufCheckpointTest, GemmaSaysWhatItCannotDo) {
+  constexpr auto kUnsupported = absl::StatusCode::kUnimplemented;
+  constexpr auto kWrong = absl::StatusCode::kInvalidArgument;
+  const auto gemma = [] { return LlamaHeader("gemma3").U32("gemma3.attention.sliding_window", 4); };
+  Expect(gemma(), kWrong, "model.embed_tokens.weight of shape [4, 8] is missing");
+  Expect(gemma().F32("gemma3.attn_logit_softcapping", 50), kUnsupported, "attn_logit_softcapping");
+  Expect(gemma().F32("gemma3.final_logit_softcapping", 30), kUnsupported,
+         "final_logit_softcapping");
+  Expect(gemma().Value("gemma3.attention.causal", GgufType::kBool, uint8_t{0}), kUnsupported,
+         "attention.causal");
+  Expect(gemma().U32("gemma3.attention.sliding_window_pattern", 0), kWrong,
+         "sliding_window_pattern");
+  Expect(LlamaHeader("gemma2"), kUnsupported, "general.architecture \"gemma2\"");
+}
+
 TEST_F(GgufCheckpointTest, RefusesWrongMetadata) {
   constexpr auto kWrong = absl::StatusCode::kInvalidArgument;
   GgufBuilder bare;

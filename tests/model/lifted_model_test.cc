@@ -261,7 +261,7 @@ TEST_P(LiftedModel, ALookChangesNothing) {
 
 INSTANTIATE_TEST_SUITE_P(Families, LiftedModel,
                          ::testing::Values("tied", "untied", "qwen2", "qwen3", "mistral", "mixtral",
-                                           "gpt_neox"),
+                                           "gpt_neox", "gemma3_text"),
                          [](const auto& info) { return info.param; });
 
 TEST(LiftedModelBatch, EveryInstructionSetGivesTheSameSignProducts) {

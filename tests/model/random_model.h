@@ -39,6 +39,15 @@ inline ModelConfig FamilyConfig(const std::string& family) {
   config.attention_bias = family == "qwen2" || family == "gpt_neox";
   if (family == "qwen3") config.qk_norm = true;
   if (family == "mistral") config.sliding_window = 7;
+  if (family == "gemma3_text") {
+    config.activation = Activation::kGeluTanh;
+    config.qk_norm = config.output_norms = true;
+    config.sliding_window = 7;
+    config.full_layers = {1};
+    config.local_rope_theta = 500;
+    config.attention_scalar = 20;
+    config.embedding_scale = 7;
+  }
   if (family == "mixtral") {
     config.num_experts = 5;
     config.experts_per_token = 2;

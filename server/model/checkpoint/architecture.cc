@@ -89,7 +89,8 @@ StoredTensor Part(const StoredTensor& whole, std::vector<int64_t> shape,
 std::span<const Architecture> Architectures() {
   static const std::array kAll = {families::Llama(), families::Mistral(), families::Mixtral(),
                                   families::Qwen2(), families::Qwen3(),   families::GptNeoX(),
-                                  families::Mamba(), families::Mamba2(),  families::Starcoder2()};
+                                  families::Mamba(), families::Mamba2(),  families::Starcoder2(),
+                                  families::Gemma3()};
   return kAll;
 }
 
@@ -186,6 +187,22 @@ absl::Status SplitExperts(StoredTensors& tensors, const std::string& name, int64
              whole->bytes.subspan(bytes * static_cast<size_t>(e), bytes));
   }
   return absl::OkStatus();
+}
+
+bool IsGain(std::string_view name) { return name.ends_with("norm.weight"); }
+
+void AddToGains(StoredTensors& tensors, float offset) {
+  for (auto& [name, tensor] : tensors.by_name) {
+    if (!IsGain(name) || !tensor.type || tensor.shape.size() != 1) continue;
+    std::vector<float> values(static_cast<size_t>(tensor.shape[0]));
+    Dequantize(*tensor.type, tensor.bytes.data(), values);
+    for (float& value : values) value += offset;
+    std::vector<std::byte>& copy = tensors.copies.emplace_back();
+    const auto bytes = std::as_bytes(std::span(values));
+    copy.assign(bytes.begin(), bytes.end());
+    tensor.bytes = copy;
+    tensor.type = DType::kF32;
+  }
 }
 
 }  // namespace lift

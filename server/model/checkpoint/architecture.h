@@ -49,6 +49,9 @@ struct Architecture {
   bool partial_rotary = false;  // only part of a head may be rotated
   bool recurrent = false;       // no attention: read_hf and read_gguf set ModelConfig::ssm
   bool sliding_window = false;  // all layers may have one
+  bool layer_windows = false;   // some layers may: read_hf and read_gguf say which
+  bool gains_less_one = false;  // Hugging Face folders hold the norms' gains less one
+  double rope_theta = 10000;    // where config.json does not say
   // Reads what the common fields do not say and refuses by name what the graph cannot do; null:
   // nothing. Called after the common fields.
   absl::Status (*read_hf)(const JsonFields& fields, ModelConfig& config) = nullptr;
@@ -88,5 +91,11 @@ absl::Status SplitHeads(StoredTensors& tensors, const std::string& name,
 // Replaces `name` [experts, rows, cols] by views named prefix + expert + suffix.
 absl::Status SplitExperts(StoredTensors& tensors, const std::string& name, int64_t experts,
                           const std::string& prefix, const std::string& suffix);
+
+// Adds `offset` to every norm's gain: copies them, as f32. Unreadable ones are left for
+// BindTensors.
+void AddToGains(StoredTensors& tensors, float offset);
+// Is this canonical tensor the gain of a norm?
+bool IsGain(std::string_view name);
 
 }  // namespace lift

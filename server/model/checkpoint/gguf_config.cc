@@ -49,7 +49,7 @@ class Keys {
   std::string prefix_;
 };
 
-absl::Status RefuseKinds(const GgufFile& file, const Keys& keys) {
+absl::Status RefuseKinds(const GgufFile& file, const Keys& keys, const Architecture& architecture) {
   LIFT_ASSIGN_OR_RETURN(const std::string_view type, file.GetString("general.type", "model"));
   if (type != "model") {
     return Unsupported(file, absl::StrCat("general.type ", Quoted(type)),
@@ -59,7 +59,7 @@ absl::Status RefuseKinds(const GgufFile& file, const Keys& keys) {
   if (splits > 1)
     return Unsupported(file, "a model split over several GGUF files", "merge them into one file");
   LIFT_ASSIGN_OR_RETURN(const int64_t window, keys.Int("attention.sliding_window", 0));
-  if (window > 0)
+  if (window > 0 && !architecture.layer_windows)
     return Unsupported(file, "attention.sliding_window", "use a model with full attention");
   return absl::OkStatus();
 }
@@ -154,8 +154,8 @@ absl::Status ReadRope(const GgufFile& file, const Keys& keys, std::string_view a
 // Ends of a turn that files name only by their text (llama.cpp looks for the same ones).
 absl::Status AddEndTokens(const GgufFile& file, std::vector<int64_t>& ids) {
   if (!file.Has("tokenizer.ggml.tokens")) return absl::OkStatus();
-  static const std::set<std::string_view> kEnds = {"<|eot_id|>", "<|eom_id|>", "<|im_end|>",
-                                                   "<|end|>", "<|endoftext|>"};
+  static const std::set<std::string_view> kEnds = {"<|eot_id|>", "<|eom_id|>",    "<|im_end|>",
+                                                   "<|end|>",    "<|endoftext|>", "<end_of_turn>"};
   LIFT_ASSIGN_OR_RETURN(const std::vector<std::string_view> tokens,
                         file.GetStrings("tokenizer.ggml.tokens"));
   for (size_t i = 0; i < tokens.size(); ++i) {
@@ -206,7 +206,7 @@ absl::StatusOr<ModelConfig> ConfigFromGguf(const GgufFile& file) {
   LIFT_ASSIGN_OR_RETURN(const Architecture* architecture, FindArchitecture(file));
   config.architecture = std::string(architecture->name);
   const Keys keys(file, std::string(architecture->gguf));
-  LIFT_RETURN_IF_ERROR(RefuseKinds(file, keys));
+  LIFT_RETURN_IF_ERROR(RefuseKinds(file, keys, *architecture));
   LIFT_ASSIGN_OR_RETURN(const std::string_view name, file.GetString("general.name", ""));
   config.name = std::string(name.substr(0, 256));
   LIFT_RETURN_IF_ERROR(ReadSizes(file, keys, architecture->recurrent, config));

@@ -84,6 +84,7 @@ class HuggingFaceCheckpoint final : public Checkpoint {
     checkpoint->folder_ = folder;
     LIFT_ASSIGN_OR_RETURN(checkpoint->config_, ReadConfig(folder));
     LIFT_RETURN_IF_ERROR(checkpoint->OpenShards());
+    if (checkpoint->architecture().gains_less_one) AddToGains(checkpoint->stored_, 1);
     if (const Architecture& a = checkpoint->architecture(); a.split) {
       if (const absl::Status split =
               a.split(checkpoint->config_, /*gguf=*/false, checkpoint->stored_);

@@ -75,9 +75,11 @@ absl::Status ReadActivation(const JsonFields& fields, const Architecture& archit
                                        : "supported is silu");
 }
 
-// All layers alike: full attention, or one window.
+// All layers alike: full attention, or one window. The families where they differ read it
+// themselves.
 absl::Status ReadWindow(const JsonFields& fields, const Architecture& architecture,
                         ModelConfig& config) {
+  if (architecture.layer_windows) return absl::OkStatus();
   LIFT_ASSIGN_OR_RETURN(const bool uses_window,
                         fields.Bool("use_sliding_window", fields.Has("sliding_window")));
   const bool window = uses_window && fields.Has("sliding_window");
@@ -187,16 +189,21 @@ absl::Status ReadScaling(const JsonFields& scaling, const Architecture& architec
   return absl::OkStatus();
 }
 
-// "rope_parameters" (transformers 5) holds theta and scaling; before, "rope_theta" and
-// "rope_scaling" did.
+// "rope_parameters" (transformers 5) holds theta and scaling, or both for each kind of layer;
+// before, "rope_theta" and "rope_scaling" did.
 absl::Status ReadRope(const JsonFields& fields, const Architecture& architecture,
                       ModelConfig& config) {
   RopeConfig& rope = config.rope;
   rope.dimension = config.head_dim;
-  LIFT_ASSIGN_OR_RETURN(rope.theta, fields.Number("rope_theta", 10000.0));
+  LIFT_ASSIGN_OR_RETURN(rope.theta, fields.Number("rope_theta", architecture.rope_theta));
   for (const char* key : {"rope_parameters", "rope_scaling"}) {
     if (!fields.Has(key)) continue;
-    LIFT_ASSIGN_OR_RETURN(const JsonFields scaling, fields.Object(key));
+    LIFT_ASSIGN_OR_RETURN(const JsonFields stored, fields.Object(key));
+    const bool by_layer = stored.Has("full_attention");
+    if (by_layer && !architecture.layer_windows)
+      return Unsupported(stored, "full_attention", "all layers must be rotated alike");
+    LIFT_ASSIGN_OR_RETURN(const JsonFields scaling,
+                          by_layer ? stored.Object("full_attention") : fields.Object(key));
     LIFT_ASSIGN_OR_RETURN(rope.theta, scaling.Number("rope_theta", rope.theta));
     return ReadScaling(scaling, architecture, rope);
   }

@@ -16,6 +16,7 @@ Architecture GptNeoX();
 Architecture Mamba();
 Architecture Mamba2();
 Architecture Starcoder2();
+Architecture Gemma3();
 
 // GGUF's names for what Llama and its relatives have.
 std::span<const NameRule> LlamaGgufNames();
