@@ -22,17 +22,45 @@ LIFT_VECTOR_CLONES double Dot(const double* a, const double* b, int64_t n) {
   return sum;
 }
 
+// A token's square norm counts up to so many times the median. Some models give single tokens (the
+// first of a text) inputs a hundred times as large in one layer, where they are most of the sum:
+// what follows norms them away, so a matrix fitted to them alone is bad for all other tokens.
+constexpr float kLoudest = 32;
+
+// Factors that hold tokens to it.
+std::vector<float> TokenScales(const float* x, int64_t tokens, int64_t dim) {
+  std::vector<float> squares(static_cast<size_t>(tokens));
+  for (int64_t t = 0; t < tokens; ++t) {
+    float lane[16] = {}, sum = 0;
+    const float* row = x + t * dim;
+    int64_t d = 0;
+    for (; d + 16 <= dim; d += 16) {
+      for (int j = 0; j < 16; ++j) lane[j] += row[d + j] * row[d + j];
+    }
+    for (; d < dim; ++d) sum += row[d] * row[d];
+    for (float s : lane) sum += s;
+    squares[static_cast<size_t>(t)] = sum;
+  }
+  std::vector<float> sorted = squares;
+  const auto middle = sorted.begin() + tokens / 2;
+  std::nth_element(sorted.begin(), middle, sorted.end());
+  const float most = kLoudest * *middle;
+  for (float& s : squares) s = most > 0 && s > most ? std::sqrt(most / s) : 1.0f;
+  return squares;
+}
+
 }  // namespace
 
 void Hessian::Accumulate(Backend& backend, const float* x, int64_t tokens) {
   if (tokens == 0) return;
   std::vector<float> transposed(static_cast<size_t>(dim_ * tokens)),
       product(static_cast<size_t>(dim_ * dim_));
+  const std::vector<float> scale = TokenScales(x, tokens, dim_);
   constexpr int64_t kBlock = 64;
   for (int64_t t0 = 0; t0 < tokens; t0 += kBlock) {
     for (int64_t d = 0; d < dim_; ++d) {
       for (int64_t t = t0; t < std::min(tokens, t0 + kBlock); ++t)
-        transposed[d * tokens + t] = x[t * dim_ + d];
+        transposed[d * tokens + t] = scale[static_cast<size_t>(t)] * x[t * dim_ + d];
     }
   }
   const DenseMatrixView view{DType::kF32, dim_, tokens,

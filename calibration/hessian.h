@@ -10,7 +10,8 @@
 
 namespace lift {
 
-// H = sum over tokens of x x^T of one layer input. Row-major [dim, dim], symmetric.
+// H = sum over tokens of x x^T of one layer input, where very loud tokens are held to a multiple of
+// the median of those given together. Row-major [dim, dim], symmetric.
 class Hessian {
  public:
   explicit Hessian(int64_t dim) : dim_(dim), sum_(static_cast<size_t>(dim * dim), 0.0f) {}

@@ -89,6 +89,24 @@ TEST(Hessian, AccumulatesSecondMomentsAndRotatesThem) {
   EXPECT_EQ(rotated[63 * 64 + 63], 0.0f);
 }
 
+TEST(Hessian, OneLoudTokenDoesNotHideTheOthers) {
+  const int64_t dim = 24, tokens = 400;
+  ThreadPool pool(1);
+  const auto backend = MakeCpuBackend(pool, CpuIsa::kPortable);
+  std::mt19937_64 random(4);
+  std::normal_distribution<float> normal;
+  std::vector<float> x(static_cast<size_t>(dim * tokens));
+  for (float& v : x) v = normal(random);
+  for (int64_t d = 0; d < dim; ++d) x[static_cast<size_t>(d)] = d == 7 ? 3000.0f : 0.0f;
+  Hessian h(dim);
+  h.Accumulate(*backend, x.data(), tokens);
+  const std::vector<float> sum = h.Rotated(Rotation({false, 0}, dim), 32, pool);
+  // As it is, the token's column would have all 24 of the trace. Held to 32 tokens' worth it adds
+  // 32 * 24 to a sum of 400 in its column, of 24 * (400 + 32) in all.
+  EXPECT_NEAR(sum[7 * 32 + 7], (400 + 32 * 24) / (400 + 32.0), 0.4);
+  EXPECT_NEAR(sum[3 * 32 + 3], 400 / (400 + 32.0), 0.2);
+}
+
 TEST(Hessian, AddIdentityWeighsTheMeanDiagonal) {
   ThreadPool pool(1);
   const auto backend = MakeCpuBackend(pool, CpuIsa::kPortable);
