@@ -73,27 +73,21 @@ double PredictedKl(std::span<const TensorCost> tensors, std::span<const PlaneUni
 
 std::vector<int> ChainForBits(std::vector<double> bits) {
   LIFT_CHECK(!bits.empty());
+  constexpr double kFineUpTo = 4, kRoomUpTo = 6;
   std::sort(bits.begin(), bits.end());
   const double most = std::ceil(bits.back() - 1e-9);
-  const int first = std::max(1, static_cast<int>(std::floor(bits.front() + 1e-9)));
-  // One stage of four bits is a tenth better than two of two, but leaves tails that later stages do
-  // not reach: it is for files that end there.
-  const int split = most <= 5 ? 4 : 2 + first % 2;
-  std::vector<int> chain = {first < 4 ? first : split};
+  std::vector<int> chain = {bits.front() < 2 - 1e-9 ? 1 : 2};
   double reached = chain[0];
-  while (reached + 2 <= first) {
-    chain.push_back(2);
-    reached += 2;
-  }
   while (reached < most) {
-    // A precision that one more bit would reach asks for a stage of one bit.
-    const bool fine = std::any_of(bits.begin(), bits.end(), [&](double b) {
+    const bool wanted = std::any_of(bits.begin(), bits.end(), [&](double b) {
       return b > reached + 1e-9 && b <= reached + 1 + 1e-9;
     });
+    const bool fine = wanted && reached < kFineUpTo;
     const int step = fine || most - reached < 2 ? 1 : 2;
     chain.push_back(step);
     reached += step;
   }
+  if (most <= kRoomUpTo) chain.push_back(1);
   return chain;
 }
 

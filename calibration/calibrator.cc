@@ -17,10 +17,12 @@
 #include "calibration/journal.h"
 #include "calibration/lift_tensor.h"
 #include "calibration/measure.h"
+#include "calibration/preset.h"
 #include "calibration/progress.h"
 #include "calibration/sensitivity.h"
 #include "calibration/strips.h"
 #include "calibration/variant_plan.h"
+#include "calibration/weight_overrides.h"
 #include "kernels/base/sha256.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "nlohmann/json.hpp"
@@ -32,23 +34,6 @@ namespace {
 
 constexpr int64_t kBatchTokens = 2048;
 
-struct QualityPreset {
-  int beam, block, lag;
-  int64_t probe_tokens;
-  bool per_tensor;
-  double second_look;
-};
-QualityPreset PresetOf(CalibrationQuality quality) {
-  switch (quality) {
-    case CalibrationQuality::kFast:
-      return {32, 16, 48, 256, false, 0};
-    case CalibrationQuality::kDefault:
-      return {64, 16, 48, 512, false, 4};
-    default:
-      return {256, 16, 48, 1024, true, 0};
-  }
-}
-
 class Calibrator {
  public:
   explicit Calibrator(const CalibrationOptions& options)
@@ -59,6 +44,7 @@ class Calibrator {
         capture_(*backend_),
         start_(std::chrono::steady_clock::now()) {
     if (options.beam) preset_.beam = *options.beam;
+    if (options.prefix_bits) preset_.prefix_bits = *options.prefix_bits;
     encoder_.beam = preset_.beam;
     encoder_.block = preset_.block;
     encoder_.lag = preset_.lag;
@@ -117,20 +103,11 @@ class Calibrator {
     return absl::OkStatus();
   }
 
-  // What every variant holds besides planes, from shapes alone: norms, biases, binary16 row scales.
-  uint64_t FixedBytes() const {
-    uint64_t bytes = 0;
-    for (const auto& m : layout::Matrices(checkpoint_->config()))
-      bytes += static_cast<uint64_t>(m.rows) * 2;
-    for (const auto& v : layout::Vectors(checkpoint_->config()))
-      bytes += static_cast<uint64_t>(v.size) * 4;
-    return bytes;
-  }
-
   absl::Status PlanChain() {
-    LIFT_ASSIGN_OR_RETURN(wanted_, PlanVariants(options_.variants, result_.weights, FixedBytes()));
-    const auto strips = VocabularyStrips(data_.token_counts);
     const ModelConfig& config = checkpoint_->config();
+    LIFT_ASSIGN_OR_RETURN(
+        wanted_, PlanVariants(options_.variants, result_.weights, PlannedFixedBytes(config)));
+    const auto strips = VocabularyStrips(data_.token_counts);
     result_.chain = options_.chain;
     if (result_.chain.empty())
       result_.chain = ChainForVariants(wanted_, result_.weights, PlannedCosts(config, {1}, strips));
@@ -175,7 +152,7 @@ class Calibrator {
     };
     add(absl::StrCat("lifted tensors 2 ", checkpoint_->source_sha256(), " ", options_.seed, " ",
                      encoder_.beam, " ", encoder_.block, " ", encoder_.lag, " ", encoder_.seam, " ",
-                     encoder_.second_look));
+                     encoder_.second_look, " ", preset_.prefix_bits));
     for (const StageSpec& stage : ChainOf(result_.chain)) {
       add(absl::StrCat(" ", stage.code.name, " ", stage.damping, " ", stage.scale, " ",
                        stage.from_middle, ":", absl::StrJoin(stage.code.taps, ",")));
@@ -193,17 +170,6 @@ class Calibrator {
       std::fprintf(stderr, "going on after %zu lifted tensors of an interrupted run\n",
                    journal_->size());
     return absl::OkStatus();
-  }
-
-  std::vector<float> ReadMatrix(const std::string& name) const {
-    const DenseMatrixView view = *checkpoint_->Find(name);
-    std::vector<float> w(static_cast<size_t>(view.rows * view.cols));
-    for (int64_t r = 0; r < view.rows; ++r) {
-      Dequantize(
-          view.type, view.row(r),
-          std::span(w).subspan(static_cast<size_t>(r * view.cols), static_cast<size_t>(view.cols)));
-    }
-    return w;
   }
 
   // Lifts the tensors that read one input. Without a hessian: no data (an embedding look-up), every
@@ -228,7 +194,7 @@ class Calibrator {
       metric.emplace(std::move(rotated), padded, cols, stages, encoder_.seam, pool_);
     };
     for (const std::string& name : names) {
-      const std::vector<float> w = ReadMatrix(name);
+      const std::vector<float> w = DenseValues(*checkpoint_->Find(name));
       const int64_t rows = static_cast<int64_t>(w.size()) / cols;
       const Strip whole{0, rows, 1.0};
       const std::span<const Strip> parts = strips.empty() ? std::span(&whole, 1) : strips;
@@ -267,14 +233,39 @@ class Calibrator {
     return absl::OkStatus();
   }
 
+  // Takes the hidden states through the layer as lifted, so that later layers are fitted to inputs
+  // with the errors of earlier ones. first: of the layer's in probed_.
+  absl::Status RunLifted(int64_t layer, size_t first) {
+    size_t stages = 0;
+    for (int bits = 0; bits < preset_.prefix_bits && stages < result_.chain.size(); ++stages)
+      bits += result_.chain[stages];
+    WeightOverrides lifted(*weights_);
+    for (size_t i = first; i < probed_.size(); ++i) {
+      const auto& [probed, part, shares] = probed_[i];
+      LIFT_ASSIGN_OR_RETURN(const LiftedTensorBits bits, journal_->Read(tensors_[part].bits.name));
+      ReconstructTensor(bits, *tensors_[part].chain, stages, *tensors_[part].rotation, pool_,
+                        lifted.Add(probed.name, static_cast<size_t>(bits.rows * bits.cols)));
+    }
+    model_->set_observer(nullptr);
+    for (size_t b = 0; b < batches_.size(); ++b)
+      model_->RunLayer(layer, batches_[b]->chunks(), hidden_[b]);
+    model_->set_observer(&capture_);
+    return absl::OkStatus();
+  }
+
   absl::Status LiftLayers() {
     Progress progress("lifting layers", options_.show_progress);
     const int64_t layers = checkpoint_->config().num_layers;
     model_->set_observer(&capture_);
     for (int64_t layer = 0; layer < layers; ++layer) {
       capture_.Clear();
-      for (size_t b = 0; b < batches_.size(); ++b)
-        model_->RunLayer(layer, batches_[b]->chunks(), hidden_[b]);
+      const size_t first = probed_.size();
+      for (size_t b = 0; b < batches_.size(); ++b) {
+        std::vector<float> inputs;
+        if (preset_.prefix_bits > 0) inputs = hidden_[b];
+        model_->RunLayer(layer, batches_[b]->chunks(),
+                         preset_.prefix_bits > 0 ? inputs : hidden_[b]);
+      }
       int kind = 0;
       for (const layout::SiteSpec& site :
            layout::LayerNames(checkpoint_->config(), layer).Sites()) {
@@ -283,6 +274,7 @@ class Calibrator {
         LIFT_RETURN_IF_ERROR(LiftSiteTensors(site.matrices, std::move(hessian), layer, kind));
         kind += static_cast<int>(site.matrices.size());
       }
+      if (preset_.prefix_bits > 0) LIFT_RETURN_IF_ERROR(RunLifted(layer, first));
       checkpoint_->LeaveResidentSet();
       progress.Update(layer + 1, layers);
     }
@@ -343,7 +335,7 @@ class Calibrator {
       }
     };
     const TensorWriter original = [&](size_t i, float* out) {
-      const std::vector<float> w = ReadMatrix(probed_[i].probed.name);
+      const std::vector<float> w = DenseValues(*checkpoint_->Find(probed_[i].probed.name));
       std::copy(w.begin(), w.end(), out);
     };
     std::vector<ProbedTensor> probed;
@@ -361,21 +353,17 @@ class Calibrator {
       }
     }
     order_ = GlobalPlaneOrder(costs_);
+    LIFT_RETURN_IF_ERROR(PlaceVariants(costs_, result_.weights, wanted_));
+    DropUnused(wanted_, order_, costs_);
     EndPhase("allocate");
     return absl::OkStatus();
   }
 
   std::string ReportJson() const {
-    nlohmann::json report;
-    report["chain"] = result_.chain;
-    report["calibration_tokens"] = result_.calibration_tokens;
-    report["samples"] = data_.samples.size();
-    report["seed"] = options_.seed;
-    report["beam"] = encoder_.beam;
-    for (const TensorCost& cost : costs_) {
-      report["tensors"].push_back(
-          {{"name", cost.name}, {"sensitivity", cost.sensitivity}, {"error", cost.error}});
-    }
+    const nlohmann::json report = {
+        {"chain", result_.chain},          {"calibration_tokens", result_.calibration_tokens},
+        {"samples", data_.samples.size()}, {"seed", options_.seed},
+        {"beam", encoder_.beam},           {"tensors", CostsJson(costs_)}};
     return report.dump();
   }
 
@@ -400,11 +388,12 @@ class Calibrator {
     const bool keep_source =
         std::any_of(wanted_.begin(), wanted_.end(), [](const LiftedVariant& v) { return v.full; });
     LIFT_ASSIGN_OR_RETURN(const auto map, MappedFile::Open(journal_->path()));
-    for (const LiftedPart& part : tensors_) {
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+      const LiftedPart& part = tensors_[i];
       const LiftedTensorBits& tensor = part.bits;
       const auto planes = journal_->Planes(tensor.name, *map);
       std::vector<LiftedFileWriter::StageData> stages;
-      for (size_t j = 0; j < tensor.stages.size(); ++j) {
+      for (size_t j = 0; j < costs_[i].stage_bytes.size(); ++j) {
         stages.push_back(
             {code_index[(*part.chain)[j].code.name], tensor.stages[j].gain, planes[j], map});
       }
@@ -412,7 +401,6 @@ class Calibrator {
                          std::move(stages), keep_source ? part.source : std::nullopt);
     }
     writer_->SetPlaneOrder(order_);
-    LIFT_RETURN_IF_ERROR(PlaceVariants(costs_, result_.weights, wanted_));
     LIFT_ASSIGN_OR_RETURN(const auto file, WriteVariants());
     LIFT_ASSIGN_OR_RETURN(const bool shrunk, FitBudgets(*file, wanted_));
     if (shrunk) LIFT_RETURN_IF_ERROR(WriteVariants().status());

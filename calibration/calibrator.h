@@ -26,6 +26,9 @@ struct CalibrationOptions {
   int64_t eval_tokens = 8192, eval_context = 1024;
   std::vector<int> chain;  // stage sizes; empty = chosen from the variants
   std::optional<int> beam;
+  // Each layer is fitted to what the layers before it give when they are read at so many bits
+  // (their first stages up to there); 0: to what the source gives. Empty: by quality.
+  std::optional<int> prefix_bits;
   int threads = 0;  // 0 = all
   uint64_t seed = 1;
   bool measure = true;  // fill in KL and perplexity

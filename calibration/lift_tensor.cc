@@ -209,6 +209,14 @@ SiteMetric::Key SiteMetric::KeyOf(const StageSpec& stage) const {
           stage.from_middle && whole ? padded_ / 2 / kTileColumns * kTileColumns : 0};
 }
 
+std::vector<float> DenseValues(const DenseMatrixView& view) {
+  std::vector<float> w(static_cast<size_t>(view.rows * view.cols));
+  const auto cols = static_cast<size_t>(view.cols);
+  for (int64_t r = 0; r < view.rows; ++r)
+    Dequantize(view.type, view.row(r), std::span(w).subspan(static_cast<size_t>(r) * cols, cols));
+  return w;
+}
+
 LiftedTensorBits LiftTensor(const std::string& name, const float* w, int64_t rows, int64_t cols,
                             const Rotation& rotation, RotationSpec spec, const SiteMetric& metric,
                             const std::vector<StageSpec>& chain, const EncoderOptions& options,

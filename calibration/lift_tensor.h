@@ -63,6 +63,9 @@ struct LiftedTensorBits {
                               // j stages; error[0] = 1
 };
 
+// A matrix of a checkpoint as float32, [rows, cols].
+std::vector<float> DenseValues(const DenseMatrixView& view);
+
 // w: [rows, cols] f32 in the model's own basis.
 LiftedTensorBits LiftTensor(const std::string& name, const float* w, int64_t rows, int64_t cols,
                             const Rotation& rotation, RotationSpec spec, const SiteMetric& metric,

@@ -6,6 +6,7 @@
 
 #include "calibration/batches.h"
 #include "calibration/eval/logit_stats.h"
+#include "calibration/weight_overrides.h"
 
 namespace lift {
 namespace {
@@ -64,19 +65,18 @@ class Prober {
     std::map<int64_t, std::vector<size_t>> by_layer;  // -1: embedding and head
     for (size_t i : which) by_layer[std::max<int64_t>(tensors_[i].layer, -1)].push_back(i);
     const bool ends = by_layer.contains(-1);
-    const Values of_ends = Perturb(by_layer[-1]);
+    WeightOverrides of_ends(weights_);
+    Perturb(by_layer[-1], of_ends);
     int64_t first = layers_;
     for (size_t i : which) first = std::min(first, std::max<int64_t>(tensors_[i].layer, 0));
     std::vector<float> hidden = hidden_[static_cast<size_t>(first)];
     if (ends) model_.Embed(batch_.chunks(), hidden);
     for (int64_t layer = first; layer < layers_; ++layer) {
-      const Values of_layer = Perturb(by_layer[layer]);  // one layer's in memory at a time
+      WeightOverrides of_layer(weights_);  // one layer's in memory at a time
+      Perturb(by_layer[layer], of_layer);
       RunLayer(layer, hidden);
-      Restore(by_layer[layer]);
     }
-    const double kl = MeanKl(reference_, Logits(hidden), pool_);
-    Restore(by_layer[-1]);
-    return kl;
+    return MeanKl(reference_, Logits(hidden), pool_);
   }
 
  private:
@@ -85,26 +85,17 @@ class Prober {
     weights_.checkpoint()->LeaveResidentSet();
   }
 
-  using Values = std::vector<std::unique_ptr<float[]>>;
-
-  // Replaces these tensors by a blend with their reconstruction, which the result holds.
-  Values Perturb(const std::vector<size_t>& which) {
-    Values values;
+  // Replaces these tensors by a blend with their reconstruction.
+  void Perturb(const std::vector<size_t>& which, WeightOverrides& overrides) {
     for (size_t i : which) {
       const ProbedTensor& t = tensors_[i];
       const size_t n = static_cast<size_t>(t.rows * t.cols);
-      values.push_back(std::make_unique_for_overwrite<float[]>(n));
-      std::unique_ptr<float[]> source = std::make_unique_for_overwrite<float[]>(n);
-      reconstruct_(i, values.back().get());
+      const std::unique_ptr<float[]> source = std::make_unique_for_overwrite<float[]>(n);
       original_(i, source.get());
-      float* v = values.back().get();
+      float* v = overrides.Add(t.name, n);
+      reconstruct_(i, v);
       for (size_t j = 0; j < n; ++j) v[j] = source[j] + blend_ * (v[j] - source[j]);
-      weights_.OverrideDense(t.name, v);
     }
-    return values;
-  }
-  void Restore(const std::vector<size_t>& which) {
-    for (size_t i : which) weights_.OverrideDense(tensors_[i].name, nullptr);
   }
 
   ProbeLogits Logits(const std::vector<float>& hidden) {

@@ -11,6 +11,13 @@
 
 namespace lift {
 
+uint64_t PlannedFixedBytes(const ModelConfig& config) {
+  uint64_t bytes = 0;
+  for (const auto& m : layout::Matrices(config)) bytes += static_cast<uint64_t>(m.rows) * 2;
+  for (const auto& v : layout::Vectors(config)) bytes += static_cast<uint64_t>(v.size) * 4;
+  return bytes;
+}
+
 absl::StatusOr<std::vector<LiftedVariant>> PlanVariants(std::span<const VariantRequest> requests,
                                                         int64_t weights, uint64_t fixed_bytes) {
   std::vector<LiftedVariant> planned;
@@ -126,6 +133,26 @@ absl::Status PlaceVariants(std::span<const TensorCost> tensors, int64_t weights,
   return absl::OkStatus();
 }
 
+void DropUnused(std::span<const LiftedVariant> variants, std::vector<PlaneUnit>& order,
+                std::vector<TensorCost>& tensors) {
+  uint64_t wanted = 0, kept = 0;
+  for (const LiftedVariant& v : variants) {
+    if (!v.full) wanted = std::max(wanted, v.plane_bytes);
+  }
+  if (wanted == 0) return;
+  size_t used = 0;
+  for (; used < order.size() && kept < wanted; ++used) {
+    const PlaneUnit& unit = order[used];
+    kept += tensors[static_cast<size_t>(unit.tensor)].stage_bytes[static_cast<size_t>(unit.stage)];
+  }
+  for (size_t i = used; i < order.size(); ++i) {
+    TensorCost& tensor = tensors[static_cast<size_t>(order[i].tensor)];
+    tensor.stage_bytes.pop_back();
+    tensor.error.pop_back();
+  }
+  order.resize(used);
+}
+
 absl::StatusOr<bool> FitBudgets(const LiftedFile& file, std::vector<LiftedVariant>& variants) {
   uint64_t base = 0;
   for (const LiftedTensor& tensor : file.tensors()) base += tensor.stages.front().bytes;
@@ -143,6 +170,13 @@ absl::StatusOr<bool> FitBudgets(const LiftedFile& file, std::vector<LiftedVarian
     changed = true;
   }
   return changed;
+}
+
+nlohmann::json CostsJson(std::span<const TensorCost> tensors) {
+  nlohmann::json out = nlohmann::json::array();
+  for (const TensorCost& cost : tensors)
+    out.push_back({{"name", cost.name}, {"sensitivity", cost.sensitivity}, {"error", cost.error}});
+  return out;
 }
 
 absl::StatusOr<std::vector<TensorCost>> CostsOf(const LiftedFile& file) {

@@ -11,6 +11,7 @@
 #include "calibration/strips.h"
 #include "kernels/base/status.h"
 #include "kernels/format/lifted_file.h"
+#include "nlohmann/json_fwd.hpp"
 #include "server/model/model_config.h"
 
 namespace lift {
@@ -32,6 +33,9 @@ absl::StatusOr<std::vector<LiftedVariant>> PlanVariants(std::span<const VariantR
 std::vector<TensorCost> PlannedCosts(const ModelConfig& config, const std::vector<int>& chain,
                                      std::span<const Strip> strips);
 
+// What every variant holds besides planes, from shapes alone: norms, biases, binary16 row scales.
+uint64_t PlannedFixedBytes(const ModelConfig& config);
+
 // ChainForBits of the planned variants, less what padding takes. one_bit: PlannedCosts of {1}.
 std::vector<int> ChainForVariants(std::span<const LiftedVariant> variants, int64_t weights,
                                   std::span<const TensorCost> one_bit);
@@ -41,11 +45,20 @@ std::vector<int> ChainForVariants(std::span<const LiftedVariant> variants, int64
 absl::Status PlaceVariants(std::span<const TensorCost> tensors, int64_t weights,
                            std::vector<LiftedVariant>& variants);
 
+// Takes the stages that no placed variant reads from the end of the order and from the tensors'
+// costs: a chain may be longer than the finest variant needs, so that it too can choose which
+// tensors get more. Variants that hold the source say nothing; with no others all stages stay.
+void DropUnused(std::span<const LiftedVariant> variants, std::vector<PlaneUnit>& order,
+                std::vector<TensorCost>& tensors);
+
 // Shrinks variants with a budget to what the written file lets them hold, beside its tables; true
 // if any changed. INVALID_ARGUMENT where a budget does not hold the first stages.
 absl::StatusOr<bool> FitBudgets(const LiftedFile& file, std::vector<LiftedVariant>& variants);
 
-// What calibration learned of a lifted file's tensors, read back from the file and its report.
+// What calibration learned of the tensors, as the report of a lifted file has it.
+nlohmann::json CostsJson(std::span<const TensorCost> tensors);
+
+// The same, read back from the file and its report.
 // FAILED_PRECONDITION if the file has no such report.
 absl::StatusOr<std::vector<TensorCost>> CostsOf(const LiftedFile& file);
 

@@ -102,13 +102,18 @@ TEST(Allocate, GreedyMatchesExhaustiveSearchAtBreakPoints) {
 
 TEST(ChainForBits, FollowsTheVariantsAskedFor) {
   EXPECT_EQ(ChainForBits({2, 2.5, 3, 4, 6, 8}), (std::vector<int>{2, 1, 1, 2, 2}));
-  EXPECT_EQ(ChainForBits({4, 2}), (std::vector<int>{2, 2}));
-  EXPECT_EQ(ChainForBits({3, 4}), (std::vector<int>{3, 1}));
-  EXPECT_EQ(ChainForBits({1.5}), (std::vector<int>{1, 1}));
-  EXPECT_EQ(ChainForBits({4}), (std::vector<int>{4}));
-  EXPECT_EQ(ChainForBits({4, 4.5}), (std::vector<int>{4, 1}));
+  EXPECT_EQ(ChainForBits({2, 2.5, 3, 4, 5, 6, 8}), (std::vector<int>{2, 1, 1, 2, 2}));
   EXPECT_EQ(ChainForBits({4, 8}), (std::vector<int>{2, 2, 2, 2}));
-  EXPECT_EQ(ChainForBits({7}), (std::vector<int>{3, 2, 2}));
+  EXPECT_EQ(ChainForBits({7}), (std::vector<int>{2, 2, 2, 1}));
+}
+
+TEST(ChainForBits, LeavesTheFinestRoomToChoose) {
+  EXPECT_EQ(ChainForBits({2}), (std::vector<int>{2, 1}));
+  EXPECT_EQ(ChainForBits({4, 2}), (std::vector<int>{2, 2, 1}));
+  EXPECT_EQ(ChainForBits({3, 4}), (std::vector<int>{2, 1, 1, 1}));
+  EXPECT_EQ(ChainForBits({1.5}), (std::vector<int>{1, 1, 1}));
+  EXPECT_EQ(ChainForBits({4}), (std::vector<int>{2, 2, 1}));
+  EXPECT_EQ(ChainForBits({5}), (std::vector<int>{2, 2, 1, 1}));
 }
 
 }  // namespace

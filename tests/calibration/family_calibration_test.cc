@@ -7,6 +7,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <map>
 
 #include "calibration/calibrator.h"
 #include "calibration/eval/generate.h"
@@ -21,25 +22,32 @@ using testing::TestModel;
 
 const std::string kFamilies = LIFT_TEST_DATA "/families/";
 
+CalibrationOptions SmallRun(const std::string& model, const std::string& out) {
+  CalibrationOptions options;
+  options.model_path = model;
+  options.out_path = out;
+  options.calib_paths = {LIFT_TEST_DATA "/text/node_modules_and_packages.txt"};
+  options.variants = {{4.5, {}, {}}, {7.0, {}, {}}};
+  options.quality = CalibrationQuality::kFast;
+  options.data.samples = 8;
+  options.data.context = 96;
+  options.eval_tokens = 256;
+  options.chain = {2, 2, 2};
+  options.beam = 16;
+  options.threads = 2;
+  options.show_progress = false;
+  return options;
+}
+
 class FamilyCalibration : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     path_ = (std::filesystem::temp_directory_path() / ("lift_family_" + std::to_string(getpid())))
                 .string();
-    CalibrationOptions options;
-    options.model_path = kFamilies + GetParam();
-    options.out_path = path_;
-    options.calib_paths = {LIFT_TEST_DATA "/text/node_modules_and_packages.txt"};
-    options.variants = {{4.5, {}, {}}, {7.0, {}, {}}, {{}, 1.0, {}}};
-    options.quality = CalibrationQuality::kFast;
-    options.data.samples = 8;
-    options.data.context = 96;
+    CalibrationOptions options = SmallRun(kFamilies + GetParam(), path_);
+    options.variants.push_back({{}, 1.0, {}});
     options.eval_tokens = 512;
     options.eval_context = 128;
-    options.chain = {2, 2, 2};
-    options.beam = 16;
-    options.threads = 2;
-    options.show_progress = false;
     auto result = Calibrate(options);
     ASSERT_TRUE(result.ok()) << result.status();
     result_ = *std::move(result);
@@ -173,20 +181,41 @@ std::string WithAnUnreachableExpert() {
   return to;
 }
 
+// Planes of the first stage of each tensor, by name.
+std::map<std::string, std::vector<std::byte>> FirstStages(const LiftedFile& file) {
+  std::map<std::string, std::vector<std::byte>> stages;
+  for (const LiftedTensor& tensor : file.tensors()) {
+    const LiftStage& stage = tensor.stages.front();
+    const auto planes = file.planes().subspan(stage.offset, stage.bytes);
+    stages[tensor.name] = {planes.begin(), planes.end()};
+  }
+  return stages;
+}
+
+TEST(PrefixBits, LaterLayersAreFittedToWhatEarlierOnesGive) {
+  const std::string out =
+      (std::filesystem::temp_directory_path() / ("lift_prefix_" + std::to_string(getpid())))
+          .string();
+  std::map<std::string, std::vector<std::byte>> planes[2];
+  for (const int bits : {0, 3}) {
+    CalibrationOptions options = SmallRun(kFamilies + "mistral-1", out);
+    options.prefix_bits = bits;
+    const auto result = Calibrate(options);
+    ASSERT_TRUE(result.ok()) << result.status();
+    const auto file = LiftedFile::Open(out);
+    ASSERT_TRUE(file.ok()) << file.status();
+    planes[bits > 0] = FirstStages(**file);
+  }
+  std::filesystem::remove(out);
+  for (const auto& [name, bits] : planes[0]) {
+    const bool same = name.find("layers.0.") != std::string::npos || name == layout::kEmbedding;
+    EXPECT_EQ(bits == planes[1].at(name), same) << name;
+  }
+}
+
 TEST(UnseenExperts, AreLiftedWithoutDataAndNamed) {
-  CalibrationOptions options;
-  options.model_path = WithAnUnreachableExpert();
-  options.out_path = options.model_path + "/model.lift";
-  options.calib_paths = {LIFT_TEST_DATA "/text/node_modules_and_packages.txt"};
-  options.variants = {{4.5, {}, {}}, {7.0, {}, {}}};
-  options.quality = CalibrationQuality::kFast;
-  options.data.samples = 8;
-  options.data.context = 96;
-  options.eval_tokens = 256;
-  options.chain = {2, 2, 2};
-  options.beam = 16;
-  options.threads = 2;
-  options.show_progress = false;
+  const std::string model = WithAnUnreachableExpert();
+  const CalibrationOptions options = SmallRun(model, model + "/model.lift");
   const auto result = Calibrate(options);
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_NE(result->warning.find("lifted without data"), std::string::npos) << result->warning;

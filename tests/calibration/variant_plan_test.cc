@@ -29,7 +29,8 @@ TEST(VariantPlan, BitsLambdaAndBytesAreOneKnob) {
   EXPECT_DOUBLE_EQ((*planned)[1].bits_per_weight, 4);
   EXPECT_DOUBLE_EQ((*planned)[2].bits_per_weight, 4);
   EXPECT_TRUE((*planned)[3].full);
-  EXPECT_THAT(ChainForVariants(*planned, weights, {{{"a", {1000}, {}, 0}}}), ElementsAre(3, 1));
+  EXPECT_THAT(ChainForVariants(*planned, weights, {{{"a", {1000}, {}, 0}}}),
+              ElementsAre(2, 1, 1, 1));
   const auto refused = [&](VariantRequest request) {
     return std::string(PlanVariants({{request}}, weights, 100).status().message());
   };
@@ -89,6 +90,30 @@ TEST(VariantPlan, VariantsBecomePrefixesInOrder) {
   planned = *PlanVariants({{Bits(1.5)}}, 4000, 0);
   EXPECT_THAT(std::string(PlaceVariants(costs, 4000, planned).message()),
               HasSubstr("which take 2;"));
+}
+
+TEST(VariantPlan, WhatNoVariantReadsIsDropped) {
+  const std::vector<TensorCost> all = {{"a", {1000, 500, 500}, {1, 0.1, 0.03, 0.01}, 1},
+                                       {"b", {1000, 500, 500}, {1, 0.2, 0.06, 0.02}, 3}};
+  const std::vector<PlaneUnit> sorted = {{0, 0}, {1, 0}, {1, 1}, {0, 1}, {1, 2}, {0, 2}};
+  std::vector<LiftedVariant> variants(2);
+  variants[0].plane_bytes = 2000;
+  variants[1].plane_bytes = 2600;  // ends inside the second stage of "a"
+  auto order = sorted;
+  auto costs = all;
+  DropUnused(variants, order, costs);
+  ASSERT_EQ(order.size(), 4u);
+  EXPECT_EQ(order.back().tensor, 0);
+  for (const TensorCost& cost : costs) {
+    EXPECT_THAT(cost.stage_bytes, ElementsAre(1000u, 500u));
+    EXPECT_EQ(cost.error.size(), 3u);
+  }
+  variants.resize(1);
+  variants[0] = {};
+  variants[0].full = true;  // reads the source: says nothing about planes
+  order = sorted, costs = all;
+  DropUnused(variants, order, costs);
+  EXPECT_EQ(order.size(), 6u);
 }
 
 class VariantPlanFile : public testing::Test {
