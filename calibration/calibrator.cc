@@ -44,7 +44,6 @@ class Calibrator {
         capture_(*backend_),
         start_(std::chrono::steady_clock::now()) {
     if (options.beam) preset_.beam = *options.beam;
-    if (options.prefix_bits) preset_.prefix_bits = *options.prefix_bits;
     encoder_.beam = preset_.beam;
     encoder_.block = preset_.block;
     encoder_.lag = preset_.lag;
@@ -152,7 +151,7 @@ class Calibrator {
     };
     add(absl::StrCat("lifted tensors 2 ", checkpoint_->source_sha256(), " ", options_.seed, " ",
                      encoder_.beam, " ", encoder_.block, " ", encoder_.lag, " ", encoder_.seam, " ",
-                     encoder_.second_look, " ", preset_.prefix_bits));
+                     encoder_.second_look, " ", options_.prefix_bits));
     for (const StageSpec& stage : ChainOf(result_.chain)) {
       add(absl::StrCat(" ", stage.code.name, " ", stage.damping, " ", stage.scale, " ",
                        stage.from_middle, ":", absl::StrJoin(stage.code.taps, ",")));
@@ -237,7 +236,7 @@ class Calibrator {
   // with the errors of earlier ones. first: of the layer's in probed_.
   absl::Status RunLifted(int64_t layer, size_t first) {
     size_t stages = 0;
-    for (int bits = 0; bits < preset_.prefix_bits && stages < result_.chain.size(); ++stages)
+    for (int bits = 0; bits < options_.prefix_bits && stages < result_.chain.size(); ++stages)
       bits += result_.chain[stages];
     WeightOverrides lifted(*weights_);
     for (size_t i = first; i < probed_.size(); ++i) {
@@ -262,9 +261,9 @@ class Calibrator {
       const size_t first = probed_.size();
       for (size_t b = 0; b < batches_.size(); ++b) {
         std::vector<float> inputs;
-        if (preset_.prefix_bits > 0) inputs = hidden_[b];
+        if (options_.prefix_bits > 0) inputs = hidden_[b];
         model_->RunLayer(layer, batches_[b]->chunks(),
-                         preset_.prefix_bits > 0 ? inputs : hidden_[b]);
+                         options_.prefix_bits > 0 ? inputs : hidden_[b]);
       }
       int kind = 0;
       for (const layout::SiteSpec& site :
@@ -274,7 +273,7 @@ class Calibrator {
         LIFT_RETURN_IF_ERROR(LiftSiteTensors(site.matrices, std::move(hessian), layer, kind));
         kind += static_cast<int>(site.matrices.size());
       }
-      if (preset_.prefix_bits > 0) LIFT_RETURN_IF_ERROR(RunLifted(layer, first));
+      if (options_.prefix_bits > 0) LIFT_RETURN_IF_ERROR(RunLifted(layer, first));
       checkpoint_->LeaveResidentSet();
       progress.Update(layer + 1, layers);
     }

@@ -27,8 +27,8 @@ struct CalibrationOptions {
   std::vector<int> chain;  // stage sizes; empty = chosen from the variants
   std::optional<int> beam;
   // Each layer is fitted to what the layers before it give when they are read at so many bits
-  // (their first stages up to there); 0: to what the source gives. Empty: by quality.
-  std::optional<int> prefix_bits;
+  // (their first stages up to there); 0: to what the source gives.
+  int prefix_bits = 0;
   int threads = 0;  // 0 = all
   uint64_t seed = 1;
   bool measure = true;  // fill in KL and perplexity

@@ -69,8 +69,9 @@ void Describe(CLI::App& app, Arguments& a) {
       ->check(CLI::IsMember({16, 32, 64, 128, 256}));
   app.add_option("--prefix-bits", a.options.prefix_bits,
                  "fit each layer to inputs that the layers before it give at so many bits; 0: to "
-                 "the source's (default 0 fast, 3 else)")
-      ->check(CLI::Range(0, 12));
+                 "the source's")
+      ->check(CLI::Range(0, 12))
+      ->capture_default_str();
   app.add_option("--threads", a.options.threads, "worker threads (default: all cores)")
       ->check(CLI::Range(1, 1024));
   app.add_option("--seed", a.options.seed,

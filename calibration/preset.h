@@ -12,17 +12,16 @@ struct QualityPreset {
   double second_look;
   int64_t probe_tokens;  // that sensitivities are measured on
   bool per_tensor;       // SensitivityOptions
-  int prefix_bits;       // CalibrationOptions
 };
 
 inline QualityPreset PresetOf(CalibrationQuality quality) {
   switch (quality) {
     case CalibrationQuality::kFast:
-      return {32, 16, 48, 0, 256, false, 0};
+      return {32, 16, 48, 0, 256, false};
     case CalibrationQuality::kDefault:
-      return {64, 16, 48, 4, 512, false, 3};
+      return {64, 16, 48, 4, 512, false};
     default:
-      return {256, 16, 48, 0, 1024, true, 3};
+      return {256, 16, 48, 0, 1024, true};
   }
 }
 

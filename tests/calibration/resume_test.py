@@ -30,7 +30,7 @@ class Resume(unittest.TestCase):
         return subprocess.Popen(
             [str(PROGRAM), "--model", str(GOLDEN / model), "--calib", str(GOLDEN / "text/node_modules_and_packages.txt"),
              "--bits", "4,5", "--chain", "2,1,2", "--beam", "256", "--samples", "16", "--context", "96", "--threads", "2",
-             "--no-measure", "--out", str(self.out), *more], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+             "--prefix-bits", "3", "--no-measure", "--out", str(self.out), *more], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     def kill_midway(self):
         process = self.start()
