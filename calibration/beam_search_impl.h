@@ -13,6 +13,7 @@
 #include <bit>
 #include <cstring>
 #include <span>
+#include <type_traits>
 #include <utility>
 
 #include "calibration/beam_lookahead.h"
@@ -141,17 +142,17 @@ class Search {
     const int inside = static_cast<int>(std::min<int64_t>(kGuesses, p_.n - t));
     float guess[kGuesses] = {};  // a local that nothing else points to stays in registers
     for (int j = 0; j < inside; ++j) guess[j] = p_.target[t + j] + correction_[t + j];
-    const float* u = p_.upper + lo_ * p_.stride + t;
-    if (inside == kGuesses) {
+    const auto add_errors = [&](auto columns) {
+      const float* u = p_.upper + lo_ * p_.stride + t;
       for (int i = 0; i < count; ++i, u += p_.stride) {
         const float error = slots[i][best];
-        for (int j = 0; j < kGuesses; ++j) guess[j] += u[j] * error;
+        for (int j = 0; j < columns; ++j) guess[j] += u[j] * error;
       }
+    };
+    if (inside == kGuesses) {  // a constant, nearly always
+      add_errors(std::integral_constant<int, kGuesses>());
     } else {
-      for (int i = 0; i < count; ++i, u += p_.stride) {
-        const float error = slots[i][best];
-        for (int j = 0; j < inside; ++j) guess[j] += u[j] * error;
-      }
+      add_errors(inside);
     }
     std::copy_n(guess, kGuesses, guess_);
   }

@@ -52,14 +52,19 @@ TEST(Ldl, PaddingColumnsHaveNoWeight) {
   EXPECT_EQ(f.diagonal[20], 0);
 }
 
+std::vector<float> Gaussian(int64_t count, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& v : values) v = normal(random);
+  return values;
+}
+
 TEST(Hessian, AccumulatesSecondMomentsAndRotatesThem) {
   const int64_t dim = 36, tokens = 50;
   ThreadPool pool(2);
   const auto backend = MakeCpuBackend(pool, CpuIsa::kPortable);
-  std::mt19937_64 random(2);
-  std::normal_distribution<float> normal;
-  std::vector<float> x(static_cast<size_t>(dim * tokens));
-  for (float& v : x) v = normal(random);
+  const std::vector<float> x = Gaussian(dim * tokens, 2);
   Hessian h(dim);
   h.Accumulate(*backend, x.data(), 20);
   h.Accumulate(*backend, x.data() + 20 * dim, tokens - 20);
@@ -93,10 +98,7 @@ TEST(Hessian, OneLoudTokenDoesNotHideTheOthers) {
   const int64_t dim = 24, tokens = 400;
   ThreadPool pool(1);
   const auto backend = MakeCpuBackend(pool, CpuIsa::kPortable);
-  std::mt19937_64 random(4);
-  std::normal_distribution<float> normal;
-  std::vector<float> x(static_cast<size_t>(dim * tokens));
-  for (float& v : x) v = normal(random);
+  std::vector<float> x = Gaussian(dim * tokens, 4);
   for (int64_t d = 0; d < dim; ++d) x[static_cast<size_t>(d)] = d == 7 ? 3000.0f : 0.0f;
   Hessian h(dim);
   h.Accumulate(*backend, x.data(), tokens);

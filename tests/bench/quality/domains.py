@@ -19,17 +19,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "deploy" / "corpus"))
 import extract  # noqa: E402
 import mix  # noqa: E402
+from ggml_peers import run  # noqa: E402
 
 DOMAINS = {
     "medicine": ("gnumed-doc", "gnumed-doc/usr/share/doc/gnumed/user-manual/**/*.html"),
     "database": ("postgresql-doc-15", "postgresql-doc-15/usr/share/doc/postgresql-doc-15/html/*.html"),
 }
 CALIB_BYTES, EVAL_BYTES = 700_000, 120_000
-
-
-def run(*command):
-    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, check=True)
-    return done.stdout
 
 
 def unpack(package, work):

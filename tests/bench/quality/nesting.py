@@ -12,13 +12,9 @@ against full precision on text no one calibrated on. Reports are kept in --work,
 import argparse
 import json
 import pathlib
-import subprocess
 import sys
 
-
-def run(*command):
-    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout)
+from ggml_peers import run
 
 
 def study(args, chain):
@@ -29,11 +25,12 @@ def study(args, chain):
     first = int(chain.split("-")[0])
     bits = [b for b in args.bits.split(",") if float(b) > first or (float(b) == first and chain == args.nested)]
     lifted = args.work / f"{chain}.lift"
-    made = run(args.programs / "lift-calibrate", "--model", args.model, "--calib", args.corpus / "calib.txt", "--bits",
-               ",".join(bits), "--quality", args.quality, "--chain", chain.replace("-", ","), "--no-measure", "--quiet", "--json",
-               "--out", lifted)
-    measured = run(args.programs / "lift-eval", "--model", lifted, "--variant", "all", "--reference", args.model, "--text",
-                   args.corpus / "eval.txt", "--context", 1024, "--max-tokens", args.tokens, "--json")
+    made = json.loads(run(
+        args.programs / "lift-calibrate", "--model", args.model, "--calib", args.corpus / "calib.txt", "--bits", ",".join(bits),
+        "--quality", args.quality, "--chain", chain.replace("-", ","), "--no-measure", "--quiet", "--json", "--out", lifted))
+    measured = json.loads(run(
+        args.programs / "lift-eval", "--model", lifted, "--variant", "all", "--reference", args.model, "--text",
+        args.corpus / "eval.txt", "--context", 1024, "--max-tokens", args.tokens, "--json"))
     lifted.unlink()
     variants = [{"bits": float(b)} | {k: v[k] for k in ("bytes", "kl", "perplexity")} for b, v in zip(bits, measured["variants"])]
     result = {"chain": chain, "seconds": made["seconds"], "variants": variants}
