@@ -41,7 +41,7 @@ class Calibrator {
         preset_(PresetOf(options.quality)),
         pool_(options.threads > 0 ? options.threads : AvailableCores()),
         backend_(MakeCpuBackend(pool_)),
-        capture_(*backend_),
+        capture_(*backend_, pool_),
         start_(std::chrono::steady_clock::now()) {
     if (options.beam) preset_.beam = *options.beam;
     encoder_.beam = preset_.beam;
@@ -149,7 +149,7 @@ class Calibrator {
     const auto add = [&](std::string_view bytes) {
       hash.Update(std::as_bytes(std::span(bytes.data(), bytes.size())));
     };
-    add(absl::StrCat("lifted tensors 2 ", checkpoint_->source_sha256(), " ", options_.seed, " ",
+    add(absl::StrCat("lifted tensors 3 ", checkpoint_->source_sha256(), " ", options_.seed, " ",
                      encoder_.beam, " ", encoder_.block, " ", encoder_.lag, " ", encoder_.seam, " ",
                      encoder_.second_look, " ", options_.prefix_bits));
     for (const StageSpec& stage : ChainOf(result_.chain)) {
@@ -190,7 +190,7 @@ class Calibrator {
       if (!hessian) hessian.emplace(cols);
       std::vector<float> rotated = hessian->Rotated(rotation, padded, pool_);
       hessian.reset();  // before the factors, which need the memory
-      metric.emplace(std::move(rotated), padded, cols, stages, encoder_.seam, pool_);
+      metric.emplace(std::move(rotated), padded, cols, stages, encoder_.seam, *backend_, pool_);
     };
     for (const std::string& name : names) {
       const std::vector<float> w = DenseValues(*checkpoint_->Find(name));
@@ -294,7 +294,7 @@ class Calibrator {
     for (size_t b = 0; b < batches_.size(); ++b) {
       const int64_t tokens = batches_[b]->tokens();
       model_->FinalNorm(hidden_[b].data(), tokens, hidden_[b].data());
-      head.Accumulate(*backend_, hidden_[b].data(), tokens);
+      head.Accumulate(*backend_, pool_, hidden_[b].data(), tokens);
     }
     hidden_.clear();
     // A tied matrix is also looked up row by row, where every direction counts alike.

@@ -9,6 +9,7 @@
 
 #include "calibration/codes.h"
 #include "kernels/base/check.h"
+#include "kernels/cpu/cpu_backend.h"
 
 namespace lift {
 namespace {
@@ -30,7 +31,9 @@ const EncoderMetric& Flat(int64_t n, int64_t seam) {
   if (metric == nullptr || metric->n() != n) {
     std::vector<float> identity(static_cast<size_t>(n * n), 0.0f);
     for (int64_t i = 0; i < n; ++i) identity[static_cast<size_t>(i * n + i)] = 1.0f;
-    metric = std::make_unique<EncoderMetric>(identity, n, n, 0.0, seam);
+    ThreadPool alone(1);
+    const std::unique_ptr<Backend> backend = MakeCpuBackend(alone);
+    metric = std::make_unique<EncoderMetric>(identity, n, n, 0.0, seam, *backend, alone);
   }
   return *metric;
 }

@@ -39,11 +39,17 @@ double NoiseSpread(const LdlFactor& factor, int64_t live) {
   return sum / static_cast<double>(kNoises * live);
 }
 
-std::vector<float> ShiftBoth(const std::vector<float>& h, int64_t n, int64_t start) {
-  std::vector<float> out(h.size());
-  for (int64_t i = 0; i < n; ++i) {
+// The upper triangle of h [n, n] with both sides turned to begin at `start`: its first `size` rows
+// and columns.
+std::vector<float> TurnedUpper(const std::vector<float>& h, int64_t n, int64_t start,
+                               int64_t size) {
+  std::vector<float> out(static_cast<size_t>(size * size));
+  for (int64_t i = 0; i < size; ++i) {
     const auto row = h.begin() + (i + start) % n * n;
-    std::rotate_copy(row, row + start, row + n, out.begin() + i * n);
+    const auto turn = [&](int64_t j) { return row + (j + start) % n; };
+    const int64_t wrap = std::clamp(n - start, i, size);  // the first column that begins anew
+    const auto to = std::copy(turn(i), turn(i) + (wrap - i), out.begin() + i * size + i);
+    std::copy(turn(wrap), turn(wrap) + (size - wrap), to);
   }
   return out;
 }
@@ -157,14 +163,12 @@ int TraceBack(const SearchScratch& scratch, int64_t n, int beam, int lane, uint8
 }
 
 EncoderMetric::EncoderMetric(const std::vector<float>& given, int64_t n, int64_t live,
-                             double damping, int64_t seam, int64_t start)
+                             double damping, int64_t seam, Backend& backend, ThreadPool& pool,
+                             int64_t start)
     : live_(live), start_(start) {
   LIFT_CHECK(n % kTileColumns == 0 && static_cast<int64_t>(given.size()) == n * n);
   LIFT_CHECK(start >= 0 && start < n && (start == 0 || live == n));
-  std::vector<float> shifted;
-  if (start > 0) shifted = ShiftBoth(given, n, start);
-  const std::vector<float>& hessian = start > 0 ? shifted : given;
-  factor_ = LdlFactor::Compute(hessian.data(), n, n, live, damping);
+  factor_ = LdlFactor::Compute(TurnedUpper(given, n, start, n), n, live, damping, backend, pool);
   spread_ = NoiseSpread(factor_, live);
   // Padding columns are free, but with no weight at all every path would tie there and the
   // survivors that reach the next lap would be chosen by number, not by diversity: a little weight
@@ -173,15 +177,18 @@ EncoderMetric::EncoderMetric(const std::vector<float>& given, int64_t n, int64_t
   std::fill(factor_.diagonal.begin() + live, factor_.diagonal.end(), 1e-3f * least);
   const int64_t region = seam + kSeamForced;
   if (seam == 0 || live < region + kTileColumns) return;
-  seam_factor_ = LdlFactor::Compute(hessian.data(), n, region, region, damping);
+  seam_factor_ = LdlFactor::Compute(TurnedUpper(given, n, start, region), region, region, damping,
+                                    backend, pool);
   // G = H_AA^-1 H_AB with H_AA = (I + U) D (I + U)^T, all columns b at once.
   const int64_t width = n - region;
   const float* u = seam_factor_.upper.data();
   std::vector<float>& g = seam_gain_;
   g.resize(static_cast<size_t>(region * width));
-  for (int64_t a = 0; a < region; ++a)
-    std::copy_n(&hessian[static_cast<size_t>(a * n + region)], width,
-                &g[static_cast<size_t>(a * width)]);
+  for (int64_t a = 0; a < region; ++a) {
+    for (int64_t b = 0; b < width; ++b)
+      g[static_cast<size_t>(a * width + b)] =
+          given[static_cast<size_t>((a + start) % n * n + (region + b + start) % n)];
+  }
   const auto subtract = [&](int64_t to, int64_t from, float weight) {
     float* x = &g[static_cast<size_t>(to * width)];
     const float* y = &g[static_cast<size_t>(from * width)];

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "calibration/hessian.h"
+#include "calibration/ldl_factor.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/format/lifted_file.h"
 
@@ -36,7 +36,7 @@ class EncoderMetric {
   // hessian: [n, n] row-major, columns >= live are padding. n is a multiple of kTileColumns.
   // start: the circular rows are searched from this column on (> 0: no padding).
   EncoderMetric(const std::vector<float>& hessian, int64_t n, int64_t live, double damping,
-                int64_t seam, int64_t start = 0);
+                int64_t seam, Backend& backend, ThreadPool& pool, int64_t start = 0);
 
   int64_t n() const { return factor_.n; }
   int64_t live() const { return live_; }

@@ -2,25 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 
+#include "calibration/upper_product.h"
 #include "kernels/base/check.h"
 
 namespace lift {
 namespace {
-
-// Dot product in eight fixed lanes: the same sum on every machine, and the compiler can vectorize
-// it.
-LIFT_VECTOR_CLONES double Dot(const double* a, const double* b, int64_t n) {
-  double lane[8] = {};
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    for (int j = 0; j < 8; ++j) lane[j] += a[i + j] * b[i + j];
-  }
-  double sum = 0;
-  for (; i < n; ++i) sum += a[i] * b[i];
-  for (double x : lane) sum += x;
-  return sum;
-}
 
 // A token's square norm counts up to so many times the median. Some models give single tokens (the
 // first of a text) inputs a hundred times as large in one layer, where they are most of the sum:
@@ -51,22 +39,20 @@ std::vector<float> TokenScales(const float* x, int64_t tokens, int64_t dim) {
 
 }  // namespace
 
-void Hessian::Accumulate(Backend& backend, const float* x, int64_t tokens) {
+void Hessian::Accumulate(Backend& backend, ThreadPool& pool, const float* x, int64_t tokens) {
   if (tokens == 0) return;
-  std::vector<float> transposed(static_cast<size_t>(dim_ * tokens)),
-      product(static_cast<size_t>(dim_ * dim_));
+  const auto transposed =
+      std::make_unique_for_overwrite<float[]>(static_cast<size_t>(dim_ * tokens));
   const std::vector<float> scale = TokenScales(x, tokens, dim_);
-  constexpr int64_t kBlock = 64;
-  for (int64_t t0 = 0; t0 < tokens; t0 += kBlock) {
+  pool.ParallelFor(tokens, 64, [&](int64_t begin, int64_t end, int) {
     for (int64_t d = 0; d < dim_; ++d) {
-      for (int64_t t = t0; t < std::min(tokens, t0 + kBlock); ++t)
-        transposed[d * tokens + t] = scale[static_cast<size_t>(t)] * x[t * dim_ + d];
+      for (int64_t t = begin; t < end; ++t)
+        transposed[static_cast<size_t>(d * tokens + t)] =
+            scale[static_cast<size_t>(t)] * x[t * dim_ + d];
     }
-  }
-  const DenseMatrixView view{DType::kF32, dim_, tokens,
-                             reinterpret_cast<const std::byte*>(transposed.data())};
-  backend.DenseMatmul(view, transposed.data(), dim_, product.data());
-  for (size_t i = 0; i < product.size(); ++i) sum_[i] += product[i];
+  });
+  AddUpperProduct(transposed.get(), transposed.get(), dim_, tokens, 1.0f, sum_.data(), dim_,
+                  backend, pool);
   tokens_ += tokens;
 }
 
@@ -81,6 +67,9 @@ std::vector<float> Hessian::Rotated(const Rotation& rotation, int64_t padded,
                                     ThreadPool& pool) const {
   LIFT_CHECK(padded >= dim_ && rotation.dimension() == dim_);
   std::vector<float> h = sum_;
+  for (int64_t i = 0; i < dim_; ++i) {
+    for (int64_t j = 0; j < i; ++j) h[i * dim_ + j] = h[j * dim_ + i];
+  }
   const auto rotate_rows = [&] {
     pool.ParallelFor(dim_, 16, [&](int64_t begin, int64_t end, int) {
       std::vector<float> scratch(static_cast<size_t>(dim_));
@@ -102,37 +91,6 @@ std::vector<float> Hessian::Rotated(const Rotation& rotation, int64_t padded,
           0.5 * scale * (static_cast<double>(h[i * dim_ + j]) + h[j * dim_ + i]));
     }
     if (scale == 0) out[i * padded + i] = 1.0f;
-  }
-  return out;
-}
-
-LdlFactor LdlFactor::Compute(const float* hessian, int64_t stride, int64_t n, int64_t live,
-                             double damping) {
-  LIFT_CHECK(live <= n && live >= 1);
-  // Cholesky of the index-reversed matrix: lower C with A = C C^T, A(i, j) = H(live-1-i, live-1-j).
-  // Rows end at the diagonal: this is most of the memory that lifting a wide layer takes.
-  std::vector<double> c(static_cast<size_t>(live * (live + 1) / 2));
-  const auto row = [&](int64_t j) { return &c[static_cast<size_t>(j * (j + 1) / 2)]; };
-  for (int64_t j = 0; j < live; ++j) {
-    double* cj = row(j);
-    const auto a = [&](int64_t i, int64_t k) {
-      return static_cast<double>(hessian[(live - 1 - i) * stride + (live - 1 - k)]) +
-             (i == k ? damping : 0.0);
-    };
-    for (int64_t k = 0; k < j; ++k) cj[k] = (a(j, k) - Dot(cj, row(k), k)) / row(k)[k];
-    const double pivot = a(j, j) - Dot(cj, cj, j);
-    cj[j] = std::sqrt(std::max(pivot, 1e-9));
-  }
-  LdlFactor out;
-  out.n = n;
-  out.upper.assign(static_cast<size_t>(n * n), 0.0f);
-  out.diagonal.assign(static_cast<size_t>(n), 0.0f);
-  for (int64_t k = 0; k < live; ++k) {
-    const int64_t ck = live - 1 - k;
-    const double d = row(ck)[ck];
-    out.diagonal[k] = static_cast<float>(d * d);
-    for (int64_t s = 0; s < k; ++s)
-      out.upper[s * n + k] = static_cast<float>(row(live - 1 - s)[ck] / d);
   }
   return out;
 }

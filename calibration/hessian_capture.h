@@ -14,11 +14,11 @@ namespace lift {
 // Sums X^T X of every site of the layer that is running.
 class HessianCapture : public ActivationObserver {
  public:
-  explicit HessianCapture(Backend& backend) : backend_(backend) {}
+  HessianCapture(Backend& backend, ThreadPool& pool) : backend_(backend), pool_(pool) {}
   void OnInput(const std::string& site, const float* x, int64_t tokens, int64_t dim) override {
     auto it = sites_.find(site);
     if (it == sites_.end()) it = sites_.emplace(site, Hessian(dim)).first;
-    it->second.Accumulate(backend_, x, tokens);
+    it->second.Accumulate(backend_, pool_, x, tokens);
   }
   // What was summed of the site, which is forgotten; none if it had no input.
   std::optional<Hessian> Take(const std::string& site) {
@@ -30,6 +30,7 @@ class HessianCapture : public ActivationObserver {
 
  private:
   Backend& backend_;
+  ThreadPool& pool_;
   std::map<std::string, Hessian> sites_;
 };
 

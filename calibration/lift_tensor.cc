@@ -185,22 +185,14 @@ std::vector<StageSpec> MakeStages(const std::vector<int>& sizes) {
 }
 
 SiteMetric::SiteMetric(std::vector<float> hessian, int64_t padded, int64_t live,
-                       const std::vector<StageSpec>& stages, int64_t seam, ThreadPool& pool)
+                       const std::vector<StageSpec>& stages, int64_t seam, Backend& backend,
+                       ThreadPool& pool)
     : hessian_(std::move(hessian)), padded_(padded), live_(live) {
-  std::vector<Key> keys;
   for (const StageSpec& stage : stages) {
-    if (std::find(keys.begin(), keys.end(), KeyOf(stage)) == keys.end())
-      keys.push_back(KeyOf(stage));
+    const auto& [damping, start] = KeyOf(stage);
+    metrics_.try_emplace(KeyOf(stage), hessian_, padded_, live_, damping, seam, backend, pool,
+                         start);
   }
-  std::vector<std::unique_ptr<EncoderMetric>> made(keys.size());
-  pool.ParallelFor(static_cast<int64_t>(keys.size()), 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      const auto& [damping, start] = keys[static_cast<size_t>(i)];
-      made[static_cast<size_t>(i)] =
-          std::make_unique<EncoderMetric>(hessian_, padded_, live_, damping, seam, start);
-    }
-  });
-  for (size_t i = 0; i < keys.size(); ++i) metrics_.emplace(keys[i], std::move(*made[i]));
 }
 
 SiteMetric::Key SiteMetric::KeyOf(const StageSpec& stage) const {

@@ -33,7 +33,8 @@ class SiteMetric {
  public:
   // hessian: Hessian::Rotated, [padded, padded]. stages: all that will be asked for.
   SiteMetric(std::vector<float> hessian, int64_t padded, int64_t live,
-             const std::vector<StageSpec>& stages, int64_t seam, ThreadPool& pool);
+             const std::vector<StageSpec>& stages, int64_t seam, Backend& backend,
+             ThreadPool& pool);
   const EncoderMetric& of(const StageSpec& stage) const { return metrics_.at(KeyOf(stage)); }
   const std::vector<float>& hessian() const { return hessian_; }
   int64_t padded() const { return padded_; }

@@ -8,6 +8,7 @@
 
 #include "calibration/code_search.h"
 #include "calibration/codes.h"
+#include "kernels/cpu/cpu_backend.h"
 
 namespace lift {
 namespace {
@@ -46,6 +47,13 @@ std::vector<float> PowerLaw(int64_t n, uint64_t seed) {
   return out;
 }
 
+EncoderMetric Metric(const std::vector<float>& hessian, int64_t n, int64_t live, double damping,
+                     int64_t seam, int64_t start = 0) {
+  ThreadPool pool(2);
+  const auto backend = MakeCpuBackend(pool);
+  return EncoderMetric(hessian, n, live, damping, seam, *backend, pool, start);
+}
+
 double WeightedError(const std::vector<float>& h, const std::vector<float>& w,
                      const std::vector<float>& v, int64_t rows, int64_t n) {
   double sum = 0;
@@ -64,7 +72,7 @@ double WeightedError(const std::vector<float>& h, const std::vector<float>& w,
 double Encode(const LiftCode& code, const std::vector<float>& h, const std::vector<float>& w,
               int64_t rows, int64_t n, EncoderOptions options, double damping = 0.01) {
   ThreadPool pool(2);
-  const EncoderMetric metric(h, n, n, damping, options.seam);
+  const EncoderMetric metric = Metric(h, n, n, damping, options.seam);
   std::vector<uint8_t> bits(w.size());
   EncodeRows(code, 1.0f, metric, w.data(), rows, options, pool, bits.data());
   std::vector<float> v(w.size());
@@ -124,7 +132,7 @@ TEST(Encoder, SeamSearchCuresTheRowStart) {
     EncoderOptions options;
     options.seam = seam;
     options.lag = 32;
-    const EncoderMetric metric(Identity(n), n, n, 0.01, seam);
+    const EncoderMetric metric = Metric(Identity(n), n, n, 0.01, seam);
     std::vector<uint8_t> bits(w.size());
     const LiftCode code = *FindCode("2+1p");
     EncodeRows(code, 1.0f, metric, w.data(), rows, options, pool, bits.data());
@@ -175,7 +183,8 @@ TEST(Encoder, ASearchFromTheMiddleIsTheSearchOfTheTurnedRow) {
     for (int64_t s = 0; s < n; ++s) turned_h[t * n + s] = h[(t + start) % n * n + (s + start) % n];
   }
   ThreadPool pool(1);
-  const EncoderMetric middle(h, n, n, 0.1, 48, start), turned(turned_h, n, n, 0.1, 48);
+  const EncoderMetric middle = Metric(h, n, n, 0.1, 48, start),
+                      turned = Metric(turned_h, n, n, 0.1, 48);
   std::vector<uint8_t> bits(w.size()), turned_bits(w.size());
   EncodeRows(*FindCode("2+1p"), 1.0f, middle, w.data(), rows, {}, pool, bits.data());
   EncodeRows(*FindCode("2+1p"), 1.0f, turned, turned_w.data(), rows, {}, pool, turned_bits.data());
@@ -189,8 +198,8 @@ TEST(Encoder, ASearchFromTheMiddleIsTheSearchOfTheTurnedRow) {
 // vector.
 TEST(Encoder, SpreadIsWhatNoiseShapingCosts) {
   const int64_t n = 96;
-  EXPECT_DOUBLE_EQ(EncoderMetric(Identity(n), n, n, 0.1, 0).spread(), 1.0);
-  const EncoderMetric metric(PowerLaw(n, 7), n, n, 0.1, 0);
+  EXPECT_DOUBLE_EQ(Metric(Identity(n), n, n, 0.1, 0).spread(), 1.0);
+  const EncoderMetric metric = Metric(PowerLaw(n, 7), n, n, 0.1, 0);
   const std::vector<float>& u = metric.factor().upper;
   double sum = 0;
   for (int64_t i = 0; i < n; ++i) {
@@ -218,7 +227,7 @@ TEST(Encoder, EqualOnEveryIsaAndThreadCount) {
       EncoderOptions options;
       options.beam = beam;
       options.seam = 32;
-      const EncoderMetric metric(h, n, live, 0.1, options.seam);
+      const EncoderMetric metric = Metric(h, n, live, 0.1, options.seam);
       std::vector<uint8_t> first(w.size()), second(w.size());
       ThreadPool one(1), three(3);
       options.isa = EncoderOptions::Isa::kPortable;
@@ -238,7 +247,7 @@ TEST(Encoder, HostileTargetsDoNotBreakTheSearch) {
   for (int64_t t = 0; t < n; ++t) w[static_cast<size_t>(n + t)] = 1e30f;
   for (int64_t t = 0; t < n; ++t) w[static_cast<size_t>(2 * n + t)] = t == 40 ? 1e6f : 0.0f;
   ThreadPool pool(1);
-  const EncoderMetric metric(Identity(n), n, n, 0.01, 48);
+  const EncoderMetric metric = Metric(Identity(n), n, n, 0.01, 48);
   std::vector<uint8_t> bits(w.size(), 255);
   EncodeRows(*FindCode("2+1p"), 1.0f, metric, w.data(), rows, {}, pool, bits.data());
   for (uint8_t b : bits) EXPECT_LT(b, 4);

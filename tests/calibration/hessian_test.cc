@@ -10,48 +10,6 @@
 namespace lift {
 namespace {
 
-TEST(Ldl, FactorsReproduceTheQuadraticForm) {
-  const int64_t n = 24;
-  std::mt19937_64 random(1);
-  std::normal_distribution<double> normal;
-  std::vector<double> a(static_cast<size_t>(n * n));
-  for (double& x : a) x = normal(random);
-  std::vector<float> h(static_cast<size_t>(n * n));
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < n; ++j) {
-      double sum = 0;
-      for (int64_t k = 0; k < n; ++k)
-        sum += a[static_cast<size_t>(i * n + k)] * a[static_cast<size_t>(j * n + k)];
-      h[static_cast<size_t>(i * n + j)] = static_cast<float>(sum / n);
-    }
-  }
-  const double damping = 0.2;
-  const LdlFactor f = LdlFactor::Compute(h.data(), n, n, n, damping);
-  std::vector<double> e(static_cast<size_t>(n));
-  for (double& x : e) x = normal(random);
-  double direct = 0, factored = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < n; ++j)
-      direct += e[static_cast<size_t>(i)] * e[static_cast<size_t>(j)] *
-                (h[static_cast<size_t>(i * n + j)] + (i == j ? damping : 0));
-  }
-  for (int64_t k = 0; k < n; ++k) {
-    double sum = e[static_cast<size_t>(k)];
-    for (int64_t s = 0; s < k; ++s)
-      sum += f.upper[static_cast<size_t>(s * n + k)] * e[static_cast<size_t>(s)];
-    factored += f.diagonal[static_cast<size_t>(k)] * sum * sum;
-  }
-  EXPECT_NEAR(factored / direct, 1.0, 1e-4);
-}
-
-TEST(Ldl, PaddingColumnsHaveNoWeight) {
-  std::vector<float> h(32 * 32, 0.0f);
-  for (int i = 0; i < 20; ++i) h[static_cast<size_t>(i * 32 + i)] = 1.0f;
-  const LdlFactor f = LdlFactor::Compute(h.data(), 32, 32, 20, 0.1);
-  EXPECT_GT(f.diagonal[19], 0);
-  EXPECT_EQ(f.diagonal[20], 0);
-}
-
 std::vector<float> Gaussian(int64_t count, uint64_t seed) {
   std::mt19937_64 random(seed);
   std::normal_distribution<float> normal;
@@ -66,8 +24,8 @@ TEST(Hessian, AccumulatesSecondMomentsAndRotatesThem) {
   const auto backend = MakeCpuBackend(pool, CpuIsa::kPortable);
   const std::vector<float> x = Gaussian(dim * tokens, 2);
   Hessian h(dim);
-  h.Accumulate(*backend, x.data(), 20);
-  h.Accumulate(*backend, x.data() + 20 * dim, tokens - 20);
+  h.Accumulate(*backend, pool, x.data(), 20);
+  h.Accumulate(*backend, pool, x.data() + 20 * dim, tokens - 20);
   EXPECT_EQ(h.tokens(), tokens);
   const Rotation rotation({true, 99}, dim);
   const std::vector<float> rotated = h.Rotated(rotation, 64, pool);
@@ -101,7 +59,7 @@ TEST(Hessian, OneLoudTokenDoesNotHideTheOthers) {
   std::vector<float> x = Gaussian(dim * tokens, 4);
   for (int64_t d = 0; d < dim; ++d) x[static_cast<size_t>(d)] = d == 7 ? 3000.0f : 0.0f;
   Hessian h(dim);
-  h.Accumulate(*backend, x.data(), tokens);
+  h.Accumulate(*backend, pool, x.data(), tokens);
   const std::vector<float> sum = h.Rotated(Rotation({false, 0}, dim), 32, pool);
   // As it is, the token's column would have all 24 of the trace. Held to 32 tokens' worth it adds
   // 32 * 24 to a sum of 400 in its column, of 24 * (400 + 32) in all.
@@ -115,7 +73,7 @@ TEST(Hessian, AddIdentityWeighsTheMeanDiagonal) {
   const std::vector<float> x = {1, 0, 3,
                                 0};  // two tokens of two inputs: H = diag(10, 0), mean diagonal 5
   Hessian h(2);
-  h.Accumulate(*backend, x.data(), 2);
+  h.Accumulate(*backend, pool, x.data(), 2);
   h.AddIdentity(1.0);
   const std::vector<float> plain = h.Rotated(Rotation({false, 0}, 2), 32, pool);
   EXPECT_NEAR(plain[0], 15.0f / 10, 1e-6);  // diag(15, 5) scaled to mean 1

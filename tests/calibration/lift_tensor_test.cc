@@ -6,6 +6,7 @@
 #include <random>
 
 #include "calibration/codes.h"
+#include "calibration/hessian.h"
 #include "kernels/base/float16.h"
 #include "kernels/cpu/cpu_backend.h"
 
@@ -41,7 +42,7 @@ Lifted Lift(ThreadPool& pool, Backend& backend, int64_t rows, int64_t cols,
   const std::vector<StageSpec> chain = Chain(bits);
   const int64_t padded = PaddedColumns(cols);
   const SiteMetric metric(Hessian(cols).Rotated(rotation, padded, pool), padded, cols, chain, 48,
-                          pool);
+                          backend, pool);
   EncoderOptions options;
   options.beam = 32;
   options.second_look = second_look;
@@ -110,7 +111,8 @@ TEST(LiftTensor, RowsOfZerosStayZero) {
   const RotationSpec spec{true, 5};
   const Rotation rotation(spec, cols);
   const std::vector<StageSpec> chain = Chain({2});
-  const SiteMetric metric(Hessian(cols).Rotated(rotation, cols, pool), cols, cols, chain, 0, pool);
+  const SiteMetric metric(Hessian(cols).Rotated(rotation, cols, pool), cols, cols, chain, 0,
+                          *backend, pool);
   const LiftedTensorBits tensor =
       LiftTensor("z", w.data(), 3, cols, rotation, spec, metric, chain, {}, *backend, pool);
   std::vector<float> out(w.size(), 1.0f);
