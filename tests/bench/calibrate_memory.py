@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Memory that calibrating a 1.1B checkpoint takes: random weights of TinyLlama-1.1B's shape, calibrated while the resident set is
-watched by kind. Time grows with the parameters, memory must not.
+"""Memory that calibrating a large checkpoint takes: random weights of TinyLlama-1.1B's or Qwen2-7B's shape, calibrated while the
+resident set is watched by kind. Time grows with the parameters, memory must not.
 
-usage: calibrate_memory.py BUILD_DIR TOKENIZER_FOLDER CALIB_TEXT [--layers 22] [--bits 2,3] [--beam 16] [--samples 32] [--context 256]
+usage: calibrate_memory.py BUILD_DIR TOKENIZER_FOLDER CALIB_TEXT [--shape qwen2-7b] [--layers 22] [--bits 2,3] [--beam 16]
+                           [--samples 32] [--context 256]
 
 TOKENIZER_FOLDER is a Hugging Face folder whose tokenizer.json is taken (its vocabulary, too). Prints one JSON object: the peaks of the
 anonymous and the file-backed part, the largest block, and the bar: largest block x 4 + activations + 500 MB.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -19,49 +21,62 @@ import time
 
 import numpy as np
 
-HIDDEN, INNER, HEADS, KV_HEADS = 2048, 5632, 32, 4
+
+@dataclasses.dataclass
+class Shape:
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
 
 
-def tensors(layers, vocab):
-    yield "model.embed_tokens.weight", (vocab, HIDDEN)
-    kv = HIDDEN // HEADS * KV_HEADS
+SHAPES = {"tinyllama-1.1b": Shape(2048, 5632, 32, 4), "qwen2-7b": Shape(3584, 18944, 28, 4)}
+
+
+def tensors(shape, layers, vocab):
+    yield "model.embed_tokens.weight", (vocab, shape.hidden)
+    kv = shape.hidden // shape.heads * shape.kv_heads
     for i in range(layers):
         block = f"model.layers.{i}."
-        yield block + "input_layernorm.weight", (HIDDEN,)
-        for name, rows, cols in (("self_attn.q_proj", HIDDEN, HIDDEN), ("self_attn.k_proj", kv, HIDDEN), ("self_attn.v_proj", kv, HIDDEN),
-                                 ("self_attn.o_proj", HIDDEN, HIDDEN), ("mlp.gate_proj", INNER, HIDDEN),
-                                 ("mlp.up_proj", INNER, HIDDEN), ("mlp.down_proj", HIDDEN, INNER)):
+        yield block + "input_layernorm.weight", (shape.hidden,)
+        for name, rows, cols in (
+                ("self_attn.q_proj", shape.hidden, shape.hidden), ("self_attn.k_proj", kv, shape.hidden),
+                ("self_attn.v_proj", kv, shape.hidden), ("self_attn.o_proj", shape.hidden, shape.hidden),
+                ("mlp.gate_proj", shape.inner, shape.hidden), ("mlp.up_proj", shape.inner, shape.hidden),
+                ("mlp.down_proj", shape.hidden, shape.inner)):
             yield f"{block}{name}.weight", (rows, cols)
-        yield block + "post_attention_layernorm.weight", (HIDDEN,)
-    yield "model.norm.weight", (HIDDEN,)
-    yield "lm_head.weight", (vocab, HIDDEN)
+        yield block + "post_attention_layernorm.weight", (shape.hidden,)
+    yield "model.norm.weight", (shape.hidden,)
+    yield "lm_head.weight", (vocab, shape.hidden)
 
 
-def write_checkpoint(folder, source, layers):
+def write_checkpoint(folder, source, shape, layers):
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     vocab = config["vocab_size"]
-    config.update(hidden_size=HIDDEN, intermediate_size=INNER, num_attention_heads=HEADS, num_key_value_heads=KV_HEADS,
-                  num_hidden_layers=layers, head_dim=HIDDEN // HEADS, tie_word_embeddings=False, torch_dtype="bfloat16",
-                  max_position_embeddings=2048)
+    config.update(hidden_size=shape.hidden, intermediate_size=shape.inner, num_attention_heads=shape.heads,
+                  num_key_value_heads=shape.kv_heads, num_hidden_layers=layers, head_dim=shape.hidden // shape.heads,
+                  tie_word_embeddings=False, torch_dtype="bfloat16", max_position_embeddings=2048)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     for file in source.glob("tokenizer*"):
         shutil.copy(file, folder)
     header, at = {}, 0
-    for name, shape in tensors(layers, vocab):
-        size = 2 * int(np.prod(shape))
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, at + size]}
+    for name, size_of in tensors(shape, layers, vocab):
+        size = 2 * int(np.prod(size_of))
+        header[name] = {"dtype": "BF16", "shape": list(size_of), "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     random = np.random.default_rng(1)
     with open(folder / "model.safetensors", "wb") as out:
         out.write(struct.pack("<Q", len(text)) + text)
-        for _, shape in tensors(layers, vocab):
-            values = np.ones(shape, np.float32) if len(shape) == 1 else random.standard_normal(shape, np.float32) * shape[1] ** -0.5
+        for _, size_of in tensors(shape, layers, vocab):
+            if len(size_of) == 1:
+                values = np.ones(size_of, np.float32)
+            else:
+                values = random.standard_normal(size_of, np.float32) * size_of[1] ** -0.5
             out.write((values.view(np.uint32) >> 16).astype(np.uint16).tobytes())
-    kv = HIDDEN // HEADS * KV_HEADS
-    block = 2 * (2 * HIDDEN * HIDDEN + 2 * kv * HIDDEN + 3 * HIDDEN * INNER)
-    return at, max(block, 2 * vocab * HIDDEN)
+    one_layer = sum(int(np.prod(size)) for name, size in tensors(shape, 1, vocab) if ".layers." in name and len(size) == 2)
+    return at, max(2 * one_layer, 2 * vocab * shape.hidden)
 
 
 def resident(pid):
@@ -76,6 +91,7 @@ def main():
     parser.add_argument("build", type=pathlib.Path)
     parser.add_argument("tokenizer", type=pathlib.Path)
     parser.add_argument("calib", type=pathlib.Path)
+    parser.add_argument("--shape", choices=SHAPES, default="tinyllama-1.1b")
     parser.add_argument("--layers", type=int, default=22)
     parser.add_argument("--bits", default="2,3")
     parser.add_argument("--beam", type=int, default=16)
@@ -84,7 +100,7 @@ def main():
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        bytes_all, block = write_checkpoint(folder, flags.tokenizer, flags.layers)
+        bytes_all, block = write_checkpoint(folder, flags.tokenizer, SHAPES[flags.shape], flags.layers)
         command = [flags.build / "bin/lift-calibrate", "--model", folder, "--calib", flags.calib, "--bits", flags.bits, "--beam",
                    str(flags.beam), "--samples", str(flags.samples), "--context", str(flags.context), "--quality", "fast",
                    "--no-measure", "--out", folder / "out.lift", "--json"]
@@ -102,7 +118,7 @@ def main():
             report = json.loads(process.stdout.read() or "{}")
         seconds = time.monotonic() - start
     tokens = flags.samples * flags.context
-    activations = tokens * HIDDEN * 4
+    activations = tokens * SHAPES[flags.shape].hidden * 4
     print(json.dumps({"exit_code": process.returncode, "checkpoint_bytes": bytes_all, "largest_block_bytes": block,
                       "activation_bytes": activations, "bar_bytes": 4 * block + activations + 500_000_000,
                       **{f"peak_{kind}_bytes": value for kind, value in peaks.items()}, "seconds": seconds,
