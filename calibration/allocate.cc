@@ -73,7 +73,7 @@ double PredictedKl(std::span<const TensorCost> tensors, std::span<const PlaneUni
 
 std::vector<int> ChainForBits(std::vector<double> bits) {
   LIFT_CHECK(!bits.empty());
-  constexpr double kFineUpTo = 4, kRoomUpTo = 6;
+  constexpr double kFineUpTo = 6, kRoomUpTo = 6;
   std::sort(bits.begin(), bits.end());
   const double most = std::ceil(bits.back() - 1e-9);
   std::vector<int> chain = {bits.front() < 2 - 1e-9 ? 1 : 2};

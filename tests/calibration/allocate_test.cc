@@ -102,7 +102,7 @@ TEST(Allocate, GreedyMatchesExhaustiveSearchAtBreakPoints) {
 
 TEST(ChainForBits, FollowsTheVariantsAskedFor) {
   EXPECT_EQ(ChainForBits({2, 2.5, 3, 4, 6, 8}), (std::vector<int>{2, 1, 1, 2, 2}));
-  EXPECT_EQ(ChainForBits({2, 2.5, 3, 4, 5, 6, 8}), (std::vector<int>{2, 1, 1, 2, 2}));
+  EXPECT_EQ(ChainForBits({2, 2.5, 3, 4, 5, 6, 8}), (std::vector<int>{2, 1, 1, 1, 1, 2}));
   EXPECT_EQ(ChainForBits({4, 8}), (std::vector<int>{2, 2, 2, 2}));
   EXPECT_EQ(ChainForBits({7}), (std::vector<int>{2, 2, 2, 1}));
 }
