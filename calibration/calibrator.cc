@@ -182,15 +182,10 @@ class Calibrator {
     const Rotation& rotation = *rotations_.back();
     std::optional<SiteMetric> metric;  // once a part is not in the journal
     const auto make_metric = [&] {
-      std::vector<StageSpec> stages = ChainOf(result_.chain);
-      for (const Strip& strip : strips) {
-        const auto& chain = ChainOf(StripChain(result_.chain, strip.weight));
-        stages.insert(stages.end(), chain.begin(), chain.end());
-      }
       if (!hessian) hessian.emplace(cols);
-      std::vector<float> rotated = hessian->Rotated(rotation, padded, pool_);
-      hessian.reset();  // before the factors, which need the memory
-      metric.emplace(std::move(rotated), padded, cols, stages, encoder_.seam, *backend_, pool_);
+      metric.emplace(std::move(*hessian).Rotated(rotation, padded, pool_), padded, cols,
+                     encoder_.seam, names.size() > 1 || !strips.empty(), *backend_, pool_);
+      hessian.reset();
     };
     for (const std::string& name : names) {
       const std::vector<float> w = DenseValues(*checkpoint_->Find(name));

@@ -63,35 +63,40 @@ void Hessian::AddIdentity(double weight) {
   for (int64_t i = 0; i < dim_; ++i) sum_[i * dim_ + i] += add;
 }
 
-std::vector<float> Hessian::Rotated(const Rotation& rotation, int64_t padded,
-                                    ThreadPool& pool) const {
+std::vector<float> Hessian::Rotated(const Rotation& rotation, int64_t padded, ThreadPool& pool) && {
   LIFT_CHECK(padded >= dim_ && rotation.dimension() == dim_);
-  std::vector<float> h = sum_;
+  std::vector<float> h = std::move(sum_);
+  const auto at = [&](int64_t i, int64_t j) -> float& {
+    return h[static_cast<size_t>(i * dim_ + j)];
+  };
   for (int64_t i = 0; i < dim_; ++i) {
-    for (int64_t j = 0; j < i; ++j) h[i * dim_ + j] = h[j * dim_ + i];
+    for (int64_t j = 0; j < i; ++j) at(i, j) = at(j, i);
   }
   const auto rotate_rows = [&] {
     pool.ParallelFor(dim_, 16, [&](int64_t begin, int64_t end, int) {
       std::vector<float> scratch(static_cast<size_t>(dim_));
-      for (int64_t r = begin; r < end; ++r) rotation.Apply(&h[r * dim_], scratch.data());
+      for (int64_t r = begin; r < end; ++r) rotation.Apply(&at(r, 0), scratch.data());
     });
   };
   rotate_rows();  // H R^T
   for (int64_t i = 0; i < dim_; ++i) {
-    for (int64_t j = 0; j < i; ++j) std::swap(h[i * dim_ + j], h[j * dim_ + i]);
+    for (int64_t j = 0; j < i; ++j) std::swap(at(i, j), at(j, i));
   }
   rotate_rows();  // (H R^T)^T R^T = R H R^T, symmetric
   double trace = 0;
-  for (int64_t i = 0; i < dim_; ++i) trace += h[i * dim_ + i];
-  std::vector<float> out(static_cast<size_t>(padded * padded), 0.0f);
+  for (int64_t i = 0; i < dim_; ++i) trace += at(i, i);
   const double scale = trace > 0 ? static_cast<double>(dim_) / trace : 0.0;
   for (int64_t i = 0; i < dim_; ++i) {
-    for (int64_t j = 0; j < dim_; ++j) {
-      out[i * padded + j] = static_cast<float>(
-          0.5 * scale * (static_cast<double>(h[i * dim_ + j]) + h[j * dim_ + i]));
+    for (int64_t j = 0; j <= i; ++j) {
+      at(i, j) = at(j, i) =
+          static_cast<float>(0.5 * scale * (static_cast<double>(at(i, j)) + at(j, i)));
     }
-    if (scale == 0) out[i * padded + i] = 1.0f;
+    if (scale == 0) at(i, i) = 1.0f;
   }
+  if (padded == dim_) return h;
+  std::vector<float> out(static_cast<size_t>(padded * padded), 0.0f);
+  for (int64_t i = 0; i < dim_; ++i)
+    std::copy_n(&at(i, 0), dim_, &out[static_cast<size_t>(i * padded)]);
   return out;
 }
 

@@ -22,8 +22,8 @@ class Hessian {
   // Adds `weight` times the mean diagonal to the diagonal.
   void AddIdentity(double weight);
   // R H R^T, scaled so that its mean diagonal is 1; [padded, padded] with zeros past dim. All zero
-  // inputs give the identity.
-  std::vector<float> Rotated(const Rotation& rotation, int64_t padded, ThreadPool& pool) const;
+  // inputs give the identity. The sums are given up: for wide inputs they are most of the memory.
+  std::vector<float> Rotated(const Rotation& rotation, int64_t padded, ThreadPool& pool) &&;
 
  private:
   int64_t dim_, tokens_ = 0;

@@ -184,15 +184,22 @@ std::vector<StageSpec> MakeStages(const std::vector<int>& sizes) {
   return chain;
 }
 
-SiteMetric::SiteMetric(std::vector<float> hessian, int64_t padded, int64_t live,
-                       const std::vector<StageSpec>& stages, int64_t seam, Backend& backend,
-                       ThreadPool& pool)
-    : hessian_(std::move(hessian)), padded_(padded), live_(live) {
-  for (const StageSpec& stage : stages) {
-    const auto& [damping, start] = KeyOf(stage);
-    metrics_.try_emplace(KeyOf(stage), hessian_, padded_, live_, damping, seam, backend, pool,
-                         start);
-  }
+SiteMetric::SiteMetric(std::vector<float> hessian, int64_t padded, int64_t live, int64_t seam,
+                       bool keep, Backend& backend, ThreadPool& pool)
+    : hessian_(std::move(hessian)),
+      padded_(padded),
+      live_(live),
+      seam_(seam),
+      keep_(keep),
+      backend_(backend),
+      pool_(pool) {}
+
+const EncoderMetric& SiteMetric::of(const StageSpec& stage) {
+  const Key key = KeyOf(stage);
+  if (!keep_ && !metrics_.contains(key)) metrics_.clear();
+  return metrics_
+      .try_emplace(key, hessian_, padded_, live_, key.first, seam_, backend_, pool_, key.second)
+      .first->second;
 }
 
 SiteMetric::Key SiteMetric::KeyOf(const StageSpec& stage) const {
@@ -210,7 +217,7 @@ std::vector<float> DenseValues(const DenseMatrixView& view) {
 }
 
 LiftedTensorBits LiftTensor(const std::string& name, const float* w, int64_t rows, int64_t cols,
-                            const Rotation& rotation, RotationSpec spec, const SiteMetric& metric,
+                            const Rotation& rotation, RotationSpec spec, SiteMetric& metric,
                             const std::vector<StageSpec>& chain, const EncoderOptions& options,
                             Backend& backend, ThreadPool& pool) {
   const int64_t padded = metric.padded(), live = cols;

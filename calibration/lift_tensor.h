@@ -31,18 +31,23 @@ std::vector<StageSpec> MakeStages(const std::vector<int>& sizes);
 // the input.
 class SiteMetric {
  public:
-  // hessian: Hessian::Rotated, [padded, padded]. stages: all that will be asked for.
-  SiteMetric(std::vector<float> hessian, int64_t padded, int64_t live,
-             const std::vector<StageSpec>& stages, int64_t seam, Backend& backend,
-             ThreadPool& pool);
-  const EncoderMetric& of(const StageSpec& stage) const { return metrics_.at(KeyOf(stage)); }
+  // hessian: Hessian::Rotated, [padded, padded]. keep: a metric is kept once made, which takes as
+  // much memory as the hessian for every stage; else only the last one is, for an input of one
+  // tensor. Backend and pool must outlive it.
+  SiteMetric(std::vector<float> hessian, int64_t padded, int64_t live, int64_t seam, bool keep,
+             Backend& backend, ThreadPool& pool);
+  // Made when first asked for; valid until the next call.
+  const EncoderMetric& of(const StageSpec& stage);
   const std::vector<float>& hessian() const { return hessian_; }
   int64_t padded() const { return padded_; }
   int64_t live() const { return live_; }
 
  private:
   std::vector<float> hessian_;
-  int64_t padded_, live_;
+  int64_t padded_, live_, seam_;
+  bool keep_;
+  Backend& backend_;
+  ThreadPool& pool_;
   using Key = std::pair<double, int64_t>;  // damping, first column
   Key KeyOf(const StageSpec& stage) const;
   std::map<Key, EncoderMetric> metrics_;
@@ -69,7 +74,7 @@ std::vector<float> DenseValues(const DenseMatrixView& view);
 
 // w: [rows, cols] f32 in the model's own basis.
 LiftedTensorBits LiftTensor(const std::string& name, const float* w, int64_t rows, int64_t cols,
-                            const Rotation& rotation, RotationSpec spec, const SiteMetric& metric,
+                            const Rotation& rotation, RotationSpec spec, SiteMetric& metric,
                             const std::vector<StageSpec>& chain, const EncoderOptions& options,
                             Backend& backend, ThreadPool& pool);
 

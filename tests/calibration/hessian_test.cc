@@ -28,7 +28,7 @@ TEST(Hessian, AccumulatesSecondMomentsAndRotatesThem) {
   h.Accumulate(*backend, pool, x.data() + 20 * dim, tokens - 20);
   EXPECT_EQ(h.tokens(), tokens);
   const Rotation rotation({true, 99}, dim);
-  const std::vector<float> rotated = h.Rotated(rotation, 64, pool);
+  const std::vector<float> rotated = std::move(h).Rotated(rotation, 64, pool);
   // The same from rotated activations.
   std::vector<float> scratch(static_cast<size_t>(dim));
   std::vector<double> want(static_cast<size_t>(dim * dim), 0.0);
@@ -60,7 +60,7 @@ TEST(Hessian, OneLoudTokenDoesNotHideTheOthers) {
   for (int64_t d = 0; d < dim; ++d) x[static_cast<size_t>(d)] = d == 7 ? 3000.0f : 0.0f;
   Hessian h(dim);
   h.Accumulate(*backend, pool, x.data(), tokens);
-  const std::vector<float> sum = h.Rotated(Rotation({false, 0}, dim), 32, pool);
+  const std::vector<float> sum = std::move(h).Rotated(Rotation({false, 0}, dim), 32, pool);
   // As it is, the token's column would have all 24 of the trace. Held to 32 tokens' worth it adds
   // 32 * 24 to a sum of 400 in its column, of 24 * (400 + 32) in all.
   EXPECT_NEAR(sum[7 * 32 + 7], (400 + 32 * 24) / (400 + 32.0), 0.4);
@@ -75,15 +75,15 @@ TEST(Hessian, AddIdentityWeighsTheMeanDiagonal) {
   Hessian h(2);
   h.Accumulate(*backend, pool, x.data(), 2);
   h.AddIdentity(1.0);
-  const std::vector<float> plain = h.Rotated(Rotation({false, 0}, 2), 32, pool);
+  const std::vector<float> plain = std::move(h).Rotated(Rotation({false, 0}, 2), 32, pool);
   EXPECT_NEAR(plain[0], 15.0f / 10, 1e-6);  // diag(15, 5) scaled to mean 1
   EXPECT_NEAR(plain[33], 5.0f / 10, 1e-6);
 }
 
 TEST(Hessian, WithoutDataEveryDirectionCountsAlike) {
   ThreadPool pool(1);
-  const Hessian h(12);
-  const std::vector<float> rotated = h.Rotated(Rotation({true, 1}, 12), 32, pool);
+  Hessian h(12);
+  const std::vector<float> rotated = std::move(h).Rotated(Rotation({true, 1}, 12), 32, pool);
   for (int i = 0; i < 12; ++i) EXPECT_EQ(rotated[static_cast<size_t>(i * 32 + i)], 1.0f);
 }
 

@@ -41,8 +41,8 @@ Lifted Lift(ThreadPool& pool, Backend& backend, int64_t rows, int64_t cols,
   Rotation rotation(spec, cols);
   const std::vector<StageSpec> chain = Chain(bits);
   const int64_t padded = PaddedColumns(cols);
-  const SiteMetric metric(Hessian(cols).Rotated(rotation, padded, pool), padded, cols, chain, 48,
-                          backend, pool);
+  SiteMetric metric(Hessian(cols).Rotated(rotation, padded, pool), padded, cols, 48, true, backend,
+                    pool);
   EncoderOptions options;
   options.beam = 32;
   options.second_look = second_look;
@@ -103,6 +103,35 @@ TEST(LiftTensor, PlanesRoundTrip) {
   EXPECT_EQ(planes[tile * 64 + 4] >> 1 & 1, bits[17 * 96 + 33] >> 1 & 1);
 }
 
+TEST(LiftTensor, MetricsThatAreNotKeptAreTheSame) {
+  ThreadPool pool(2);
+  const auto backend = MakeCpuBackend(pool);
+  const int64_t rows = 8, cols = 288;
+  std::mt19937_64 random(4);
+  std::normal_distribution<float> normal;
+  std::vector<float> w(static_cast<size_t>(rows * cols)), x(static_cast<size_t>(400 * cols));
+  for (float& v : w) v = normal(random);
+  for (float& v : x) v = normal(random);
+  const RotationSpec spec{true, 5};
+  const Rotation rotation(spec, cols);
+  const std::vector<StageSpec> chain = MakeStages({2, 1, 1, 2});
+  std::vector<LiftedTensorBits> lifted;
+  for (const bool keep : {true, false}) {
+    Hessian hessian(cols);
+    hessian.Accumulate(*backend, pool, x.data(), 400);
+    SiteMetric metric(std::move(hessian).Rotated(rotation, cols, pool), cols, cols, 48, keep,
+                      *backend, pool);
+    for (int tensor = 0; tensor < 2; ++tensor) {
+      lifted.push_back(
+          LiftTensor("t", w.data(), rows, cols, rotation, spec, metric, chain, {}, *backend, pool));
+    }
+  }
+  for (size_t i = 1; i < lifted.size(); ++i) {
+    for (size_t j = 0; j < chain.size(); ++j)
+      EXPECT_EQ(lifted[i].stages[j].planes, lifted[0].stages[j].planes) << i << ", stage " << j;
+  }
+}
+
 TEST(LiftTensor, RowsOfZerosStayZero) {
   ThreadPool pool(1);
   const auto backend = MakeCpuBackend(pool, CpuIsa::kPortable);
@@ -111,8 +140,8 @@ TEST(LiftTensor, RowsOfZerosStayZero) {
   const RotationSpec spec{true, 5};
   const Rotation rotation(spec, cols);
   const std::vector<StageSpec> chain = Chain({2});
-  const SiteMetric metric(Hessian(cols).Rotated(rotation, cols, pool), cols, cols, chain, 0,
-                          *backend, pool);
+  SiteMetric metric(Hessian(cols).Rotated(rotation, cols, pool), cols, cols, 0, true, *backend,
+                    pool);
   const LiftedTensorBits tensor =
       LiftTensor("z", w.data(), 3, cols, rotation, spec, metric, chain, {}, *backend, pool);
   std::vector<float> out(w.size(), 1.0f);
