@@ -188,8 +188,8 @@ class Calibrator {
       hessian.reset();
     };
     for (const std::string& name : names) {
-      const std::vector<float> w = DenseValues(*checkpoint_->Find(name));
-      const int64_t rows = static_cast<int64_t>(w.size()) / cols;
+      const DenseMatrixView view = *checkpoint_->Find(name);
+      const int64_t rows = view.rows;
       const Strip whole{0, rows, 1.0};
       const std::span<const Strip> parts = strips.empty() ? std::span(&whole, 1) : strips;
       ProbedMatrix matrix{{name, layer, kind++, rows, cols, 0}, tensors_.size(), {}};
@@ -198,23 +198,21 @@ class Calibrator {
         const auto& chain = ChainOf(StripChain(result_.chain, strip.weight));
         const std::string part =
             parts.size() == 1 ? name : StripName(name, static_cast<int>(&strip - parts.data()));
-        tensors_.push_back({{}, {}, &rotation, &chain, checkpoint_->Find(name)});
+        const DenseMatrixView source{view.type, strip.rows, cols, view.row(strip.begin)};
+        tensors_.push_back({{}, {}, &rotation, &chain, source});
         LiftedTensorBits& lifted = tensors_.back().bits;
         if (journal_->Has(part)) {
           LIFT_ASSIGN_OR_RETURN(lifted, journal_->Read(part));
         } else {
           if (!metric) make_metric();
-          lifted = LiftTensor(part, &w[static_cast<size_t>(strip.begin * cols)], strip.rows, cols,
-                              rotation, spec, *metric, chain, encoder_, *backend_, pool_);
+          lifted = LiftTensor(part, DenseValues(source), strip.rows, cols, rotation, spec, *metric,
+                              chain, encoder_, *backend_, pool_);
           LIFT_RETURN_IF_ERROR(journal_->Append(lifted));
         }
         for (LiftedStageBits& stage : lifted.stages) {  // the journal has them
           tensors_.back().stage_bytes.push_back(stage.planes.size());
           stage.planes = {};
         }
-        DenseMatrixView& source = *tensors_.back().source;
-        source.data = source.row(strip.begin);
-        source.rows = strip.rows;
         // What the strip adds to the error of the matrix's use.
         matrix.shares.push_back(strip.weight * lifted.energy * lifted.error[1]);
         left += matrix.shares.back();
@@ -392,7 +390,8 @@ class Calibrator {
             {code_index[(*part.chain)[j].code.name], tensor.stages[j].gain, planes[j], map});
       }
       writer_->AddTensor(tensor.name, tensor.rows, tensor.cols, tensor.rotation, tensor.row_scale,
-                         std::move(stages), keep_source ? part.source : std::nullopt);
+                         std::move(stages),
+                         keep_source ? std::optional(part.source) : std::nullopt);
     }
     writer_->SetPlaneOrder(order_);
     LIFT_ASSIGN_OR_RETURN(const auto file, WriteVariants());
@@ -454,7 +453,7 @@ class Calibrator {
     std::vector<uint64_t> stage_bytes;
     const Rotation* rotation;
     const std::vector<StageSpec>* chain;
-    std::optional<DenseMatrixView> source;
+    DenseMatrixView source;
   };
   struct ProbedMatrix {
     ProbedTensor probed;

@@ -28,17 +28,18 @@ double Inner(const float* a, const float* b, int64_t n) {
   return sum;
 }
 
-std::vector<float> RotateRows(const float* w, int64_t rows, int64_t cols, int64_t padded,
+// Rows [rows, cols] rotated and padded.
+std::vector<float> RotateRows(std::vector<float> w, int64_t rows, int64_t cols, int64_t padded,
                               const Rotation& rotation, ThreadPool& pool) {
-  std::vector<float> out(static_cast<size_t>(rows * padded), 0.0f);
   pool.ParallelFor(rows, 16, [&](int64_t begin, int64_t end, int) {
     std::vector<float> scratch(static_cast<size_t>(cols));
-    for (int64_t r = begin; r < end; ++r) {
-      float* row = &out[static_cast<size_t>(r * padded)];
-      std::memcpy(row, w + r * cols, sizeof(float) * static_cast<size_t>(cols));
-      rotation.Apply(row, scratch.data());
-    }
+    for (int64_t r = begin; r < end; ++r)
+      rotation.Apply(&w[static_cast<size_t>(r * cols)], scratch.data());
   });
+  if (padded == cols) return w;
+  std::vector<float> out(static_cast<size_t>(rows * padded), 0.0f);
+  for (int64_t r = 0; r < rows; ++r)
+    std::copy_n(&w[static_cast<size_t>(r * cols)], cols, &out[static_cast<size_t>(r * padded)]);
   return out;
 }
 
@@ -216,14 +217,14 @@ std::vector<float> DenseValues(const DenseMatrixView& view) {
   return w;
 }
 
-LiftedTensorBits LiftTensor(const std::string& name, const float* w, int64_t rows, int64_t cols,
-                            const Rotation& rotation, RotationSpec spec, SiteMetric& metric,
-                            const std::vector<StageSpec>& chain, const EncoderOptions& options,
-                            Backend& backend, ThreadPool& pool) {
+LiftedTensorBits LiftTensor(const std::string& name, std::vector<float> w, int64_t rows,
+                            int64_t cols, const Rotation& rotation, RotationSpec spec,
+                            SiteMetric& metric, const std::vector<StageSpec>& chain,
+                            const EncoderOptions& options, Backend& backend, ThreadPool& pool) {
   const int64_t padded = metric.padded(), live = cols;
   LIFT_CHECK(padded == PaddedColumns(cols) && metric.live() == live && !chain.empty());
   LiftedTensorBits out{name, rows, cols, padded, spec, {}, {}, 0, {1.0}};
-  const std::vector<float> rotated = RotateRows(w, rows, cols, padded, rotation, pool);
+  const std::vector<float> rotated = RotateRows(std::move(w), rows, cols, padded, rotation, pool);
   out.row_scale = UnitScales(rotated, rows, padded, live);
   std::vector<float> sum(rotated.size(), 0.0f), target, v(rotated.size());
   Residual(rotated, out.row_scale, sum, rows, padded, live, target);

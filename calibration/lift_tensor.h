@@ -72,11 +72,11 @@ struct LiftedTensorBits {
 // A matrix of a checkpoint as float32, [rows, cols].
 std::vector<float> DenseValues(const DenseMatrixView& view);
 
-// w: [rows, cols] f32 in the model's own basis.
-LiftedTensorBits LiftTensor(const std::string& name, const float* w, int64_t rows, int64_t cols,
-                            const Rotation& rotation, RotationSpec spec, SiteMetric& metric,
-                            const std::vector<StageSpec>& chain, const EncoderOptions& options,
-                            Backend& backend, ThreadPool& pool);
+// w: [rows, cols] in the model's own basis.
+LiftedTensorBits LiftTensor(const std::string& name, std::vector<float> w, int64_t rows,
+                            int64_t cols, const Rotation& rotation, RotationSpec spec,
+                            SiteMetric& metric, const std::vector<StageSpec>& chain,
+                            const EncoderOptions& options, Backend& backend, ThreadPool& pool);
 
 // The reconstruction after `stages` stages, in the model's own basis: out [rows, cols].
 void ReconstructTensor(const LiftedTensorBits& tensor, const std::vector<StageSpec>& chain,

@@ -47,7 +47,7 @@ Lifted Lift(ThreadPool& pool, Backend& backend, int64_t rows, int64_t cols,
   options.beam = 32;
   options.second_look = second_look;
   LiftedTensorBits tensor =
-      LiftTensor("t", w.data(), rows, cols, rotation, spec, metric, chain, options, backend, pool);
+      LiftTensor("t", w, rows, cols, rotation, spec, metric, chain, options, backend, pool);
   return {std::move(tensor), std::move(w), std::move(rotation), chain};
 }
 
@@ -123,7 +123,7 @@ TEST(LiftTensor, MetricsThatAreNotKeptAreTheSame) {
                       *backend, pool);
     for (int tensor = 0; tensor < 2; ++tensor) {
       lifted.push_back(
-          LiftTensor("t", w.data(), rows, cols, rotation, spec, metric, chain, {}, *backend, pool));
+          LiftTensor("t", w, rows, cols, rotation, spec, metric, chain, {}, *backend, pool));
     }
   }
   for (size_t i = 1; i < lifted.size(); ++i) {
@@ -143,7 +143,7 @@ TEST(LiftTensor, RowsOfZerosStayZero) {
   SiteMetric metric(Hessian(cols).Rotated(rotation, cols, pool), cols, cols, 0, true, *backend,
                     pool);
   const LiftedTensorBits tensor =
-      LiftTensor("z", w.data(), 3, cols, rotation, spec, metric, chain, {}, *backend, pool);
+      LiftTensor("z", w, 3, cols, rotation, spec, metric, chain, {}, *backend, pool);
   std::vector<float> out(w.size(), 1.0f);
   ReconstructTensor(tensor, chain, 1, rotation, pool, out.data());
   for (float x : out) EXPECT_EQ(x, 0.0f);
