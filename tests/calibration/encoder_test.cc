@@ -4,22 +4,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <random>
 
 #include "calibration/code_search.h"
 #include "calibration/codes.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "tests/calibration/gaussian.h"
 
 namespace lift {
 namespace {
-
-std::vector<float> Gaussian(size_t n, uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> x(n);
-  for (float& v : x) v = normal(random);
-  return x;
-}
 
 std::vector<float> Identity(int64_t n) {
   std::vector<float> h(static_cast<size_t>(n * n), 0.0f);

@@ -3,20 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <random>
 
 #include "kernels/cpu/cpu_backend.h"
+#include "tests/calibration/gaussian.h"
 
 namespace lift {
 namespace {
-
-std::vector<float> Gaussian(int64_t count, uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& v : values) v = normal(random);
-  return values;
-}
 
 TEST(Hessian, AccumulatesSecondMomentsAndRotatesThem) {
   const int64_t dim = 36, tokens = 50;

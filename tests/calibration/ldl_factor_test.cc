@@ -3,21 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <random>
 
 #include "calibration/upper_product.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "tests/calibration/gaussian.h"
 
 namespace lift {
 namespace {
-
-std::vector<float> Gaussian(int64_t count, uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& v : values) v = normal(random);
-  return values;
-}
 
 // A symmetric matrix [n, n] of second moments of so many samples, one direction of which is loud.
 std::vector<float> Moments(int64_t n, int64_t samples, uint64_t seed) {

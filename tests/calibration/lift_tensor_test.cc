@@ -9,6 +9,7 @@
 #include "calibration/hessian.h"
 #include "kernels/base/float16.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "tests/calibration/gaussian.h"
 
 namespace lift {
 namespace {
@@ -107,11 +108,7 @@ TEST(LiftTensor, MetricsThatAreNotKeptAreTheSame) {
   ThreadPool pool(2);
   const auto backend = MakeCpuBackend(pool);
   const int64_t rows = 8, cols = 288;
-  std::mt19937_64 random(4);
-  std::normal_distribution<float> normal;
-  std::vector<float> w(static_cast<size_t>(rows * cols)), x(static_cast<size_t>(400 * cols));
-  for (float& v : w) v = normal(random);
-  for (float& v : x) v = normal(random);
+  const std::vector<float> w = Gaussian(rows * cols, 4), x = Gaussian(400 * cols, 5);
   const RotationSpec spec{true, 5};
   const Rotation rotation(spec, cols);
   const std::vector<StageSpec> chain = MakeStages({2, 1, 1, 2});
