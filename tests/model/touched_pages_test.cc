@@ -1,6 +1,8 @@
 // What a step says it read, beside what the kernel saw it touch: the pages of the lifted file's
 // mapping whose accessed bit is set after one step.
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <span>
@@ -12,14 +14,15 @@
 namespace lift {
 namespace {
 
-// Clears the accessed bits, also of pages that this core has in its TLB and would not mark again.
-bool ForgetAccesses() {
+// Clears the accessed bits of the pages that hold `bytes`, a read-only mapping. A core does not set
+// them again for pages that it has in its TLB; taking the right to read away and back empties that.
+bool ForgetAccesses(std::span<const std::byte> bytes) {
   if (!(std::ofstream("/proc/self/clear_refs") << "1\n")) return false;
-  constexpr size_t kPage = 4096, kPages = 1 << 15;
-  static std::vector<char> other(kPage * kPages, 1);
-  volatile char* byte = other.data();
-  for (size_t i = 0; i < kPages; ++i) byte[i * kPage] = 2;
-  return true;
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto first = reinterpret_cast<uintptr_t>(bytes.data()) / page * page;
+  const size_t size = reinterpret_cast<uintptr_t>(bytes.data()) + bytes.size() - first;
+  void* const pages = reinterpret_cast<void*>(first);
+  return ::mprotect(pages, size, PROT_NONE) == 0 && ::mprotect(pages, size, PROT_READ) == 0;
 }
 
 // Bytes of the pages accessed since, of the mappings that hold `bytes`; negative: the kernel does
@@ -66,7 +69,8 @@ TEST_F(TouchedPages, OnlyTheExpertsThatTokensChoseAreRead) {
   // beside an expert; each run of planes may begin and end inside a page.
   const auto expect = [&](std::span<const SequenceChunk> chunks, double part) {
     test.model->Step(chunks, logits);  // every page of it is mapped
-    if (!ForgetAccesses()) GTEST_SKIP() << "the kernel has no /proc/self/clear_refs";
+    if (!ForgetAccesses((*file)->planes()))
+      GTEST_SKIP() << "the kernel has no /proc/self/clear_refs";
     const auto said = static_cast<double>(test.model->Step(chunks, logits).weight_bytes_read);
     const double accessed = AccessedBytes((*file)->planes());
     if (accessed <= 0) GTEST_SKIP() << "the kernel does not report accessed pages";
