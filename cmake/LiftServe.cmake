@@ -62,7 +62,7 @@ endfunction()
 
 # For code whose own speed does not matter: what is tested is in the libraries. A test compiles in two thirds of the time.
 function(lift_compile_fast target)
-  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
+  target_compile_options(${target} PRIVATE $<$<AND:$<CONFIG:Release>,$<COMPILE_LANGUAGE:CXX>>:-O1>)
 endfunction()
 
 # lift_test(NAME SOURCES a_test.cc [DEPS targets...] [LABELS l...]): one GoogleTest binary, one CTest entry.

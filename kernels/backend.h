@@ -1,11 +1,13 @@
 // What a device must offer to run a model: buffers and one virtual call per op. No CUDA headers
-// here. All activations are row-major f32 [tokens, features] in the backend's memory. Ops check
+// here. All activations are row-major f32 [tokens, features]. Ops check
 // their arguments with LIFT_CHECK (programmer errors); nothing is allocated inside an op except
 // from `Workspace` scratch the caller passes.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
@@ -87,6 +89,18 @@ class LiftedActivations {
   virtual ~LiftedActivations() = default;
 };
 
+// One expert of a mixture: down(silu(gate(x)) * up(x)).
+struct ExpertWeights {
+  const LiftSite *gate_up = nullptr, *down_input = nullptr;
+  const LiftedMatrix *gate = nullptr, *up = nullptr, *down = nullptr;
+};
+// The experts of one layer as a device keeps them. Opaque; made by MakeExpertLayer, whose backend
+// outlives it.
+class ExpertLayer {
+ public:
+  virtual ~ExpertLayer() = default;
+};
+
 // Attention over the paged state: sequence i of a step.
 struct AttentionSequence {
   int64_t first_row = 0;            // of this sequence's new tokens in the step's activation rows
@@ -153,6 +167,29 @@ class Backend {
   virtual std::string_view device() const = 0;  // "cpu", "cuda:0"
   virtual std::string description() const = 0;  // chosen ISA, threads
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes, MemoryKind kind) = 0;
+  // Does the host read and write buffers directly? If not, by Upload and Download alone. Ops take
+  // buffers, adopted memory and any other host memory alike; for the last a device copies.
+  virtual bool host_memory() const { return true; }
+  // Weights that ops will be given again and again: a device makes its own copy, once, and host
+  // memory is not read any more. RESOURCE_EXHAUSTED if it has no room. They must not change until
+  // they are abandoned.
+  virtual absl::Status Adopt(std::span<const std::byte> host) {
+    (void)host;
+    return absl::OkStatus();
+  }
+  virtual void Abandon(std::span<const std::byte> host) { (void)host; }
+  // Between host memory and a buffer. Ops before are done when Download returns.
+  virtual void Upload(const void* host, size_t bytes, void* buffer) {
+    std::memcpy(buffer, host, bytes);
+  }
+  virtual void Download(const void* buffer, size_t bytes, void* host) {
+    std::memcpy(host, buffer, bytes);
+  }
+  // Bytes of device memory that belong to buffers and adopted weights; 0 where that is host memory.
+  virtual uint64_t allocated_bytes(MemoryKind kind) const {
+    (void)kind;
+    return 0;
+  }
 
   // out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * gain.  x, out: [tokens, dim]; may alias.
   virtual void RmsNorm(const float* x, const float* gain, float eps, int64_t tokens, int64_t dim,
@@ -164,6 +201,10 @@ class Backend {
   virtual void Add(float* x, const float* y, int64_t n) = 0;
   // x *= y over n elements.
   virtual void Multiply(float* x, const float* y, int64_t n) = 0;
+  // x *= factor over n elements.
+  virtual void Scale(float* x, float factor, int64_t n) = 0;
+  // x = 0 over n elements.
+  virtual void Clear(float* x, int64_t n) { std::fill(x, x + n, 0.0f); }
   // y[t] += bias.
   virtual void AddBias(float* y, const float* bias, int64_t tokens, int64_t dim) = 0;
   // out = silu(gate) * up, elementwise over n; may alias gate.
@@ -236,9 +277,46 @@ class Backend {
                              std::span<const uint8_t> variants) {
     for (const LiftedProduct& product : products) LiftedMatmul(*product.w, u, variants, product.y);
   }
+  // Experts in one go, rows grouped by expert on the device, so that the host does not wait for the
+  // choice. Null where a device has no such kernels: then the caller goes expert by expert.
+  virtual std::unique_ptr<ExpertLayer> MakeExpertLayer(std::span<const ExpertWeights> experts,
+                                                       int64_t per_token) {
+    (void)experts, (void)per_token;
+    return nullptr;
+  }
+  // out [tokens, hidden] = sum over each row's `per_token` best experts by score (the lower index
+  // of equals), weighted by softmax over those. x: [tokens, hidden]; scores: [tokens, experts].
+  // Variants are lifted ones. Only the planes of experts that a row chose are read.
+  virtual void RunExperts(ExpertLayer& layer, const float* x, const float* scores, int64_t tokens,
+                          std::span<const uint8_t> variants, float* out) {
+    (void)layer, (void)x, (void)scores, (void)tokens, (void)variants, (void)out;
+  }
+  // [experts]: 1 + the finest variant of the rows that chose it in the last RunExperts, 0 if none
+  // did. Waits for the device.
+  virtual std::vector<int32_t> TouchedExperts(ExpertLayer& layer) {
+    (void)layer;
+    return {};
+  }
   // out [cols] = row `row` of w at `variant`, rotated back to the model's own basis (embedding
   // look-up).
   virtual void LiftedRow(const LiftedMatrix& w, int64_t row, int variant, float* out) = 0;
+  // out [rows.size(), dim]: each as DenseRow or LiftedRow gives it.
+  struct EmbeddingRow {
+    const LiftedMatrix* lifted = nullptr;  // or `dense`
+    const DenseMatrixView* dense = nullptr;
+    int64_t row = 0;
+    int variant = 0;
+  };
+  virtual void EmbeddingRows(std::span<const EmbeddingRow> rows, int64_t dim, float* out) {
+    for (const EmbeddingRow& r : rows) {
+      if (r.lifted != nullptr) {
+        LiftedRow(*r.lifted, r.row, r.variant, out);
+      } else {
+        DenseRow(*r.dense, r.row, out);
+      }
+      out += dim;
+    }
+  }
 };
 
 }  // namespace lift

@@ -88,6 +88,12 @@ void CpuBackend::Multiply(float* x, const float* y, int64_t n) {
   });
 }
 
+void CpuBackend::Scale(float* x, float factor, int64_t n) {
+  For(n, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) x[i] *= factor;
+  });
+}
+
 void CpuBackend::AddBias(float* y, const float* bias, int64_t tokens, int64_t dim) {
   For(tokens, dim, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) k_.add(y + t * dim, bias, dim);

@@ -74,6 +74,7 @@ class CpuBackend final : public Backend {
                  int64_t dim, float* out) override;
   void Add(float* x, const float* y, int64_t n) override;
   void Multiply(float* x, const float* y, int64_t n) override;
+  void Scale(float* x, float factor, int64_t n) override;
   void AddBias(float* y, const float* bias, int64_t tokens, int64_t dim) override;
   void SwiGlu(const float* gate, const float* up, int64_t n, float* out) override;
   void Gelu(float* x, int64_t n, bool tanh_form) override;

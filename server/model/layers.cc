@@ -91,6 +91,15 @@ void ApplySite(const LinearSite& site, const float* x, const RowVariants& rows, 
   }
 }
 
+void ShowInput(ActivationObserver* observer, Backend& backend, const LinearSite& site,
+               const float* x, int64_t tokens, int64_t dim) {
+  if (observer == nullptr) return;
+  if (backend.host_memory()) return observer->OnInput(site.name, x, tokens, dim);
+  std::vector<float> copy(static_cast<size_t>(tokens * dim));
+  backend.Download(x, copy.size() * sizeof(float), copy.data());
+  observer->OnInput(site.name, copy.data(), tokens, dim);
+}
+
 namespace {
 
 std::vector<double> Frequencies(const RopeConfig& config) {

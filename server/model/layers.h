@@ -61,6 +61,10 @@ absl::StatusOr<LinearSite> BindSite(const Weights& weights, const layout::SiteSp
 void ApplySite(const LinearSite& site, const float* x, const RowVariants& rows, Backend& backend,
                LiftedActivations& scratch, std::span<float* const> outputs);
 
+// Shows an observer, if there is one, the input of a site; x: [tokens, dim] of the backend.
+void ShowInput(ActivationObserver* observer, Backend& backend, const LinearSite& site,
+               const float* x, int64_t tokens, int64_t dim);
+
 // Angle per position of each rotated pair, scaling applied: [dimension / 2].
 std::vector<float> RopeFrequencies(const RopeConfig& config);
 
@@ -81,6 +85,9 @@ class RopeTable {
 class Workspace {
  public:
   enum Slot {
+    kHidden,
+    kHeadInput,
+    kLogits,  // where the device's memory is not the host's
     kNormed,
     kNormedMlp,
     kQuery,

@@ -15,7 +15,7 @@ std::span<const float> Vector(const Weights& weights, const std::string& name) {
 
 void Observe(const MambaStep& step, const LinearSite& site, const float* x, int64_t tokens,
              int64_t dim) {
-  if (step.observer) step.observer->OnInput(site.name, x, tokens, dim);
+  ShowInput(step.observer, step.backend, site, x, tokens, dim);
 }
 
 // One row of the input projection: Mamba-1 {x, z}, Mamba-2 {z, x B C, dt}.
@@ -27,6 +27,8 @@ int64_t ProjectedFloats(const SsmConfig& ssm) {
 void GatedNorm(const MambaBlock& block, int64_t tokens, const ModelConfig& config, Backend& backend,
                float* y) {
   const int64_t groups = config.ssm.groups, width = config.ssm.inner / groups;
+  if (groups == 1)
+    return backend.RmsNorm(y, block.gated_norm.data(), config.rms_norm_eps, tokens, width, y);
   for (int64_t i = 0; i < tokens * groups; ++i) {
     backend.RmsNorm(y + i * width, block.gated_norm.data() + i % groups * width,
                     config.rms_norm_eps, 1, width, y + i * width);
@@ -72,6 +74,12 @@ absl::StatusOr<MambaBlock> BindMamba(const Weights& weights, const layout::Layer
   block.scan.dt_min = ssm.dt_min, block.scan.dt_max = ssm.dt_max;
   block.scan.state_pitch = pitch;
   return block;
+}
+
+absl::Status AdoptMamba(const MambaBlock& block, Backend& backend) {
+  for (const std::vector<float>* own : {&block.conv_weight, &block.conv_bias, &block.a})
+    LIFT_RETURN_IF_ERROR(backend.Adopt(std::as_bytes(std::span(*own))));
+  return absl::OkStatus();
 }
 
 void ApplyMamba(const MambaBlock& block, const float* x, int64_t tokens, float* states,

@@ -24,6 +24,9 @@ struct MambaBlock {
 
 absl::StatusOr<MambaBlock> BindMamba(const Weights& weights, const layout::LayerNames& names);
 
+// Backend::Adopt of what the block owns beside the weights.
+absl::Status AdoptMamba(const MambaBlock& block, Backend& backend);
+
 // Where a step's mixers get their memory.
 struct MambaStep {
   const ModelConfig& config;

@@ -16,7 +16,7 @@ void ApplyOne(const Mlp& mlp, const float* x, int64_t tokens, const RowVariants&
   const ModelConfig& config = step.config;
   const int64_t inner = config.intermediate_size;
   float* up = step.workspace.Get(Workspace::kUp, tokens * inner);
-  if (step.observer) step.observer->OnInput(mlp.gate_up.name, x, tokens, config.hidden_size);
+  ShowInput(step.observer, step.backend, mlp.gate_up, x, tokens, config.hidden_size);
   if (config.gated_mlp) {
     float* gate = step.workspace.Get(Workspace::kGate, tokens * inner);
     float* const both[] = {gate, up};
@@ -32,7 +32,7 @@ void ApplyOne(const Mlp& mlp, const float* x, int64_t tokens, const RowVariants&
     ApplySite(mlp.gate_up, x, rows, step.backend, step.lifted, only);
     step.backend.Gelu(up, tokens * inner, config.activation == Activation::kGeluTanh);
   }
-  if (step.observer) step.observer->OnInput(mlp.down.name, up, tokens, inner);
+  ShowInput(step.observer, step.backend, mlp.down, up, tokens, inner);
   float* const down[] = {out};
   ApplySite(mlp.down, up, rows, step.backend, step.lifted, down);
 }
@@ -95,17 +95,49 @@ absl::StatusOr<MlpBlock> BindMlps(const Weights& weights, const layout::LayerNam
   return block;
 }
 
-void ApplyMlps(const MlpBlock& block, const float* x, int64_t tokens, MlpStep& step, float* out) {
+void GroupExperts(const ModelConfig& config, Backend& backend, MlpBlock& block) {
+  if (block.router.empty() || !config.gated_mlp || config.activation != Activation::kSilu) return;
+  std::vector<ExpertWeights> experts;
+  for (const Mlp& mlp : block.mlps) {
+    const Linear& gate = mlp.gate_up.linears[0];
+    const Linear& up = mlp.gate_up.linears[1];
+    const Linear& down = mlp.down.linears[0];
+    for (const Linear* linear : {&gate, &up, &down}) {
+      if (linear->weight->lifted.size() != 1 || !linear->bias.empty()) return;
+    }
+    experts.push_back({mlp.gate_up.lift, mlp.down.lift, &gate.weight->lifted[0],
+                       &up.weight->lifted[0], &down.weight->lifted[0]});
+  }
+  block.grouped = backend.MakeExpertLayer(experts, config.experts_per_token);
+}
+
+void CountGrouped(MlpBlock& block, Backend& backend, uint64_t& planes_read) {
+  if (!block.ran_grouped) return;
+  const std::vector<int32_t> touched = backend.TouchedExperts(*block.grouped);
+  for (size_t e = 0; e < touched.size(); ++e) {
+    if (touched[e] > 0) planes_read += MlpBytes(block.mlps[e], touched[e] - 1, false);
+  }
+  block.ran_grouped = false;
+}
+
+void ApplyMlps(MlpBlock& block, const float* x, int64_t tokens, MlpStep& step, float* out) {
   if (block.router.empty()) return ApplyOne(block.mlps[0], x, tokens, step.rows, step, out);
   const int64_t dim = step.config.hidden_size, experts = step.config.num_experts;
   float* scores = step.workspace.Get(Workspace::kRouting, tokens * experts);
   const DenseMatrixView router{DType::kF32, experts, dim,
                                reinterpret_cast<const std::byte*>(block.router.data())};
   step.backend.DenseMatmul(router, x, tokens, scores);
+  const bool lifted = step.rows.runs.size() == 1 && !step.rows.runs[0].full;
+  if (block.grouped && lifted && step.observer == nullptr) {
+    step.backend.RunExperts(*block.grouped, x, scores, tokens, step.rows.variants, out);
+    block.ran_grouped = true;
+    return;
+  }
+  std::vector<float> on_host(static_cast<size_t>(tokens * experts));
+  step.backend.Download(scores, on_host.size() * sizeof(float), on_host.data());
   const std::vector<ExpertRows> chosen =
-      RouteExperts(std::span(scores, static_cast<size_t>(tokens * experts)), experts,
-                   step.config.experts_per_token);
-  std::fill(out, out + tokens * dim, 0.0f);
+      RouteExperts(on_host, experts, step.config.experts_per_token);
+  step.backend.Clear(out, tokens * dim);
   RowVariants rows;
   std::vector<uint8_t> variants;
   for (size_t e = 0; e < chosen.size(); ++e) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -18,7 +19,11 @@ struct Mlp {
 struct MlpBlock {
   std::span<const float> router;  // [experts, hidden]; empty: mlps[0] serves every token
   std::vector<Mlp> mlps;
+  std::unique_ptr<ExpertLayer> grouped;  // all experts at once, where the device has that
+  bool ran_grouped = false;              // in the step at hand
 };
+// Sets `grouped` if the device and the block allow it.
+void GroupExperts(const ModelConfig& config, Backend& backend, MlpBlock& block);
 
 // The rows that chose one expert, and how much each counts it.
 struct ExpertRows {
@@ -46,10 +51,13 @@ struct MlpStep {
   uint64_t planes_read = 0, full_read = 0;
 };
 
+// Counts the bytes that a grouped step read. Waits for the device.
+void CountGrouped(MlpBlock& block, Backend& backend, uint64_t& planes_read);
+
 // out [tokens, hidden] = mlp(x), x: [tokens, hidden] already normed. Each expert's planes are read
 // once for all rows that chose it; the others' are not touched. A row's result does not depend on
 // the other rows.
-void ApplyMlps(const MlpBlock& block, const float* x, int64_t tokens, MlpStep& step, float* out);
+void ApplyMlps(MlpBlock& block, const float* x, int64_t tokens, MlpStep& step, float* out);
 
 // Bytes of one matrix that `variant` reads: planes and row scales, or the source tensor.
 uint64_t MatrixBytes(const Matrix& matrix, int variant, bool full);

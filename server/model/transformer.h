@@ -32,6 +32,9 @@ class Transformer : public StepModel {
     int64_t reserve_tokens =
         0;  // workspace for steps of this many tokens is allocated at once; larger steps grow it
     KvFormat kv_format = KvFormat::kF32;
+    // Those that steps will name: a device with memory of its own keeps no weights of others.
+    // Empty: all.
+    std::vector<int> variants = {};
     ActivationObserver* observer = nullptr;
   };
   // Checks every weight's presence and shape against the config. `weights` and `backend` must

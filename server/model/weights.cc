@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -45,6 +46,7 @@ struct Weights::Impl {
   absl::Status BindSite(const layout::SiteSpec& spec);
   LiftedVariant DenseVariant() const;
   std::pair<uint64_t, bool> ReadBy(std::span<const int> read) const;
+  absl::Status AdoptLifted(Backend& backend, uint64_t planes) const;
 };
 
 // --- from a lifted file ---
@@ -310,6 +312,45 @@ absl::Status Weights::Verify(std::span<const int> variants, ThreadPool* pool,
   const auto [planes, source] = impl_->ReadBy(variants);
   LIFT_RETURN_IF_ERROR(file->VerifyPlanes(planes, pool, stop));
   return source ? file->VerifySource(pool, stop) : absl::OkStatus();
+}
+
+absl::Status Weights::Impl::AdoptLifted(Backend& backend, uint64_t planes) const {
+  const auto adopt = [&](const auto& values) {
+    return backend.Adopt(std::as_bytes(std::span(values)));
+  };
+  LIFT_RETURN_IF_ERROR(backend.Adopt(file->planes().first(planes)));
+  for (const LiftedTensor& tensor : file->tensors()) LIFT_RETURN_IF_ERROR(adopt(tensor.row_scale));
+  for (const LiftCode& code : file->codes()) LIFT_RETURN_IF_ERROR(adopt(code.taps));
+  for (const auto& [key, rotation] : rotations) {
+    LIFT_RETURN_IF_ERROR(adopt(rotation->signs()));
+    LIFT_RETURN_IF_ERROR(adopt(rotation->hartley()));
+  }
+  for (const auto& [name, strips] : lifted) {
+    for (const LiftedMatrix& strip : strips) LIFT_RETURN_IF_ERROR(adopt(strip.stage_rows));
+  }
+  for (const auto& [name, site] : sites) {
+    LIFT_RETURN_IF_ERROR(adopt(site.used));
+    LIFT_RETURN_IF_ERROR(adopt(site.wide));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Weights::Adopt(Backend& backend, std::span<const int> kept) const {
+  std::vector<int> all(variants().size());
+  std::iota(all.begin(), all.end(), 0);
+  const auto [planes, source] = impl_->ReadBy(kept.empty() ? std::span<const int>(all) : kept);
+  for (const auto& [name, values] : impl_->vectors)
+    LIFT_RETURN_IF_ERROR(backend.Adopt(std::as_bytes(std::span(values))));
+  if (impl_->file) LIFT_RETURN_IF_ERROR(impl_->AdoptLifted(backend, planes));
+  for (const auto& [name, matrix] : impl_->matrices) {
+    if (!matrix.dense || (!source && !matrix.lifted.empty())) continue;
+    LIFT_RETURN_IF_ERROR(backend.Adopt({matrix.dense->data, matrix.dense->bytes()}));
+  }
+  if (impl_->file && !backend.host_memory()) {
+    impl_->file->Release(impl_->file->planes());
+    impl_->file->Release(impl_->file->source());
+  }
+  return absl::OkStatus();
 }
 
 void Weights::Retain(std::span<const int> variants) const {

@@ -75,6 +75,11 @@ class Weights {
   absl::Status Verify(std::span<const int> variants, ThreadPool* pool,
                       const std::atomic<bool>* stop) const;
 
+  // Backend::Adopt of everything that steps of these variants read (empty: of all): vectors,
+  // tables, the planes as far as the finest goes, the source if one is full. Host memory of a file
+  // may leave afterwards.
+  absl::Status Adopt(Backend& backend, std::span<const int> variants) const;
+
   // StepModel::Retain: planes and source no variant of these reads leave memory. Reading them later
   // stays correct and pages them in again. Without effect for checkpoints.
   void Retain(std::span<const int> variants) const;

@@ -62,6 +62,16 @@ class Profiler final : public ProfilingBackend {
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes, MemoryKind kind) override {
     return b_.Allocate(bytes, kind);
   }
+  bool host_memory() const override { return b_.host_memory(); }
+  absl::Status Adopt(std::span<const std::byte> host) override { return b_.Adopt(host); }
+  void Abandon(std::span<const std::byte> host) override { b_.Abandon(host); }
+  void Upload(const void* host, size_t bytes, void* buffer) override {
+    b_.Upload(host, bytes, buffer);
+  }
+  void Download(const void* buffer, size_t bytes, void* host) override {
+    b_.Download(buffer, bytes, host);
+  }
+  uint64_t allocated_bytes(MemoryKind kind) const override { return b_.allocated_bytes(kind); }
   void RmsNorm(const float* x, const float* gain, float eps, int64_t tokens, int64_t dim,
                float* out) override {
     Time("norm", 0, [&] { b_.RmsNorm(x, gain, eps, tokens, dim, out); });
@@ -71,6 +81,12 @@ class Profiler final : public ProfilingBackend {
   }
   void Multiply(float* x, const float* y, int64_t n) override {
     Time("multiply", 0, [&] { b_.Multiply(x, y, n); });
+  }
+  void Scale(float* x, float factor, int64_t n) override {
+    Time("scale", 0, [&] { b_.Scale(x, factor, n); });
+  }
+  void Clear(float* x, int64_t n) override {
+    Time("clear", 0, [&] { b_.Clear(x, n); });
   }
   void LayerNorm(const float* x, const float* gain, const float* bias, float eps, int64_t tokens,
                  int64_t dim, float* out) override {
@@ -157,6 +173,9 @@ class Profiler final : public ProfilingBackend {
   }
   void LiftedRow(const LiftedMatrix& w, int64_t row, int variant, float* out) override {
     Time("embed", 0, [&] { b_.LiftedRow(w, row, variant, out); });
+  }
+  void EmbeddingRows(std::span<const EmbeddingRow> rows, int64_t dim, float* out) override {
+    Time("embed", 0, [&] { b_.EmbeddingRows(rows, dim, out); });
   }
 
  private:

@@ -7,18 +7,36 @@
 #include <span>
 #include <vector>
 
+#include "kernels/base/check.h"
 #include "kernels/base/thread_pool.h"
+#if defined(LIFT_TEST_CUDA)
+#include "kernels/cuda/cuda_backend.h"
+#else
 #include "kernels/cpu/cpu_backend.h"
+#endif
 #include "server/model/transformer.h"
 
 namespace lift::testing {
+
+// The device these tests are compiled for: the CPU, or with LIFT_TEST_CUDA a GPU or its emulator.
+#if defined(LIFT_TEST_CUDA)
+inline absl::Status TestDeviceStatus() { return MakeCudaBackend().status(); }
+inline std::unique_ptr<Backend> MakeTestBackend(ThreadPool&) {
+  auto made = MakeCudaBackend();
+  LIFT_CHECK(made.ok());  // tests skip where TestDeviceStatus says that there is none
+  return *std::move(made);
+}
+#else
+inline absl::Status TestDeviceStatus() { return absl::OkStatus(); }
+inline std::unique_ptr<Backend> MakeTestBackend(ThreadPool& pool) { return MakeCpuBackend(pool); }
+#endif
 
 // A model with a pool of its own. Sequence s uses blocks s, s + stride, ...: interleaved on
 // purpose.
 struct TestModel {
   explicit TestModel(std::shared_ptr<const Weights> weights, int threads = 1,
                      Transformer::Options options = {})
-      : pool(threads), backend(MakeCpuBackend(pool)), weights(weights) {
+      : pool(threads), backend(MakeTestBackend(pool)), weights(weights) {
     auto made = Transformer::Create(weights, *backend, options);
     if (made.ok()) model = *std::move(made);
     status = made.status();
