@@ -24,6 +24,11 @@ namespace lift {
 
 enum class MemoryKind { kWeights, kState, kWorkspace };
 
+// Bytes of a whole device.
+struct DeviceMemory {
+  uint64_t used = 0, capacity = 0;
+};
+
 // Device memory, freed on destruction. Alignment 64 bytes at least.
 class Buffer {
  public:
@@ -172,7 +177,7 @@ class Backend {
   virtual bool host_memory() const { return true; }
   // Weights that ops will be given again and again: a device makes its own copy, once, and host
   // memory is not read any more. RESOURCE_EXHAUSTED if it has no room. They must not change until
-  // they are abandoned.
+  // they are abandoned. Adopted again with another length, they have that length from then on.
   virtual absl::Status Adopt(std::span<const std::byte> host) {
     (void)host;
     return absl::OkStatus();
@@ -185,6 +190,12 @@ class Backend {
   virtual void Download(const void* buffer, size_t bytes, void* host) {
     std::memcpy(host, buffer, bytes);
   }
+  // Asks a device with memory of its own how much of it is in use, by anybody; thread-safe, and
+  // valid after the backend is gone. Null where that is host memory.
+  using MemoryProbe = DeviceMemory (*)();
+  virtual MemoryProbe memory_probe() const { return nullptr; }
+  // Returns when the ops before are done.
+  virtual void Wait() {}
   // Bytes of device memory that belong to buffers and adopted weights; 0 where that is host memory.
   virtual uint64_t allocated_bytes(MemoryKind kind) const {
     (void)kind;

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "kernels/devices.h"
 #include "router/predictor.h"
 #include "server/model/model_layout.h"
 #include "server/tuning/cpu_tuning.h"
@@ -60,12 +60,6 @@ absl::StatusOr<int64_t> StateBlocks(const ServerConfig& config, const ModelConfi
   return blocks;
 }
 
-absl::Status CheckDevice(const ServerConfig& config) {
-  if (config.device != "cuda") return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      "--device cuda: this server computes on the CPU only; use --device cpu or auto");
-}
-
 void FillInfo(const Weights& weights, const std::string& path, ServingModel& out) {
   const ModelConfig& config = weights.config();
   ModelInfo& info = out.info;
@@ -84,8 +78,11 @@ void FillInfo(const Weights& weights, const std::string& path, ServingModel& out
   info.vocab_size = out.model->vocab_size();
   info.resident_bytes = FillResidentBytes(out.model->variants(), info.variants);
   info.state_bytes = out.transformer->state_bytes();
-  info.workspace_bytes = out.transformer->workspace_bytes();
+  info.workspace_bytes = out.backend->host_memory()
+                             ? out.transformer->workspace_bytes()
+                             : out.backend->allocated_bytes(MemoryKind::kWorkspace);
   info.device = std::string(out.backend->device());
+  info.memory_probe = out.backend->memory_probe();
   info.device_description = out.backend->description();
 }
 
@@ -185,7 +182,6 @@ uint64_t FillResidentBytes(std::span<const LiftedVariant> variants,
 }
 
 absl::StatusOr<std::unique_ptr<ServingModel>> LoadServingModel(const ServerConfig& config) {
-  LIFT_RETURN_IF_ERROR(CheckDevice(config));
   auto out = std::make_unique<ServingModel>();
   LIFT_ASSIGN_OR_RETURN(out->weights,
                         Weights::Open(config.model, {.verify_planes = false,
@@ -209,12 +205,17 @@ absl::StatusOr<std::unique_ptr<ServingModel>> LoadServingModel(const ServerConfi
   LIFT_ASSIGN_OR_RETURN(const int64_t blocks, StateBlocks(config, out->weights->config()));
   const ResolvedTuning tuning = ResolveCpuTuning(config.cpu_tuning, *out->pool, CpuIsa::kAuto);
   out->tuning = tuning.note;
-  out->backend = MakeCpuBackend(*out->pool, CpuIsa::kAuto, tuning.tuning);
+  LIFT_ASSIGN_OR_RETURN(DeviceChoice device,
+                        MakeDevice(config.device, *out->pool, CpuIsa::kAuto, tuning.tuning));
+  out->backend = std::move(device.backend);
+  if (!device.note.empty())
+    absl::StrAppend(&out->warning, out->warning.empty() ? "" : " ", device.note);
   Transformer::Options options;
   options.block_tokens = kBlockTokens;
   options.num_blocks = blocks;
   options.kv_format = *ParseKvFormat(config.kv_cache);
   options.reserve_tokens = config.prefill_chunk + config.max_batch;
+  options.variants = kept;
   LIFT_ASSIGN_OR_RETURN(out->transformer,
                         Transformer::Create(out->weights, *out->backend, options));
   out->kept = kept;

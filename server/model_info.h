@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/backend.h"
+
 namespace lift {
 
 struct VariantInfo {
@@ -29,6 +31,7 @@ struct ModelInfo {
   uint64_t resident_bytes = 0;        // weights, all variants together
   uint64_t state_bytes = 0, workspace_bytes = 0;
   int64_t state_bytes_per_token = 0;
+  Backend::MemoryProbe memory_probe = nullptr;  // of a device with memory of its own
   std::string device = "cpu", device_description, kv_format = "f32";
   std::string router_version = "heuristic-1/balanced";  // RouterConfig::Version()
 };

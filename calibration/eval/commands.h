@@ -15,9 +15,10 @@
 namespace lift::eval {
 
 struct CommonOptions {
-  std::string model;      // lifted file, GGUF file or Hugging Face folder
-  std::string text_path;  // commands that read a text
-  int threads = 0;        // 0 = all cores
+  std::string model;            // lifted file, GGUF file or Hugging Face folder
+  std::string text_path;        // commands that read a text
+  int threads = 0;              // 0 = all cores
+  std::string device = "auto";  // checked by the parser
   bool json = false;
   std::vector<double> cut_mb;  // further variants of these sizes, MB
   std::string kv_cache = std::string(KvFormatName(kDefaultKvFormat));  // checked by the parser

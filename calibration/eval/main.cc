@@ -27,6 +27,10 @@ void AddModelOptions(CLI::App& app, CommonOptions& common, bool required) {
   app.add_option("--threads", common.threads, "Threads; 0 = every core this process may use")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
+  app.add_option("--device", common.device,
+                 "auto (a GPU if there is one and it computes what the CPU does), cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
   app.add_option("--cut-mb", common.cut_mb,
                  "Further variants of a lifted file of these sizes in MB, named b<MB>")
       ->delimiter(',')

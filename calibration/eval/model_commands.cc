@@ -88,7 +88,7 @@ absl::Status RunGenerate(const CommonOptions& common, const GenerateCommandOptio
   generate.tokenizer = tokenizer.get();
   LIFT_ASSIGN_OR_RETURN(generate.constraint, Constraint(options.constraint, tokenizer));
 
-  Device device(common.threads);
+  LIFT_ASSIGN_OR_RETURN(const auto device, Device::Make(common.threads, common.device));
   Transformer::Options model_options;
   const int64_t wanted =
       static_cast<int64_t>(prompt.size()) + std::max<int64_t>(options.max_new_tokens, 0);
@@ -96,7 +96,7 @@ absl::Status RunGenerate(const CommonOptions& common, const GenerateCommandOptio
   model_options.num_blocks =
       layout::StateBlocks(weights->config(), std::min(wanted, weights->config().max_context),
                           model_options.block_tokens);
-  LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(weights, *device.backend, model_options));
+  LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(weights, *device->backend, model_options));
   LIFT_ASSIGN_OR_RETURN(const std::vector<int32_t> answer,
                         GenerateTokens(*model, prompt, generate));
   LIFT_ASSIGN_OR_RETURN(const std::string text, tokenizer->Decode(answer, /*skip_special=*/true));
@@ -125,11 +125,11 @@ absl::Status RunLogits(const CommonOptions& common, const LogitsOptions& options
           absl::StrCat("token ", id, " is outside the vocabulary of ", config.vocab_size));
     }
   }
-  Device device(common.threads);
+  LIFT_ASSIGN_OR_RETURN(const auto device, Device::Make(common.threads, common.device));
   Transformer::Options model_options;
   model_options.kv_format = common.kv_format();
   model_options.num_blocks = layout::StateBlocks(config, tokens, model_options.block_tokens);
-  LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(weights, *device.backend, model_options));
+  LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(weights, *device->backend, model_options));
   LIFT_ASSIGN_OR_RETURN(NpyWriter out, NpyWriter::Create(options.out, tokens, config.vocab_size));
   std::vector<int32_t> blocks(static_cast<size_t>(model->num_blocks()));
   std::iota(blocks.begin(), blocks.end(), 0);

@@ -73,14 +73,14 @@ absl::Status RunPerplexity(const CommonOptions& common, const PerplexityOptions&
   LIFT_ASSIGN_OR_RETURN(auto tokenizer, LoadTokenizer(*weights));
   LIFT_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
                         tokenizer->Encode(text, {.add_special = false}));
-  Device device(common.threads);
+  LIFT_ASSIGN_OR_RETURN(const auto device, Device::Make(common.threads, common.device));
   evaluate.progress = [](int64_t done, int64_t windows) {
     std::fprintf(stderr, "\rwindow %lld of %lld%s", static_cast<long long>(done),
                  static_cast<long long>(windows), done == windows ? "\n" : "");
   };
   LIFT_ASSIGN_OR_RETURN(
       const Evaluation evaluation,
-      EvaluateVariants(weights, reference, ids, *device.backend, device.pool, evaluate));
+      EvaluateVariants(weights, reference, ids, *device->backend, device->pool, evaluate));
   (common.json ? PrintJson : PrintTable)(*weights, evaluation, reference != nullptr);
   return absl::OkStatus();
 }

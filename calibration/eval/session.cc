@@ -1,5 +1,6 @@
 #include "calibration/eval/session.h"
 
+#include <cstdio>
 #include <fstream>
 #include <iterator>
 
@@ -42,6 +43,14 @@ absl::StatusOr<std::string> ReadText(const std::string& path) {
   if (text.empty())
     return absl::InvalidArgumentError(absl::StrCat("the text '", path, "' is empty"));
   return text;
+}
+
+absl::StatusOr<std::unique_ptr<Device>> Device::Make(int threads, const std::string& name) {
+  auto device = std::make_unique<Device>(threads);
+  LIFT_ASSIGN_OR_RETURN(DeviceChoice choice, MakeDevice(name, device->pool));
+  if (!choice.note.empty()) std::fprintf(stderr, "%s\n", choice.note.c_str());
+  device->backend = std::move(choice.backend);
+  return device;
 }
 
 }  // namespace lift::eval

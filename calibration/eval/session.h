@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cpu/cpu_backend.h"
+#include "kernels/devices.h"
 #include "server/model/weights.h"
 #include "server/tokenizer/tokenizer.h"
 
@@ -25,8 +25,9 @@ absl::StatusOr<std::string> ReadText(const std::string& path);
 
 // Threads and backend; one user at a time.
 struct Device {
-  explicit Device(int threads)
-      : pool(threads > 0 ? threads : AvailableCores()), backend(MakeCpuBackend(pool)) {}
+  // threads: 0 = every core; name: a value of --device. Says on stderr what MakeDevice notes.
+  static absl::StatusOr<std::unique_ptr<Device>> Make(int threads, const std::string& name);
+  explicit Device(int threads) : pool(threads > 0 ? threads : AvailableCores()) {}
   ThreadPool pool;
   std::unique_ptr<Backend> backend;
 };

@@ -75,6 +75,8 @@ absl::StatusOr<std::unique_ptr<Buffer>> CudaBackend::Allocate(size_t bytes, Memo
 }
 
 absl::Status CudaBackend::Adopt(std::span<const std::byte> host) {
+  device_->queue.Synchronize();
+  ++expert_generation_;  // tables of experts point to weights
   LIFT_ASSIGN_OR_RETURN(void* device, device_->memory.Adopt(host));
   if (device != nullptr) device_->queue.Upload(host.data(), host.size(), device);
   return absl::OkStatus();
@@ -82,6 +84,7 @@ absl::Status CudaBackend::Adopt(std::span<const std::byte> host) {
 
 void CudaBackend::Abandon(std::span<const std::byte> host) {
   device_->queue.Synchronize();
+  ++expert_generation_;
   device_->memory.Abandon(host);
 }
 
@@ -100,6 +103,14 @@ void CudaBackend::Download(const void* buffer, size_t bytes, void* host) {
 uint64_t CudaBackend::allocated_bytes(MemoryKind kind) const {
   const uint64_t staging = kind == MemoryKind::kWorkspace ? device_->queue.staging_bytes() : 0;
   return device_->memory.bytes(kind) + staging;
+}
+
+Backend::MemoryProbe CudaBackend::memory_probe() const {
+  return [] {
+    size_t free_bytes = 0, total = 0;
+    if (cudaMemGetInfo(&free_bytes, &total) != cudaSuccess) return DeviceMemory{};
+    return DeviceMemory{total - free_bytes, total};
+  };
 }
 
 void CudaBackend::Finish() {

@@ -15,6 +15,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/experts.h"
 #include "kernels/cuda/lifted_tables.h"
+#include "kernels/cuda/prefill.h"
 #include "kernels/cuda/resident_memory.h"
 
 namespace lift::cuda {
@@ -66,14 +67,41 @@ class CudaLiftedActivations final : public LiftedActivations {
     SlotTable table = {};
     const LiftCode* code = nullptr;
   };
-  explicit CudaLiftedActivations(std::shared_ptr<Device> device) : device(std::move(device)) {}
+  // Prompts' rows at one variant: `count` of `rows` from `first` on.
+  struct PromptGroup {
+    int variant = 0;
+    int64_t first = 0, count = 0;
+    bool wide = false;  // in two halves
+  };
+  explicit CudaLiftedActivations(std::shared_ptr<Device> of)
+      : device(std::move(of)),
+        prompts_high(device->memory, device->queue),
+        prompts_low(device->memory, device->queue),
+        prompts_scale(device->memory, device->queue) {}
   // Makes room for `tokens` tokens of a slot and returns its table but for the code.
   SlotTable& ReserveSlot(size_t slot, int64_t tokens, int parts, int64_t blocks, int streams);
 
   std::shared_ptr<Device> device;
   int64_t tokens = 0, blocks = 0;
   int parts = 1;
-  std::vector<Slot> slots;
+  std::vector<Slot> slots;  // of answers' rows, one after the other
+  // The rows that are prompts', group by group, then those that are answers'.
+  std::vector<int32_t> rows;
+  int64_t prompts = 0;
+  std::vector<PromptGroup> groups;
+  std::vector<uint8_t> answers;  // variants of answers' rows
+  // Prompts' rows, rotated and not lifted: [prompts][32 * blocks], and [prompts].
+  Scratch prompts_high, prompts_low, prompts_scale;
+  Halves prompts_x = {};
+  const float* prompts_scale_at = nullptr;
+};
+
+// What products of prompts use, one after the other.
+struct PromptMemory {
+  explicit PromptMemory(Device& device);
+  Blas blas;
+  Scratch weights[2], sums, workspace;
+  Scratch answers_x, answers_y;  // of answers' rows beside prompts
 };
 
 // Sequences as they were staged, and in which batch.
@@ -119,6 +147,8 @@ class CudaBackend final : public Backend {
   void Abandon(std::span<const std::byte> host) override;
   void Upload(const void* host, size_t bytes, void* buffer) override;
   void Download(const void* buffer, size_t bytes, void* host) override;
+  MemoryProbe memory_probe() const override;
+  void Wait() override { device_->queue.Synchronize(); }
   uint64_t allocated_bytes(MemoryKind kind) const override;
 
   void RmsNorm(const float* x, const float* gain, float eps, int64_t tokens, int64_t dim,
@@ -202,6 +232,23 @@ class CudaBackend final : public Backend {
                   int64_t tokens, std::span<const SlotTable> slots, ProductSet& set,
                   int64_t& tiles);
   const uint8_t* StageVariants(std::span<const uint8_t> variants);
+  const int32_t* StageRows(std::span<const int32_t> rows);
+  PromptMemory& Prompts();
+  // Tells prompts' rows from answers'.
+  static void PlanPrompts(const LiftSite& site, std::span<const uint8_t> variants,
+                          CudaLiftedActivations& u);
+  // x, y: device memory. Returns answers' rows of x, one after the other.
+  const float* RotatePrompts(const RotationView& rotation, const float* x,
+                             CudaLiftedActivations& u);
+  // The sign products of answers' rows. packed: [answers, rows] of one product after the other in
+  // device memory; null: where the products say.
+  void MultiplyAnswers(std::span<const LiftedProduct> products, const CudaLiftedActivations& u,
+                       float* packed);
+  void MultiplyPrompts(const LiftedMatrix& w, const CudaLiftedActivations& u, float* y);
+  // scale: what decoded weights were multiplied by; split: in two halves.
+  void MultiplyGroup(const LiftedMatrix& w, const ExpandPlan& plan, float scale, bool split,
+                     const CudaLiftedActivations::PromptGroup& group,
+                     const CudaLiftedActivations& u, float* y);
   const AttentionStep& StageSequences(const AttentionShape& shape,
                                       std::span<const AttentionSequence> sequences);
   // Rows of one tensor; `rows` and `places` as QueueLiftedRows takes them.
@@ -229,6 +276,11 @@ class CudaBackend final : public Backend {
   std::vector<uint8_t> variants_;
   const uint8_t* staged_variants_ = nullptr;
   uint64_t staged_batch_ = 0;
+  // The same of CudaLiftedActivations::rows.
+  std::vector<int32_t> rows_;
+  const int32_t* staged_rows_ = nullptr;
+  uint64_t staged_rows_batch_ = 0;
+  std::unique_ptr<PromptMemory> prompt_memory_;  // made when the first prompt comes
   std::vector<std::unique_ptr<StagedSequences>> staged_sequences_;
   // Of expert layers, shared by all: one runs after the other.
   static constexpr int kExpertMemories = 12;

@@ -88,33 +88,38 @@ void CudaBackend::Lift(const LiftSite& site, const float* x, int64_t tokens,
   LIFT_CHECK(slots >= 1 && slots <= static_cast<size_t>(kMaxSlots));
   u.tokens = tokens;
   u.blocks = PaddedColumns(site.cols) / kTileColumns;
+  PlanPrompts(site, variants, u);
+  const auto answers = static_cast<int64_t>(u.answers.size());
   u.parts = 1;
-  for (const uint8_t variant : variants) {
+  for (const uint8_t variant : u.answers) {
     for (size_t s = 0; s < slots; ++s) {
-      const size_t flag = VariantOf(variant) * slots + s;
+      const size_t flag = variant * slots + s;
       if (site.used.at(flag) != 0 && site.wide.at(flag) != 0) u.parts = 2;
     }
   }
   SiteTable table = {};
   table.rotation = MakeRotation(site.rotation, site.cols);
+  x = In(x, tokens * site.cols);
+  if (u.prompts > 0) x = RotatePrompts(table.rotation, x, u);
   table.blocks = u.blocks;
   table.used = In(site.used.data(), static_cast<int64_t>(site.used.size()));
   table.wide_of = In(site.wide.data(), static_cast<int64_t>(site.wide.size()));
   table.slots = static_cast<int32_t>(slots);
   for (size_t s = 0; s < slots; ++s) {
     const LiftCode& code = *site.codes[s];
-    SlotTable& slot = u.ReserveSlot(s, tokens, u.parts, u.blocks, code.streams());
+    SlotTable& slot = u.ReserveSlot(s, answers, u.parts, u.blocks, code.streams());
     slot.code = MakeCode(code);
     u.slots[s].code = &code;
     table.slot[s] = slot;
   }
+  if (answers == 0) return;
   float* scratch = nullptr;
   if (LiftSharedBytes(table, device_->shared_limit) == 0) {
-    scratch = rows_scratch_.ReserveFor<float>(tokens * static_cast<int64_t>(slots) *
+    scratch = rows_scratch_.ReserveFor<float>(answers * static_cast<int64_t>(slots) *
                                               LiftRowFloats(table));
   }
-  QueueLift(device_->queue, table, In(x, tokens * site.cols), tokens, u.parts,
-            StageVariants(variants), scratch, device_->shared_limit);
+  QueueLift(device_->queue, table, x, answers, u.parts, StageVariants(u.answers), scratch,
+            device_->shared_limit);
 }
 
 const uint8_t* CudaBackend::Planes(const LiftedMatrix::Stage& stage, int64_t blocks, int64_t rows) {
@@ -174,37 +179,67 @@ void CudaBackend::LiftedMatmul(const LiftedMatrix& w, const LiftedActivations& u
   LiftedMatmuls({&product, 1}, u, variants);
 }
 
+// Answers' rows among prompts' are multiplied one after the other, then brought to their places.
 void CudaBackend::LiftedMatmuls(std::span<const LiftedProduct> products,
                                 const LiftedActivations& activations,
                                 std::span<const uint8_t> variants) {
   const auto& u = static_cast<const CudaLiftedActivations&>(activations);
   LIFT_CHECK(static_cast<int64_t>(variants.size()) == u.tokens);
   if (u.tokens == 0) return;
-  std::vector<SlotTable> slots;
-  for (const auto& slot : u.slots) slots.push_back(slot.table);
-  const uint8_t* staged = StageVariants(variants);
-  ProductSet set = {};
-  int64_t tiles = 0;
-  const auto send = [&] {
-    QueueSignGemm(device_->queue, set, staged, u.tokens, tiles);
-    set = {};
-    tiles = 0;
-  };
+  const auto answers = static_cast<int64_t>(u.answers.size());
+  const bool mixed = u.prompts > 0 && answers > 0;
+  std::vector<float*> outputs;  // of all rows, where some are prompts'
+  int64_t all_rows = 0;
   for (const LiftedProduct& product : products) {
     const LiftedMatrix& w = *product.w;
     LIFT_CHECK(w.rows > 0 && PaddedColumns(w.cols) == u.blocks * kTileColumns);
     for (const LiftedMatrix::Stage& stage : w.stages)
       LIFT_CHECK(u.slots.at(static_cast<size_t>(stage.slot)).code == stage.code);
-    const std::vector<int64_t> rows = RowsRead(w, variants);
+    all_rows += w.rows;
+    if (u.prompts == 0) continue;
+    outputs.push_back(OutRows(product.y, u.tokens, w.rows, w.pitch > 0 ? w.pitch : w.rows));
+    MultiplyPrompts(w, u, outputs.back());
+  }
+  float* packed = mixed ? Prompts().answers_y.ReserveFor<float>(answers * all_rows) : nullptr;
+  if (answers > 0) MultiplyAnswers(products, u, packed);
+  for (size_t i = 0; mixed && i < products.size(); ++i) {
+    const LiftedMatrix& w = *products[i].w;
+    QueueScatterRows(device_->queue, packed, StageRows(u.rows) + u.prompts, answers, w.rows,
+                     w.pitch > 0 ? w.pitch : w.rows, outputs[i]);
+    packed += answers * w.rows;
+  }
+  Finish();
+}
+
+void CudaBackend::MultiplyAnswers(std::span<const LiftedProduct> products,
+                                  const CudaLiftedActivations& u, float* packed) {
+  const auto answers = static_cast<int64_t>(u.answers.size());
+  std::vector<SlotTable> slots;
+  for (const auto& slot : u.slots) slots.push_back(slot.table);
+  const uint8_t* staged = StageVariants(u.answers);
+  ProductSet set = {};
+  int64_t tiles = 0;
+  const auto send = [&] {
+    QueueSignGemm(device_->queue, set, staged, answers, tiles);
+    set = {};
+    tiles = 0;
+  };
+  for (const LiftedProduct& product : products) {
+    const LiftedMatrix& w = *product.w;
+    const std::vector<int64_t> rows = RowsRead(w, u.answers);
+    float* y = packed == nullptr ? product.y : nullptr;
     for (int attempt = 0; attempt < 2; ++attempt) {
       set.blocks = u.blocks, set.parts = u.parts;
-      if (AddProduct(w, rows, product.y, u.tokens, slots, set, tiles)) break;
+      if (AddProduct(w, rows, y, answers, slots, set, tiles)) break;
       LIFT_CHECK(attempt == 0 && set.products > 0);
       send();
     }
+    if (packed == nullptr) continue;
+    ProductTable& added = set.product[set.products - 1];
+    added.y = packed, added.pitch = w.rows;
+    packed += answers * w.rows;
   }
   send();
-  Finish();
 }
 
 void CudaBackend::LiftedRow(const LiftedMatrix& w, int64_t row, int variant, float* out) {

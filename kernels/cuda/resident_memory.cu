@@ -45,7 +45,10 @@ void ResidentMemory::FreeRetired() {
 }
 
 absl::StatusOr<void*> ResidentMemory::Adopt(std::span<const std::byte> host) {
-  if (host.empty() || Find(host.data()) != nullptr) return nullptr;
+  if (host.empty()) return nullptr;
+  const auto known = regions_.find(AddressOf(host.data()));
+  if (known != regions_.end() && known->second.bytes != host.size()) Abandon(host.first(1));
+  if (Find(host.data()) != nullptr) return nullptr;
   LIFT_ASSIGN_OR_RETURN(void* device, Allocate(host.size(), MemoryKind::kWeights));
   Region region = regions_.at(AddressOf(device));
   regions_.erase(AddressOf(device));

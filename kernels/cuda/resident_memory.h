@@ -32,7 +32,8 @@ class ResidentMemory {
   void FreeRetired();
 
   // Sets memory aside for a device copy of these host bytes; null if a copy is there already. The
-  // caller fills it.
+  // caller fills it. A copy of another length from the same address is dropped; the device is idle
+  // then.
   absl::StatusOr<void*> Adopt(std::span<const std::byte> host);
   // Drops the copies whose host bytes begin inside `host`.
   void Abandon(std::span<const std::byte> host);

@@ -84,14 +84,16 @@ void ScrapeGauges::CollectMemory(const std::vector<ModelLoad>& models,
                                     "bytes added by it to all coarser ones, so the series sum to "
                                     "the total");
   std::map<std::tuple<std::string, std::string, std::string, std::string>, uint64_t> series;
-  uint64_t accounted = 0;
+  std::map<std::string, uint64_t> accounted;  // by device
+  std::map<std::string, DeviceMemory> devices;
   for (const auto& [info, load] : models) {
     const ModelInfo& model = *info;
     const auto add = [&, device = model.device](const char* kind, const std::string& variant,
                                                 uint64_t bytes) {
       series[{kind, model.name, variant, device}] += bytes;
-      if (device == "cpu") accounted += bytes;
+      accounted[device] += bytes;
     };
+    if (model.memory_probe != nullptr) devices[model.device] = model.memory_probe();
     const size_t held = ResidentVariants(model, load);
     for (size_t i = 0; i < model.variants.size(); ++i) {
       add("weights", model.variants[i].name, i < held ? model.variants[i].incremental_bytes : 0);
@@ -113,7 +115,8 @@ void ScrapeGauges::CollectMemory(const std::vector<ModelLoad>& models,
   MetricFamily unattributed =
       MakeGauge("liftserve_memory_unattributed_bytes",
                 "Resident set of the process minus what is accounted for on the CPU; negative "
-                "while parts of the weights file or the state pool have not been touched");
+                "while parts of the weights file or the state pool have not been touched. Of a "
+                "GPU: what is in use on it, by anybody, minus what this server accounts for there");
   MetricFamily per_token = MakeGauge("liftserve_kv_cache_bytes_per_token",
                                      "Bytes of attention state a token holds in this format");
   const ModelInfo& current = *models.front().info;
@@ -122,7 +125,12 @@ void ScrapeGauges::CollectMemory(const std::vector<ModelLoad>& models,
   out.push_back(std::move(per_token));
 
   AddSample(unattributed, {{"device", "cpu"}},
-            static_cast<double>(ProcessRssBytes()) - static_cast<double>(accounted));
+            static_cast<double>(ProcessRssBytes()) - static_cast<double>(accounted["cpu"]));
+  for (const auto& [device, memory] : devices) {
+    AddSample(capacity, {{"device", device}}, static_cast<double>(memory.capacity));
+    AddSample(unattributed, {{"device", device}},
+              static_cast<double>(memory.used) - static_cast<double>(accounted[device]));
+  }
   out.push_back(std::move(resident));
   out.push_back(std::move(capacity));
   out.push_back(std::move(unattributed));

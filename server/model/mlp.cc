@@ -144,8 +144,12 @@ void ApplyMlps(MlpBlock& block, const float* x, int64_t tokens, MlpStep& step, f
     const auto count = static_cast<int64_t>(chosen[e].rows.size());
     if (count == 0) continue;
     variants.clear();
-    for (const int32_t row : chosen[e].rows)
-      variants.push_back(step.rows.variants[static_cast<size_t>(row)]);
+    for (const int32_t row : chosen[e].rows) {
+      const uint8_t variant = step.rows.variants[static_cast<size_t>(row)];
+      // RunExperts reads prompts as answers, so the same rows are here, beside full ones.
+      variants.push_back(block.grouped ? static_cast<uint8_t>(RowVariants::Variant(variant))
+                                       : variant);
+    }
     rows.Assign(variants, step.known);
     CountBytes(block.mlps[e], variants, step);
     float* input = step.workspace.Get(Workspace::kExpertInput, count * dim);

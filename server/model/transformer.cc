@@ -159,7 +159,9 @@ void Transformer::Head(const float* hidden, int64_t rows, std::span<const uint8_
   impl_->RunHead(hidden, rows, variants, logits);
 }
 
-void Transformer::Retain(std::span<const int> variants) { impl_->weights->Retain(variants); }
+void Transformer::Retain(std::span<const int> variants) {
+  impl_->weights->Retain(variants, impl_->backend);
+}
 
 // --- facts ---
 
@@ -194,9 +196,11 @@ uint64_t Transformer::state_bytes() const {
   for (const auto& cache : impl_->caches) bytes += cache->size();
   return bytes;
 }
-std::span<std::byte> Transformer::state(int64_t layer) {
-  Buffer& cache = *impl_->caches.at(static_cast<size_t>(layer));
-  return {cache.as<std::byte>(), cache.size()};
+void Transformer::FillState(std::byte value) {
+  for (const auto& cache : impl_->caches) {
+    const std::vector<std::byte> bytes(cache->size(), value);
+    impl_->backend.Upload(bytes.data(), bytes.size(), cache->data());
+  }
 }
 uint64_t Transformer::workspace_bytes() const {
   return impl_->workspace.bytes() +

@@ -69,8 +69,8 @@ class Transformer : public StepModel {
             std::vector<float>& logits);
 
   uint64_t state_bytes() const;  // resident cache memory
-  // The cache of one layer, for benchmarks that need one with something in it.
-  std::span<std::byte> state(int64_t layer);
+  // Sets every byte of the state, for benchmarks that need one with something in it.
+  void FillState(std::byte value);
   uint64_t workspace_bytes() const;
   const Weights& weights() const;
   void set_observer(ActivationObserver* observer);

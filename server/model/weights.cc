@@ -353,10 +353,16 @@ absl::Status Weights::Adopt(Backend& backend, std::span<const int> kept) const {
   return absl::OkStatus();
 }
 
-void Weights::Retain(std::span<const int> variants) const {
+void Weights::Retain(std::span<const int> variants, Backend& backend) const {
   const LiftedFile* file = impl_->file.get();
   if (file == nullptr) return;
   const auto [planes, source] = impl_->ReadBy(variants);
+  if (!backend.host_memory()) {
+    // Ops stage what has no room on the device: slow, and right.
+    (void)backend.Adopt(file->planes().first(planes));
+    file->Release(file->planes());
+    return;
+  }
   file->Release(file->planes().subspan(planes));
   if (!source) file->Release(file->source());
   file->Prefetch(file->planes().first(planes));

@@ -82,7 +82,8 @@ class Weights {
 
   // StepModel::Retain: planes and source no variant of these reads leave memory. Reading them later
   // stays correct and pages them in again. Without effect for checkpoints.
-  void Retain(std::span<const int> variants) const;
+  // On a backend with memory of its own, it is that memory.
+  void Retain(std::span<const int> variants, Backend& backend) const;
 
  private:
   struct Impl;

@@ -51,12 +51,7 @@ struct DecodeStep {
 
 // Makes every cached key and value a small number in any format: untouched memory would all be one
 // page of zeros, which costs neither memory nor bandwidth.
-void FillState(Transformer& model) {
-  for (int64_t layer = 0; layer < model.weights().config().num_layers; ++layer) {
-    const std::span<std::byte> state = model.state(layer);
-    std::fill(state.begin(), state.end(), std::byte{0x3C});
-  }
-}
+void FillState(Transformer& model) { model.FillState(std::byte{0x3C}); }
 
 DecodePoint Decode(Transformer& model, std::span<const int> variants, int64_t batch,
                    int64_t context, double read_bandwidth, double seconds) {

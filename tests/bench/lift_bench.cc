@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "kernels/cpu/cpu_backend.h"
+#include "kernels/devices.h"
 #include "server/model/weights.h"
 #include "server/tuning/cpu_tuning.h"
 #include "tests/bench/bench_codes.h"
@@ -32,7 +32,7 @@ namespace {
 constexpr int kWorkFailed = 1, kWrongInput = 2;
 
 struct Flags {
-  std::string model, synthetic, save, isa = "auto", cpu_tuning = "auto", plot;
+  std::string model, synthetic, save, isa = "auto", device = "auto", cpu_tuning = "auto", plot;
   std::string kv_cache = std::string(KvFormatName(kDefaultKvFormat));
   std::vector<std::string> variants;
   std::vector<int64_t> batches = {1, 2, 4, 8}, contexts = {128}, prefills = {128, 512};
@@ -74,6 +74,9 @@ void DeclareFlags(CLI::App& app, Flags& flags) {
       ->capture_default_str();
   app.add_option("--threads", flags.threads, "threads (default: all cores of this process)")
       ->check(CLI::Range(1, 1024));
+  app.add_option("--device", flags.device, "auto, cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
   app.add_option("--isa", flags.isa,
                  "auto, portable, avx2, avx-vnni, avx512-vnni,\nneon-dotprod or neon-i8mm")
       ->capture_default_str();
@@ -282,7 +285,7 @@ int RunModel(const Flags& flags, Backend& backend, ThreadPool& pool) {
   if (!weights.ok()) return Fail(kWrongInput, weights.status().message());
   auto plan = PlanFor(flags, **weights);
   if (!plan.ok()) return Fail(kWrongInput, plan.status().message());
-  const double read_bandwidth = ReadBandwidth(pool);
+  const double read_bandwidth = ReadBandwidth(backend, pool);
   if (flags.profile) {
     const auto phases = ProfileDecode(*weights, backend, *plan);
     if (!phases.ok()) return Fail(kWorkFailed, phases.status().message());
@@ -316,10 +319,16 @@ int Run(const Flags& flags) {
   }
   ThreadPool pool(flags.threads > 0 ? flags.threads : AvailableCores());
   const ResolvedTuning tuning = ResolveCpuTuning(flags.cpu_tuning, pool, *isa);
-  const auto backend = MakeCpuBackend(pool, *isa, tuning.tuning);
+  auto choice = MakeDevice(flags.device, pool, *isa, tuning.tuning);
+  if (!choice.ok()) return Fail(kWrongInput, std::string(choice.status().message()));
+  if (!choice->note.empty()) std::fprintf(stderr, "%s\n", choice->note.c_str());
+  const std::unique_ptr<Backend> backend = std::move(choice->backend);
   std::fprintf(stderr, "lift-bench on %s; CPU tuning: %s\n", backend->description().c_str(),
                tuning.note.c_str());
   if (!flags.kernels) return RunModel(flags, *backend, pool);
+  if (!backend->host_memory()) {
+    return Fail(kWrongInput, "--kernels measures the CPU; on a GPU use --synthetic with --profile");
+  }
   const double read_bandwidth = ReadBandwidth(pool);
   const KernelReport report =
       BenchKernels(*backend, read_bandwidth, flags.rows, flags.cols, flags.tokens, flags.seconds);

@@ -71,6 +71,7 @@ class Profiler final : public ProfilingBackend {
   void Download(const void* buffer, size_t bytes, void* host) override {
     b_.Download(buffer, bytes, host);
   }
+  void Wait() override { b_.Wait(); }
   uint64_t allocated_bytes(MemoryKind kind) const override { return b_.allocated_bytes(kind); }
   void RmsNorm(const float* x, const float* gain, float eps, int64_t tokens, int64_t dim,
                float* out) override {
@@ -181,8 +182,10 @@ class Profiler final : public ProfilingBackend {
  private:
   template <typename Body>
   void Time(const std::string& name, double bytes, const Body& body, double multiply_adds = 0) {
+    b_.Wait();  // a device works on its own time: one op after the other here, launches included
     const double start = Now();
     body();
+    b_.Wait();
     const double seconds = Now() - start;
     auto at = std::find_if(phases_.begin(), phases_.end(),
                            [&](const Phase& phase) { return phase.name == name; });

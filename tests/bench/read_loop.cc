@@ -43,4 +43,19 @@ double ReadBandwidth(ThreadPool& pool) {
   return sink == 1 ? 0 : best;
 }
 
+double ReadBandwidth(Backend& backend, ThreadPool& pool) {
+  if (backend.host_memory()) return ReadBandwidth(pool);
+  constexpr int64_t kFloats = int64_t{1} << 27;  // 512 MiB
+  const size_t bytes = sizeof(float) * static_cast<size_t>(kFloats);
+  auto from = backend.Allocate(bytes, MemoryKind::kWorkspace);
+  auto to = backend.Allocate(bytes, MemoryKind::kWorkspace);
+  if (!from.ok() || !to.ok()) return 0;
+  backend.Clear((*from)->as<float>(), kFloats);
+  const double seconds = MeanSeconds(0.5, [&] {
+    backend.CopyColumns((*from)->as<float>(), 1, kFloats, kFloats, (*to)->as<float>());
+    backend.Wait();
+  });
+  return 2 * static_cast<double>(bytes) / seconds;
+}
+
 }  // namespace lift::bench

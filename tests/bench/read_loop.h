@@ -1,12 +1,16 @@
 // What the machine's memory gives a loop that only reads: the yardstick of every bandwidth figure.
 #pragma once
 
+#include "kernels/backend.h"
 #include "kernels/base/thread_pool.h"
 
 namespace lift::bench {
 
-// Best of several passes over a buffer far larger than the caches, on all threads of the pool.
+// Best of several passes over a buffer far larger than the caches, on all threads of the pool. Of a
+// device with memory of its own: bytes a second that a copy between two of its buffers moves, read
+// and written ones.
 double ReadBandwidth(ThreadPool& pool);
+double ReadBandwidth(Backend& backend, ThreadPool& pool);
 
 // Memory of this process that is in RAM, mapped files included.
 uint64_t ResidentBytes();

@@ -117,6 +117,17 @@ TEST_F(MetricsTest, WeightBytesByVariantSumToTheResidentTotal) {
   EXPECT_EQ((s.count(R"(liftserve_memory_unattributed_bytes{device="cpu"})")), 1u);
 }
 
+TEST_F(MetricsTest, AGpusMemoryIsComparedWithWhatItAccountsFor) {
+  info_.device = "cuda:0";
+  info_.memory_probe = [] { return DeviceMemory{9'000'000'000, 80'000'000'000}; };
+  Samples s = Scrape();
+  const double accounted =
+      static_cast<double>(info_.resident_bytes + info_.state_bytes + info_.workspace_bytes);
+  EXPECT_EQ((s[R"(liftserve_memory_capacity_bytes{device="cuda:0"})"]), 80e9);
+  EXPECT_EQ((s[R"(liftserve_memory_unattributed_bytes{device="cuda:0"})"]), 9e9 - accounted);
+  EXPECT_EQ((s.count(R"(liftserve_memory_unattributed_bytes{device="cpu"})")), 1u);
+}
+
 TEST_F(MetricsTest, ByteSecondsHaveTenantVariantAndBasis) {
   model_.step_micros = 500;
   ASSERT_TRUE(Generate(Request("hello", 20, "coarse"), "acme").ok());
