@@ -39,7 +39,8 @@ void StoreBytes(const StoreKv& a) {
   const bool finite = top < 0x7F800000u;
   const bool usable = finite && maximum > 1e-30f;
   const float inverse = usable ? 127.0f / maximum : 0.0f;
-  *a.scale = usable ? maximum / 127.0f : (finite ? 0.0f : __builtin_nanf(""));
+  const float scale = usable ? maximum / 127.0f : (finite ? 0.0f : __builtin_nanf(""));
+  __builtin_memcpy(a.scale, &scale, sizeof(scale));  // odd shapes leave scales at odd places
   auto* cells = static_cast<int8_t*>(a.cells);
   for (int64_t i = 0; i < a.dim; ++i) {
     constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
@@ -129,8 +130,11 @@ struct KvCells {
   // Scale of the key (half 0) or value (half 1).
   float scale(int64_t position, int half) const {
     const std::byte* scales = block(position) + 2 * kv_heads * block_tokens * dim;
-    return reinterpret_cast<const float*>(
-        scales)[(half * kv_heads + kv_head) * block_tokens + position % block_tokens];
+    float scale;
+    __builtin_memcpy(
+        &scale, scales + 4 * ((half * kv_heads + kv_head) * block_tokens + position % block_tokens),
+        sizeof(scale));
+    return scale;
   }
   // Positions from `position` on, at most `keys`, that share one block.
   int64_t run(int64_t position, int64_t keys) const {

@@ -119,7 +119,7 @@ void CommandQueue::BeginStaging() {
 void* CommandQueue::Stage(const void* host, size_t bytes, size_t room) {
   if (chunks_.front().used == 0) BeginStaging();
   const size_t wanted =
-      std::max<size_t>((std::max(room, bytes) + kAlignment - 1) / kAlignment * kAlignment, 1);
+      std::max((std::max(room, bytes) + kAlignment - 1) / kAlignment * kAlignment, kAlignment);
   if (chunks_.back().capacity - chunks_.back().used < wanted)
     chunks_.push_back(MakeChunk(std::max(2 * chunks_.back().capacity, wanted)));
   Chunk& chunk = chunks_.back();

@@ -104,6 +104,9 @@ struct PromptMemory {
   Scratch answers_x, answers_y;  // of answers' rows beside prompts
 };
 
+// Is any token of these variants wide at the site? kPrefillRow is ignored.
+bool AnyWide(const LiftSite& site, std::span<const uint8_t> variants);
+
 // Sequences as they were staged, and in which batch.
 struct StagedSequences {
   struct Sequence {
@@ -224,6 +227,8 @@ class CudaBackend final : public Backend {
   void Finish();
 
   CodeTable MakeCode(const LiftCode& code);
+  // All but the slots.
+  SiteTable MakeSite(const LiftSite& site);
   RotationView MakeRotation(const Rotation* rotation, int64_t cols);
   // Rows of the planes that are read by anybody are on the device afterwards.
   const uint8_t* Planes(const LiftedMatrix::Stage& stage, int64_t blocks, int64_t rows);

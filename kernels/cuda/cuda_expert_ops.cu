@@ -19,18 +19,6 @@ bool FitsOneLaunch(const ExpertWeights& e) {
          e.down_input->codes.size() <= static_cast<size_t>(kMaxSlots);
 }
 
-// Is any token of these variants wide at the site?
-bool AnyWide(const LiftSite& site, std::span<const uint8_t> variants) {
-  const size_t slots = site.codes.size();
-  for (const uint8_t variant : variants) {
-    for (size_t s = 0; s < slots; ++s) {
-      const size_t flag = (variant & ~size_t{kPrefillRow}) * slots + s;
-      if (site.used.at(flag) != 0 && site.wide.at(flag) != 0) return true;
-    }
-  }
-  return false;
-}
-
 }  // namespace
 
 std::unique_ptr<ExpertLayer> CudaBackend::MakeExpertLayer(std::span<const ExpertWeights> experts,
@@ -51,12 +39,7 @@ std::unique_ptr<ExpertLayer> CudaBackend::MakeExpertLayer(std::span<const Expert
 }
 
 SiteTable CudaBackend::MakeExpertSite(const LiftSite& site) {
-  SiteTable table = {};
-  table.rotation = MakeRotation(site.rotation, site.cols);
-  table.blocks = PaddedColumns(site.cols) / kTileColumns;
-  table.used = In(site.used.data(), static_cast<int64_t>(site.used.size()));
-  table.wide_of = In(site.wide.data(), static_cast<int64_t>(site.wide.size()));
-  table.slots = static_cast<int32_t>(site.codes.size());
+  SiteTable table = MakeSite(site);
   for (size_t s = 0; s < site.codes.size(); ++s) {
     table.slot[s] = expert_slots_.at(s).table;
     table.slot[s].code = MakeCode(*site.codes[s]);

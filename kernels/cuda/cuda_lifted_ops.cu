@@ -67,6 +67,28 @@ RotationView CudaBackend::MakeRotation(const Rotation* rotation, int64_t cols) {
   return view;
 }
 
+bool AnyWide(const LiftSite& site, std::span<const uint8_t> variants) {
+  const size_t slots = site.codes.size();
+  for (const uint8_t variant : variants) {
+    for (size_t s = 0; s < slots; ++s) {
+      const size_t flag = VariantOf(variant) * slots + s;
+      if (site.used.at(flag) != 0 && site.wide.at(flag) != 0) return true;
+    }
+  }
+  return false;
+}
+
+SiteTable CudaBackend::MakeSite(const LiftSite& site) {
+  LIFT_CHECK(site.codes.size() >= 1 && site.codes.size() <= static_cast<size_t>(kMaxSlots));
+  SiteTable table = {};
+  table.rotation = MakeRotation(site.rotation, site.cols);
+  table.blocks = PaddedColumns(site.cols) / kTileColumns;
+  table.used = In(site.used.data(), static_cast<int64_t>(site.used.size()));
+  table.wide_of = In(site.wide.data(), static_cast<int64_t>(site.wide.size()));
+  table.slots = static_cast<int32_t>(site.codes.size());
+  return table;
+}
+
 // Tokens of one step mostly come with the same variants at every layer: they are staged once.
 const uint8_t* CudaBackend::StageVariants(std::span<const uint8_t> variants) {
   if (staged_variants_ != nullptr && staged_batch_ == device_->queue.batches() &&
@@ -85,26 +107,14 @@ void CudaBackend::Lift(const LiftSite& site, const float* x, int64_t tokens,
   auto& u = static_cast<CudaLiftedActivations&>(out);
   const size_t slots = site.codes.size();
   LIFT_CHECK(site.cols > 0 && static_cast<int64_t>(variants.size()) == tokens);
-  LIFT_CHECK(slots >= 1 && slots <= static_cast<size_t>(kMaxSlots));
   u.tokens = tokens;
   u.blocks = PaddedColumns(site.cols) / kTileColumns;
   PlanPrompts(site, variants, u);
   const auto answers = static_cast<int64_t>(u.answers.size());
-  u.parts = 1;
-  for (const uint8_t variant : u.answers) {
-    for (size_t s = 0; s < slots; ++s) {
-      const size_t flag = variant * slots + s;
-      if (site.used.at(flag) != 0 && site.wide.at(flag) != 0) u.parts = 2;
-    }
-  }
-  SiteTable table = {};
-  table.rotation = MakeRotation(site.rotation, site.cols);
+  u.parts = AnyWide(site, u.answers) ? 2 : 1;
+  SiteTable table = MakeSite(site);
   x = In(x, tokens * site.cols);
   if (u.prompts > 0) x = RotatePrompts(table.rotation, x, u);
-  table.blocks = u.blocks;
-  table.used = In(site.used.data(), static_cast<int64_t>(site.used.size()));
-  table.wide_of = In(site.wide.data(), static_cast<int64_t>(site.wide.size()));
-  table.slots = static_cast<int32_t>(slots);
   for (size_t s = 0; s < slots; ++s) {
     const LiftCode& code = *site.codes[s];
     SlotTable& slot = u.ReserveSlot(s, answers, u.parts, u.blocks, code.streams());

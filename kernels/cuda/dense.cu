@@ -101,22 +101,6 @@ __device__ __forceinline__ void LoadGroup(const Matrix& m, const uint8_t* row, i
   }
 }
 
-// Adds the lanes' values, in the order of WarpSum. With every exchange a lane keeps half of them:
-// afterwards v[i] is the sum of value lane * kValues / 32 + i.
-template <int kValues, int kOffset = kWarpSize / 2>
-__device__ __forceinline__ void SumOverLanes(float* v, int lane) {
-  if constexpr (kOffset > 0) {
-    constexpr int kKept = kValues > 1 ? kValues / 2 : 1;
-    const bool upper = (lane & kOffset) != 0;
-#pragma unroll
-    for (int i = 0; i < kKept; ++i) {
-      const float low = v[i], high = v[kValues > 1 ? i + kKept : i];
-      v[i] = (upper ? high : low) + __shfl_xor_sync(kAllLanes, upper ? low : high, kOffset);
-    }
-    SumOverLanes<kKept, kOffset / 2>(v, lane);
-  }
-}
-
 struct MatmulParams {
   Matrix w, x;  // x: f32 [tokens][cols]
   float* y;

@@ -55,6 +55,23 @@ __device__ __forceinline__ float WarpMax(float x) {
   return x;
 }
 
+// Adds the values of 2 * kOffset neighbouring lanes, in the order of WarpSum. With every exchange a
+// lane keeps half of its values: afterwards v[i] is the sum of value
+// lane * kValues / (2 * kOffset) + i.
+template <int kValues, int kOffset = kWarpSize / 2>
+__device__ __forceinline__ void SumOverLanes(float* v, int lane) {
+  if constexpr (kOffset > 0) {
+    constexpr int kKept = kValues > 1 ? kValues / 2 : 1;
+    const bool upper = (lane & kOffset) != 0;
+#pragma unroll
+    for (int i = 0; i < kKept; ++i) {
+      const float low = v[i], high = v[kValues > 1 ? i + kKept : i];
+      v[i] = (upper ? high : low) + __shfl_xor_sync(kAllLanes, upper ? low : high, kOffset);
+    }
+    SumOverLanes<kKept, kOffset / 2>(v, lane);
+  }
+}
+
 // Of all threads of the block, in a fixed order, given to every one. `scratch`: 32 floats of shared
 // memory, free again after the caller's next barrier. Blocks are whole warps.
 __device__ __forceinline__ float BlockSum(float x, float* scratch) {

@@ -187,22 +187,6 @@ __device__ __forceinline__ void StoreStates(const ScanParams& p, const float (&v
   }
 }
 
-// Adds the values of a set's lanes, halving the distance from kOffset. With every exchange a lane
-// keeps half of its values: afterwards v[0] is the sum of value lane * kValues / kLanes.
-template <int kValues, int kOffset>
-__device__ __forceinline__ void SumOverLanes(float* v, int lane) {
-  if constexpr (kOffset > 0) {
-    constexpr int kKept = kValues > 1 ? kValues / 2 : 1;
-    const bool upper = (lane & kOffset) != 0;
-#pragma unroll
-    for (int i = 0; i < kKept; ++i) {
-      const float low = v[i], high = v[kValues > 1 ? i + kKept : i];
-      v[i] = (upper ? high : low) + __shfl_xor_sync(kAllLanes, upper ? low : high, kOffset);
-    }
-    SumOverLanes<kKept, kOffset / 2>(v, lane);
-  }
-}
-
 // Staged token t through the lane's states: s [row][state], a [state] (where it differs by state).
 template <typename Shape>
 __device__ __forceinline__ void ScanToken(int t, int set, int lane, const float (&a)[Shape::kPer],

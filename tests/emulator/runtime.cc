@@ -1,12 +1,17 @@
 #include <cuda_runtime.h>
 
 #include <map>
+#include <mutex>
 
 namespace simt {
 namespace {
-std::map<void*, size_t>& Sizes() {
-  static std::map<void*, size_t> sizes;
-  return sizes;
+struct Allocations {
+  std::mutex mutex;
+  std::map<void*, size_t> bytes;
+};
+Allocations& All() {
+  static Allocations all;
+  return all;
 }
 }  // namespace
 
@@ -15,8 +20,8 @@ Memory& DeviceMemory() {
   return memory;
 }
 
-uint64_t& GraphsLaunched() {
-  static uint64_t launched = 0;
+std::atomic<uint64_t>& GraphsLaunched() {
+  static std::atomic<uint64_t> launched = 0;
   return launched;
 }
 
@@ -29,15 +34,17 @@ void* Allocate(size_t bytes) {
   if (posix_memalign(&p, 256, bytes == 0 ? 1 : bytes) != 0) return nullptr;
   std::memset(p, 0xFF, bytes);
   memory.used += bytes;
-  Sizes()[p] = bytes;
+  const std::scoped_lock lock(All().mutex);
+  All().bytes[p] = bytes;
   return p;
 }
 
 void Release(void* p) {
-  const auto at = Sizes().find(p);
-  if (at == Sizes().end()) return;
+  const std::scoped_lock lock(All().mutex);
+  const auto at = All().bytes.find(p);
+  if (at == All().bytes.end()) return;
   DeviceMemory().used -= at->second;
-  Sizes().erase(at);
+  All().bytes.erase(at);
   std::free(p);
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <bit>
 #include <cstdio>
 #include <cstdlib>
@@ -39,7 +40,7 @@ struct Fiber {
   void* fake_stack = nullptr;
 };
 
-// One block in progress. A program has one, since blocks run one after the other.
+// The block in progress. Each thread of the host has one, since its blocks run one after the other.
 struct Block {
   std::vector<Fiber> fibers;
   std::vector<size_t> order;
@@ -57,12 +58,12 @@ struct Block {
 };
 
 Block& TheBlock() {
-  static Block block;
+  static thread_local Block block;
   return block;
 }
 
-Order g_order = Order::kAscending;
-uint64_t g_threads_run = 0;
+std::atomic<Order> g_order = Order::kAscending;
+std::atomic<uint64_t> g_threads_run = 0;
 
 void StartSwitch(void** fake, const void* stack, size_t bytes) {
 #if SIMT_ASAN

@@ -1,6 +1,7 @@
 // Runs CUDA kernels on the CPU: every thread of a block is a fiber, barriers and warp exchanges
-// switch between them. Blocks run one after the other. For tests: what a kernel computes, that all
-// its threads reach its barriers, and (in the asan preset) that it stays inside its memory.
+// switch between them. Blocks run one after the other; threads of the host may each run some. For
+// tests: what a kernel computes, that all its threads reach its barriers, and (in the asan preset)
+// that it stays inside its memory.
 #pragma once
 
 #include <cstddef>

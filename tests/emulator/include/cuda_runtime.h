@@ -23,7 +23,7 @@
 #define __grid_constant__
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
-#define __shared__ static
+#define __shared__ static thread_local
 
 using dim3 = simt::Dim;
 #define threadIdx (simt::Current().thread_idx)
@@ -159,11 +159,12 @@ struct Stream {
 };
 // Bytes that cudaMalloc can give and has given. Of the whole program.
 struct Memory {
-  size_t total = size_t{8} << 30, used = 0;
+  size_t total = size_t{8} << 30;
+  std::atomic<size_t> used = 0;
 };
 Memory& DeviceMemory();
 // Graphs launched so far.
-uint64_t& GraphsLaunched();
+std::atomic<uint64_t>& GraphsLaunched();
 void* Allocate(size_t bytes);
 void Release(void* p);
 
