@@ -46,7 +46,7 @@ absl::StatusOr<std::string> ReadText(const std::string& path) {
 }
 
 absl::StatusOr<std::unique_ptr<Device>> Device::Make(int threads, const std::string& name) {
-  auto device = std::make_unique<Device>(threads);
+  std::unique_ptr<Device> device(new Device(threads));
   LIFT_ASSIGN_OR_RETURN(DeviceChoice choice, MakeDevice(name, device->pool));
   if (!choice.note.empty()) std::fprintf(stderr, "%s\n", choice.note.c_str());
   device->backend = std::move(choice.backend);

@@ -27,9 +27,11 @@ absl::StatusOr<std::string> ReadText(const std::string& path);
 struct Device {
   // threads: 0 = every core; name: a value of --device. Says on stderr what MakeDevice notes.
   static absl::StatusOr<std::unique_ptr<Device>> Make(int threads, const std::string& name);
-  explicit Device(int threads) : pool(threads > 0 ? threads : AvailableCores()) {}
   ThreadPool pool;
   std::unique_ptr<Backend> backend;
+
+ private:
+  explicit Device(int threads) : pool(threads > 0 ? threads : AvailableCores()) {}
 };
 
 }  // namespace lift::eval

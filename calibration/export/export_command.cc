@@ -46,10 +46,10 @@ absl::StatusOr<std::string> Run(const Arguments& a) {
   if (!a.variant.empty()) {
     LIFT_ASSIGN_OR_RETURN(variant, eval::FindVariant(*weights, a.variant));
   }
-  eval::Device device(a.threads);
+  LIFT_ASSIGN_OR_RETURN(const auto device, eval::Device::Make(a.threads, "cpu"));
   LIFT_RETURN_IF_ERROR(a.format == "onnx"
-                           ? ExportOnnx(*weights, variant, *device.backend, a.folder)
-                           : ExportSafetensors(*weights, variant, *device.backend, a.folder));
+                           ? ExportOnnx(*weights, variant, *device->backend, a.folder)
+                           : ExportSafetensors(*weights, variant, *device->backend, a.folder));
   return weights->variants()[static_cast<size_t>(variant)].name;
 }
 

@@ -70,15 +70,15 @@ absl::StatusOr<TraceSet> ObtainTraces(const CollectRequest& request) {
   Progress progress("router traces", request.show_progress);
   trace.progress = [&](int64_t done, int64_t total) { progress.Update(done, total); };
 
-  eval::Device device(request.threads);
+  LIFT_ASSIGN_OR_RETURN(const auto device, eval::Device::Make(request.threads, "cpu"));
   Transformer::Options options;
   options.kv_format = request.kv_format;
   // A recurrent model's sequence takes one block, and one more to begin its answer anew.
   options.num_blocks = std::max(
       2 * trace.batch,
       layout::StateBlocks(weights->config(), TraceTokens(prompts, trace), options.block_tokens));
-  LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(weights, *device.backend, options));
-  LIFT_ASSIGN_OR_RETURN(set.prompts, CollectTraces(*model, device.pool, prompts, trace));
+  LIFT_ASSIGN_OR_RETURN(auto model, Transformer::Create(weights, *device->backend, options));
+  LIFT_ASSIGN_OR_RETURN(set.prompts, CollectTraces(*model, device->pool, prompts, trace));
   if (set.prompts.empty()) {
     return absl::InvalidArgumentError("every answer is a single token; there is nothing to learn");
   }

@@ -82,6 +82,11 @@ absl::Status AdoptMamba(const MambaBlock& block, Backend& backend) {
   return absl::OkStatus();
 }
 
+void AbandonMamba(const MambaBlock& block, Backend& backend) {
+  for (const std::vector<float>* own : {&block.conv_weight, &block.conv_bias, &block.a})
+    backend.Abandon(std::as_bytes(std::span(*own)));
+}
+
 void ApplyMamba(const MambaBlock& block, const float* x, int64_t tokens, float* states,
                 MambaStep& step, float* out) {
   const ModelConfig& config = step.config;

@@ -26,6 +26,8 @@ absl::StatusOr<MambaBlock> BindMamba(const Weights& weights, const layout::Layer
 
 // Backend::Adopt of what the block owns beside the weights.
 absl::Status AdoptMamba(const MambaBlock& block, Backend& backend);
+// Before the block goes, since other memory may lie at its addresses then.
+void AbandonMamba(const MambaBlock& block, Backend& backend);
 
 // Where a step's mixers get their memory.
 struct MambaStep {

@@ -71,6 +71,14 @@ absl::Status Transformer::Impl::AdoptWeights() {
   return absl::OkStatus();
 }
 
+Transformer::Impl::~Impl() {
+  if (backend.host_memory()) return;
+  weights->Abandon(backend);
+  for (const DecoderLayer& layer : layers) {
+    if (layer.mamba) AbandonMamba(*layer.mamba, backend);
+  }
+}
+
 absl::Status Transformer::Impl::AllocateCache() {
   if (options.block_tokens < 1 || options.block_tokens > 4096 || options.num_blocks < 0 ||
       options.num_blocks > kMaxBlocks) {

@@ -41,6 +41,8 @@ struct Transformer::Impl {
         local_rope(config.local_rope()),
         workspace(b) {}
 
+  ~Impl();
+
   std::shared_ptr<const Weights> weights;
   Backend& backend;
   Options options;

@@ -46,7 +46,7 @@ struct Weights::Impl {
   absl::Status BindSite(const layout::SiteSpec& spec);
   LiftedVariant DenseVariant() const;
   std::pair<uint64_t, bool> ReadBy(std::span<const int> read) const;
-  absl::Status AdoptLifted(Backend& backend, uint64_t planes) const;
+  std::vector<std::span<const std::byte>> Spans(std::span<const int> kept) const;
 };
 
 // --- from a lifted file ---
@@ -314,43 +314,48 @@ absl::Status Weights::Verify(std::span<const int> variants, ThreadPool* pool,
   return source ? file->VerifySource(pool, stop) : absl::OkStatus();
 }
 
-absl::Status Weights::Impl::AdoptLifted(Backend& backend, uint64_t planes) const {
-  const auto adopt = [&](const auto& values) {
-    return backend.Adopt(std::as_bytes(std::span(values)));
-  };
-  LIFT_RETURN_IF_ERROR(backend.Adopt(file->planes().first(planes)));
-  for (const LiftedTensor& tensor : file->tensors()) LIFT_RETURN_IF_ERROR(adopt(tensor.row_scale));
-  for (const LiftCode& code : file->codes()) LIFT_RETURN_IF_ERROR(adopt(code.taps));
+// All that steps of these variants read (empty: of all).
+std::vector<std::span<const std::byte>> Weights::Impl::Spans(std::span<const int> kept) const {
+  std::vector<int> all(variants.size());
+  std::iota(all.begin(), all.end(), 0);
+  const auto [planes, source] = ReadBy(kept.empty() ? std::span<const int>(all) : kept);
+  std::vector<std::span<const std::byte>> spans;
+  const auto add = [&](const auto& values) { spans.push_back(std::as_bytes(std::span(values))); };
+  for (const auto& [name, values] : vectors) add(values);
+  if (file) {
+    spans.push_back(file->planes().first(planes));
+    for (const LiftedTensor& tensor : file->tensors()) add(tensor.row_scale);
+    for (const LiftCode& code : file->codes()) add(code.taps);
+  }
   for (const auto& [key, rotation] : rotations) {
-    LIFT_RETURN_IF_ERROR(adopt(rotation->signs()));
-    LIFT_RETURN_IF_ERROR(adopt(rotation->hartley()));
+    add(rotation->signs());
+    add(rotation->hartley());
   }
   for (const auto& [name, strips] : lifted) {
-    for (const LiftedMatrix& strip : strips) LIFT_RETURN_IF_ERROR(adopt(strip.stage_rows));
+    for (const LiftedMatrix& strip : strips) add(strip.stage_rows);
   }
   for (const auto& [name, site] : sites) {
-    LIFT_RETURN_IF_ERROR(adopt(site.used));
-    LIFT_RETURN_IF_ERROR(adopt(site.wide));
+    add(site.used);
+    add(site.wide);
   }
-  return absl::OkStatus();
+  for (const auto& [name, matrix] : matrices) {
+    if (matrix.dense && (source || matrix.lifted.empty()))
+      spans.push_back({matrix.dense->data, matrix.dense->bytes()});
+  }
+  return spans;
 }
 
 absl::Status Weights::Adopt(Backend& backend, std::span<const int> kept) const {
-  std::vector<int> all(variants().size());
-  std::iota(all.begin(), all.end(), 0);
-  const auto [planes, source] = impl_->ReadBy(kept.empty() ? std::span<const int>(all) : kept);
-  for (const auto& [name, values] : impl_->vectors)
-    LIFT_RETURN_IF_ERROR(backend.Adopt(std::as_bytes(std::span(values))));
-  if (impl_->file) LIFT_RETURN_IF_ERROR(impl_->AdoptLifted(backend, planes));
-  for (const auto& [name, matrix] : impl_->matrices) {
-    if (!matrix.dense || (!source && !matrix.lifted.empty())) continue;
-    LIFT_RETURN_IF_ERROR(backend.Adopt({matrix.dense->data, matrix.dense->bytes()}));
-  }
+  for (const auto span : impl_->Spans(kept)) LIFT_RETURN_IF_ERROR(backend.Adopt(span));
   if (impl_->file && !backend.host_memory()) {
     impl_->file->Release(impl_->file->planes());
     impl_->file->Release(impl_->file->source());
   }
   return absl::OkStatus();
+}
+
+void Weights::Abandon(Backend& backend) const {
+  for (const auto span : impl_->Spans({})) backend.Abandon(span);
 }
 
 void Weights::Retain(std::span<const int> variants, Backend& backend) const {

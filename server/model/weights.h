@@ -79,6 +79,8 @@ class Weights {
   // tables, the planes as far as the finest goes, the source if one is full. Host memory of a file
   // may leave afterwards.
   absl::Status Adopt(Backend& backend, std::span<const int> variants) const;
+  // Ends it; before the weights go, since other memory may lie at their addresses then.
+  void Abandon(Backend& backend) const;
 
   // StepModel::Retain: planes and source no variant of these reads leave memory. Reading them later
   // stays correct and pages them in again. Without effect for checkpoints.

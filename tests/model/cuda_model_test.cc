@@ -110,5 +110,27 @@ INSTANTIATE_TEST_SUITE_P(Families, CudaModel,
                                            "gpt_neox", "gemma3_text"),
                          [](const auto& info) { return info.param; });
 
+// A model's own tables leave the device with it: the next one's may lie at the same addresses.
+TEST(CudaModels, FollowEachOtherOnOneDevice) {
+  std::unique_ptr<Backend> shared;
+  LIFT_SKIP_WITHOUT_CUDA(shared);
+  const std::vector<int32_t> tokens = {1, 5, 9, 2, 6}, blocks = {0};
+  const SequenceChunk chunk{tokens, 0, blocks, 0, SequenceChunk::Logits::kAll};
+  for (const char* name : {"mamba-1", "mamba-2", "mamba-3", "mamba-1"}) {
+    const auto weights = Weights::Open(std::string(LIFT_TEST_DATA "/families/") + name);
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    auto fresh = MakeCudaBackend();
+    ASSERT_TRUE(fresh.ok());
+    std::vector<float> logits[2];
+    for (int i = 0; i < 2; ++i) {
+      Backend& backend = i == 0 ? *shared : **fresh;
+      auto model = Transformer::Create(*weights, backend, {.num_blocks = 1});
+      ASSERT_TRUE(model.ok()) << model.status();
+      (*model)->Step({&chunk, 1}, logits[i]);
+    }
+    EXPECT_EQ(logits[0], logits[1]) << name;
+  }
+}
+
 }  // namespace
 }  // namespace lift
