@@ -9,12 +9,14 @@
 #include "kernels/base/float16.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cuda/attention.h"
+#include "tests/kernels/on_device.h"
 #include "tests/kernels/paged_case.h"
 
 namespace lift {
 namespace {
 
 using cuda::CommandQueue;
+using cuda::OnDevice;
 using reference::Mismatch;
 
 constexpr KvFormat kFormats[] = {KvFormat::kF32, KvFormat::kF16, KvFormat::kBF16, KvFormat::kInt8};
@@ -23,43 +25,9 @@ const AttentionShape kShapes[] = {{9, 3, 64, 16, 0},  {4, 4, 24, 5, 0},   {8, 2,
                                   {2, 1, 16, 64, 0},  {40, 2, 80, 16, 0}, {3, 1, 25, 5, 0},
                                   {2, 2, 256, 32, 0}, {1, 1, 1, 4, 0}};
 
-template <typename T>
-class OnDevice {
- public:
-  OnDevice(CommandQueue& queue, size_t count) : queue_(queue), count_(count) {
-    void* data = nullptr;
-    cuda::CheckCuda(cudaMalloc(&data, count * sizeof(T) + 1), "cudaMalloc");
-    data_ = static_cast<T*>(data);
-  }
-  OnDevice(CommandQueue& queue, const std::vector<T>& values) : OnDevice(queue, values.size()) {
-    queue.Upload(values.data(), count_ * sizeof(T), data_);
-  }
-  ~OnDevice() {
-    queue_.Synchronize();
-    cudaFree(data_);
-  }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-  T* get() const { return data_; }
-  std::vector<T> Read() const {
-    std::vector<T> out(count_);
-    queue_.Download(data_, count_ * sizeof(T), out.data());
-    return out;
-  }
-
- private:
-  CommandQueue& queue_;
-  T* data_ = nullptr;
-  size_t count_;
-};
-
 class CudaAttention : public testing::Test {
  protected:
-  void SetUp() override {
-    int count = 0;
-    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) GTEST_SKIP() << "no CUDA device";
-    queue_ = std::make_unique<CommandQueue>();
-  }
+  void SetUp() override { queue_ = std::make_unique<CommandQueue>(); }
   void TearDown() override {
 #if !defined(__CUDACC__)
     simt::SetOrder(simt::Order::kAscending);

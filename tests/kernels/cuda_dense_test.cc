@@ -1,5 +1,4 @@
 // Dense products and rows on the GPU, or emulated: every stored type, few tokens and many.
-#include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
 #include <bit>
@@ -8,6 +7,8 @@
 #include "kernels/base/decode_blocks.h"
 #include "kernels/cuda/dense.h"
 #include "kernels/reference/reference.h"
+#include "tests/kernels/cuda_device.h"
+#include "tests/kernels/on_device.h"
 #include "tests/kernels/random_lifted.h"
 
 namespace lift::cuda {
@@ -18,45 +19,6 @@ using reference::Mismatch;
 constexpr DType kAll[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ4_0, DType::kQ4_1,
                           DType::kQ5_0, DType::kQ5_1, DType::kQ8_0, DType::kQ2_K, DType::kQ3_K,
                           DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
-
-// `offset`: of the values from an allocation's start.
-template <typename T>
-class OnDevice {
- public:
-  OnDevice(CommandQueue& queue, const std::vector<T>& values, size_t offset = 0)
-      : queue_(queue), count_(values.size()), offset_(offset) {
-    CheckCuda(cudaMalloc(&data_, offset + sizeof(T) * count_), "allocating");
-    queue_.Upload(values.data(), sizeof(T) * count_, get());
-  }
-  ~OnDevice() { cudaFree(data_); }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-  T* get() const { return reinterpret_cast<T*>(static_cast<std::byte*>(data_) + offset_); }
-  std::vector<T> Read() const {
-    std::vector<T> values(count_);
-    queue_.Download(get(), sizeof(T) * count_, values.data());
-    return values;
-  }
-
- private:
-  CommandQueue& queue_;
-  size_t count_, offset_;
-  void* data_ = nullptr;
-};
-
-template <typename Body>
-void InEveryOrder(const Body& body) {
-#if defined(__CUDACC__)
-  body();
-#else
-  for (const simt::Order order :
-       {simt::Order::kAscending, simt::Order::kDescending, simt::Order::kShuffled}) {
-    simt::SetOrder(order);
-    body();
-  }
-  simt::SetOrder(simt::Order::kAscending);
-#endif
-}
 
 // Where a block of the type has its binary16 scales; -1: nowhere.
 struct ScalePlaces {

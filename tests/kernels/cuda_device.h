@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <memory>
-#include <vector>
 
 #include "kernels/cuda/cuda_backend.h"
 
@@ -14,18 +13,20 @@
 
 namespace lift {
 
-// Orders in which the emulator runs threads: a missing barrier gives other results under some.
+// Runs `body` under every order in which the emulator's threads may take turns: a missing barrier
+// gives other results under some. On a GPU, once.
+template <typename Body>
+void InEveryOrder(const Body& body) {
 #if defined(LIFT_CUDA_EMULATED)
-using DeviceOrder = simt::Order;
-inline std::vector<DeviceOrder> DeviceOrders() {
-  return {simt::Order::kDescending, simt::Order::kShuffled, simt::Order::kAscending};
-}
-inline void SetDeviceOrder(DeviceOrder order) { simt::SetOrder(order); }
+  for (const simt::Order order :
+       {simt::Order::kDescending, simt::Order::kShuffled, simt::Order::kAscending}) {
+    simt::SetOrder(order);
+    body();
+  }
 #else
-enum class DeviceOrder { kOfTheDevice };
-inline std::vector<DeviceOrder> DeviceOrders() { return {DeviceOrder::kOfTheDevice}; }
-inline void SetDeviceOrder(DeviceOrder) {}
+  body();
 #endif
+}
 
 }  // namespace lift
 

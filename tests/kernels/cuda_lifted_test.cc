@@ -38,10 +38,7 @@ TEST_P(CudaLifted, MatmulHasTheBitsOfTheCpuInEveryBatch) {
   const std::vector<float> x = RandomFloats(shape.tokens * shape.cols, 6);
   const std::vector<uint8_t> variants = MixedVariants(shape.tokens);
   const std::vector<float> want = OnCpu(lifted, x, variants);
-  for (const DeviceOrder order : DeviceOrders()) {
-    SetDeviceOrder(order);
-    EXPECT_TRUE(SameBits(Multiply(*backend_, lifted, x, variants), want));
-  }
+  InEveryOrder([&] { EXPECT_TRUE(SameBits(Multiply(*backend_, lifted, x, variants), want)); });
   for (int64_t first = 1; first < shape.tokens; ++first) {  // the tokens from `first` on, alone
     const std::vector<float> part(x.begin() + first * shape.cols, x.end());
     const std::vector<uint8_t> part_variants(variants.begin() + first, variants.end());

@@ -95,12 +95,11 @@ TEST_P(CudaPrefill, RowsDoNotDependOnTheirBatch) {
       Multiply(*cpu::MakeCpuBackendOn(pool, cpu::PortableKernels()), lifted, x, plain);
   const auto rows = static_cast<size_t>(shape.rows);
   std::vector<float> first;
-  for (const DeviceOrder order : DeviceOrders()) {
-    SetDeviceOrder(order);
+  InEveryOrder([&] {
     const std::vector<float> y = Multiply(*backend_, lifted, x, variants);
     if (first.empty()) first = y;
     EXPECT_TRUE(SameBits(y, first));
-  }
+  });
   for (size_t t = 0; t < variants.size(); ++t) {
     const auto row = std::span<const float>(first).subspan(t * rows, rows);
     if (variants[t] < kPrefillRow) {

@@ -1,6 +1,5 @@
 // Mamba's convolution and scan on the GPU, or emulated: against oracles, cut into steps, in
 // batches.
-#include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -8,6 +7,8 @@
 
 #include "kernels/cuda/recurrent.h"
 #include "kernels/reference/reference.h"
+#include "tests/kernels/cuda_device.h"
+#include "tests/kernels/on_device.h"
 #include "tests/kernels/random_lifted.h"
 
 namespace lift::cuda {
@@ -15,45 +16,6 @@ namespace {
 
 using reference::Mismatch;
 using Steps = std::vector<std::vector<RecurrentSequence>>;
-
-// Floats in device memory.
-class OnDevice {
- public:
-  OnDevice(CommandQueue& queue, const std::vector<float>& values)
-      : queue_(queue), count_(values.size()) {
-    CheckCuda(cudaMalloc(&data_, sizeof(float) * count_), "allocating");
-    queue_.Upload(values.data(), sizeof(float) * count_, data_);
-  }
-  ~OnDevice() { cudaFree(data_); }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-  float* get() const { return static_cast<float*>(data_); }
-  std::vector<float> Read() const {
-    std::vector<float> values(count_);
-    queue_.Download(data_, sizeof(float) * count_, values.data());
-    return values;
-  }
-
- private:
-  CommandQueue& queue_;
-  size_t count_;
-  void* data_ = nullptr;
-};
-
-// Runs `body` under every order in which threads may take turns.
-template <typename Body>
-void InEveryOrder(const Body& body) {
-#if defined(__CUDACC__)
-  body();
-#else
-  for (const simt::Order order :
-       {simt::Order::kAscending, simt::Order::kDescending, simt::Order::kShuffled}) {
-    simt::SetOrder(order);
-    body();
-  }
-  simt::SetOrder(simt::Order::kAscending);
-#endif
-}
 
 // Equal to the bit; NaN would be equal to itself.
 bool Same(const std::vector<float>& a, const std::vector<float>& b) {

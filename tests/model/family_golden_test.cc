@@ -46,8 +46,6 @@ std::vector<std::string> Models() {
 class FamilyGolden : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    if (const absl::Status device = testing::TestDeviceStatus(); !device.ok())
-      GTEST_SKIP() << device.message();
     auto weights = Weights::Open(kFamilies + GetParam());
     ASSERT_TRUE(weights.ok()) << weights.status();
     Transformer::Options options;
